@@ -23,6 +23,9 @@ pub struct Credentials {
     kept_trust: watch::Sender<Arc<StoredTrust>>,
     /// Held by whoever writes it, so that an older one is not written over a newer.
     writing_trust: Arc<Mutex<()>>,
+    /// Our certificate and its key, where the disk does not have them. They are put here and written only while a
+    /// [`Membership`](crate::state::Membership) is held.
+    unsaved: watch::Sender<Option<Arc<StoredIdentity>>>,
     /// Of the last certificate of which the control plane has said that it has no record.
     not_on_record: watch::Sender<Option<Serial>>,
     state: Arc<State>,
@@ -69,7 +72,7 @@ pub enum CredentialsError {
     /// It cannot be published.
     #[error(transparent)]
     Live(#[from] LiveIdentityError),
-    /// It cannot be kept.
+    /// It is not to be kept.
     #[error(transparent)]
     State(#[from] StateError),
 }
@@ -125,6 +128,7 @@ impl Credentials {
             kept_trust: watch::Sender::new(Arc::clone(&trust)),
             trust: watch::Sender::new(trust),
             writing_trust: Arc::default(),
+            unsaved: watch::Sender::new(None),
             not_on_record: watch::Sender::new(None),
             state,
         })
@@ -181,10 +185,13 @@ impl Credentials {
         self.live.current().svid().map_or(UnixMillis(0), |svid| svid.validity().not_after())
     }
 
-    /// Keeps and publishes a renewed certificate. It must be for the id that we are.
+    /// Publishes a renewed certificate and keeps it. It must be for the id that we are.
+    ///
+    /// What the disk refuses is in force all the same, and [`Self::save`] brings it there later: a restart before that finds
+    /// the former certificate, which is good until it ends.
     ///
     /// # Errors
-    /// It names somebody else, cannot be kept, or comes when our virtual node is gone.
+    /// It names somebody else, or comes when our virtual node is gone.
     pub fn replace(&self, issued: Issued) -> Result<(), CredentialsError> {
         // What the stream has told meanwhile is newer than what came with the certificate.
         let is_news = issued.trust.version() >= self.trust().version();
@@ -201,22 +208,55 @@ impl Credentials {
     }
 
     fn put_in_force(&self, issued: Issued, is_news: bool) -> Result<(), CredentialsError> {
+        let Issued { identity, trust } = issued;
         if let Some(before) = self.spiffe_id()
-            && before != *issued.identity.svid.id()
+            && before != *identity.svid.id()
         {
-            return Err(CredentialsError::OtherId { now: issued.identity.svid.id().clone(), before });
+            return Err(CredentialsError::OtherId { now: identity.svid.id().clone(), before });
         }
         // First the bundle: the new certificate may come from an authority that only it vouches for.
         if is_news {
-            self.put_trust_in_force(issued.trust)?;
+            self.put_trust_in_force(trust)?;
         }
-        // A restart would not believe the certificate without it.
-        self.save_trust()?;
         // Held until it is in force: if our node goes meanwhile, that is known only afterwards.
         let membership = self.state.membership()?;
-        membership.save_identity(&issued.identity)?;
-        self.live.publish(issued.identity.svid, &issued.identity.key)?;
+        self.live.publish(identity.svid.clone(), &identity.key)?;
+        self.unsaved.send_replace(Some(Arc::new(identity)));
+        drop(membership);
+        if let Err(error) = self.save() {
+            tracing::error!(event = "state_not_saved", %error, "the new certificate is in force all the same");
+        }
         Ok(())
+    }
+
+    /// Brings to the disk what is in force and not there.
+    ///
+    /// # Errors
+    /// The disk refuses. What is in force stays so, and may be written later.
+    pub fn save(&self) -> Result<(), StateError> {
+        // A restart would not believe the certificate without it.
+        self.save_trust()?;
+        let membership = match self.state.membership() {
+            Ok(membership) => membership,
+            Err(gone) => {
+                // Whoever joins next is somebody else.
+                self.unsaved.send_replace(None);
+                return Err(gone);
+            }
+        };
+        // Nobody puts another in its place while we hold that.
+        let unsaved = self.unsaved.borrow().clone();
+        if let Some(identity) = unsaved {
+            membership.save_identity(&identity)?;
+            self.unsaved.send_replace(None);
+        }
+        Ok(())
+    }
+
+    /// Waits until something is in force that a restart would not find.
+    pub async fn unsaved(&self) {
+        // The sender is ours.
+        let _ = self.unsaved.subscribe().wait_for(Option::is_some).await;
     }
 
     /// Publishes what to trust from now on, which [`Self::save_trust`] keeps: whom to believe no longer does not wait for a

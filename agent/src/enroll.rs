@@ -1,6 +1,8 @@
 //! How the agent becomes somebody: by what is on disk, by a join token, or by evidence of where it runs.
 
-use std::path::Path;
+mod shown;
+mod stored;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,6 +10,7 @@ use hauberk_identity::{InstanceId, UnixMillis};
 use hauberk_proto::agent::v1 as pb;
 use hauberk_proto::agent::v1::enrollment_client::EnrollmentClient;
 use hauberk_proto::refusal;
+use hauberk_tls::device::ChannelBinding;
 use hauberk_tls::{
     BootstrapTrust, BundleError, CertificateRequest, CsrError, Fingerprint, HandshakeError, KeyPair,
     SetupError, TrustBundle, bootstrap_connector,
@@ -15,9 +18,8 @@ use hauberk_tls::{
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
-use zeroize::Zeroizing;
+use tonic::transport::Channel;
 
-use crate::attestation;
 use crate::clock::Clock;
 use crate::config::{Config, EnrollmentName, Join, Pin};
 use crate::control_plane::{self, ConnectError};
@@ -25,9 +27,8 @@ use crate::credentials::{CredentialsError, Issued};
 use crate::random::Backoff;
 use crate::skew;
 use crate::state::{State, StateError};
-
-/// Tokens are far shorter; a larger file is some other file.
-const MAX_TOKEN_LEN: u64 = 4_096;
+use shown::{Evidence, read_evidence};
+use stored::{Lack, stored};
 
 /// Why there is no certificate.
 #[derive(Debug, Error)]
@@ -138,7 +139,9 @@ impl EnrollError {
     }
 }
 
-/// Gives the identity that is on disk if it is still valid, and otherwise joins, for as long as the control plane is away.
+/// Gives the identity that is on disk if it is still valid, and otherwise joins, for as long as the control plane is away. The
+/// clock may be set meanwhile, as while a host starts: what is on disk is looked at before each attempt, and before a token
+/// is used.
 ///
 /// # Errors
 /// There is nothing to join with, the control plane refuses, or `stop` came first.
@@ -148,38 +151,57 @@ pub async fn obtain(
     clock: Clock,
     stop: &CancellationToken,
 ) -> Result<Issued, EnrollError> {
-    let why = match stored(state, clock.now()) {
-        Ok(issued) => {
-            tracing::info!(event = "identity_loaded", spiffe_id = %issued.identity.svid.id(), instance = %issued.identity.instance);
-            return Ok(issued);
-        }
-        Err(why) => why,
-    };
-    let Some(_) = &config.join else {
-        return Err(EnrollError::NoToken { state_dir: config.state_dir.display().to_string(), why });
-    };
-    tracing::info!(event = "joining", control_plane = config.control_plane.authority(), why);
+    let mut is_told = false;
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
     loop {
+        let lack = match stored(state, clock.now()) {
+            Ok(issued) => return Ok(issued),
+            Err(lack) => lack,
+        };
+        if config.join.is_some() && !std::mem::replace(&mut is_told, true) {
+            let why = lack.why();
+            tracing::info!(event = "joining", control_plane = config.control_plane.authority(), why);
+        }
         let problem = tokio::select! {
             () = stop.cancelled() => return Err(EnrollError::Stopped),
-            joined = join(config, state, clock) => match joined {
-                Ok(issued) => {
-                    state.save_trust(&issued.trust)?;
-                    state.membership()?.save_identity(&issued.identity)?;
-                    return Ok(issued);
-                }
+            outcome = become_somebody(config, state, clock, lack) => match outcome {
+                Ok(issued) => return Ok(issued),
                 Err(Attempt::Final(error)) => return Err(error),
                 Err(Attempt::Nothing(problem) | Attempt::Again(problem)) => problem,
             },
         };
         let wait = backoff.step();
-        tracing::warn!(event = "join_delayed", problem, retry_in_ms = wait.as_millis() as u64);
+        let event = if config.join.is_some() { "join_delayed" } else { "identity_awaited" };
+        tracing::warn!(event, problem, retry_in_ms = wait.as_millis() as u64);
         tokio::select! {
             () = stop.cancelled() => return Err(EnrollError::Stopped),
             () = tokio::time::sleep(wait) => {}
         }
     }
+}
+
+/// One attempt at a certificate.
+async fn become_somebody(
+    config: &Config,
+    state: &Arc<State>,
+    clock: Clock,
+    lack: Lack,
+) -> Result<Issued, Attempt> {
+    if config.join.is_none() {
+        return Err(lack.without_joining(config, clock).await);
+    }
+    let door = Door::reach(config, state, clock).await?;
+    // The clock may have been set since we looked, and what is on disk be as good as what would be issued: no token is used.
+    if let Ok(issued) = stored(state, clock.now()) {
+        return Ok(issued);
+    }
+    let issued = door.join(clock).await?;
+    state.save_trust(&issued.trust).map_err(EnrollError::State)?;
+    state
+        .membership()
+        .and_then(|member| member.save_identity(&issued.identity))
+        .map_err(EnrollError::State)?;
+    Ok(issued)
 }
 
 /// Joins once more, where our certificate is renewed no longer, if there is anything to join with. What is issued is the
@@ -192,7 +214,8 @@ pub(crate) async fn join_anew(
     state: &Arc<State>,
     clock: Clock,
 ) -> Result<Issued, NotJoined> {
-    join(config, state, clock).await.map_err(|attempt| {
+    let joining = async { Door::reach(config, state, clock).await?.join(clock).await };
+    joining.await.map_err(|attempt: Attempt| {
         let problem = attempt.to_string();
         let kind = match attempt {
             Attempt::Final(EnrollError::Refused { reason: Some(reason), .. }) => reason,
@@ -205,55 +228,65 @@ pub(crate) async fn join_anew(
     })
 }
 
-fn stored(state: &State, now: UnixMillis) -> Result<Issued, String> {
-    let problem = |error: StateError| {
-        tracing::error!(event = "state_damaged", %error);
-        error.to_string()
-    };
-    let identity = state.identity().map_err(problem)?.ok_or("none was issued yet")?;
-    let trust = state.trust().map_err(problem)?.ok_or("there is no trust bundle beside it")?;
-    let issued = Issued { identity, trust };
-    issued.verify(now).map_err(|error| error.to_string())?;
-    Ok(issued)
+/// A control plane that was reached, and what it is to be shown.
+struct Door {
+    channel: Channel,
+    /// Names the connection.
+    name: ChannelBinding,
+    evidence: Evidence,
+    key: KeyPair,
+    csr: Vec<u8>,
+    /// The root that the answer must hold.
+    pin: Option<Fingerprint>,
 }
 
-async fn join(config: &Config, state: &Arc<State>, clock: Clock) -> Result<Issued, Attempt> {
-    // What could be wrong on our side comes first, so that it is told whether or not the control plane is there.
-    let (trust, pin) = bootstrap_trust(config, state)?;
-    let evidence = read_evidence(config).await?;
-    let key = own_key(config, state)?;
-    let csr = CertificateRequest::create(&key).map_err(EnrollError::Request)?;
-    let connector = bootstrap_connector(trust.clone(), control_plane::ALPN, control_plane::HANDSHAKE_TIMEOUT)
-        .map_err(EnrollError::Setup)?;
-    let address = &config.control_plane;
-    let (mut channel, name) = match control_plane::connect_named(address, &connector).await {
-        Ok(connected) => connected,
-        // A clock may yet be set, as while a host starts.
-        Err(ConnectError::Handshake(error)) if error.is_about_time() => {
-            let skew = skew::ask(address, trust, clock).await;
-            return Err(Attempt::Again(skew::named(skew, error.to_string())));
+impl Door {
+    /// Goes as far as can be gone without using a token.
+    async fn reach(config: &Config, state: &State, clock: Clock) -> Result<Self, Attempt> {
+        // What could be wrong on our side comes first, so that it is told whether or not the control plane is there.
+        let (trust, pin) = bootstrap_trust(config, state)?;
+        let evidence = read_evidence(config).await?;
+        let key = own_key(config, state)?;
+        let csr = CertificateRequest::create(&key).map_err(EnrollError::Request)?;
+        let connector =
+            bootstrap_connector(trust.clone(), control_plane::ALPN, control_plane::HANDSHAKE_TIMEOUT)
+                .map_err(EnrollError::Setup)?;
+        let address = &config.control_plane;
+        let (mut channel, name) = match control_plane::connect_named(address, &connector).await {
+            Ok(connected) => connected,
+            // A clock may yet be set, as while a host starts.
+            Err(ConnectError::Handshake(error)) if error.is_about_time() => {
+                let skew = skew::ask(address, trust, clock).await;
+                return Err(Attempt::Again(skew::named(skew, error.to_string())));
+            }
+            Err(ConnectError::Handshake(source @ HandshakeError::PeerRefused(_))) => {
+                return Err(EnrollError::WrongControlPlane { address: address.authority(), source }.into());
+            }
+            Err(error) => return Err(Attempt::Again(error.to_string())),
+        };
+        // What is issued to a host whose clock is off is of no use, or of more than it should be.
+        if let Some(skew) = skew::over(&mut channel, clock).await {
+            return Err(Attempt::Again(skew.to_string()));
         }
-        Err(ConnectError::Handshake(source @ HandshakeError::PeerRefused(_))) => {
-            return Err(EnrollError::WrongControlPlane { address: address.authority(), source }.into());
-        }
-        Err(error) => return Err(Attempt::Again(error.to_string())),
-    };
-    // Before a token is used: what is issued to a host whose clock is off is of no use, or of more than it should be.
-    if let Some(skew) = skew::over(&mut channel, clock).await {
-        return Err(Attempt::Again(skew.to_string()));
+        Ok(Self { channel, name, evidence, key, csr, pin })
     }
-    let (evidence, enrollment) = match evidence {
-        Evidence::Token(token) => (pb::attest_request::Evidence::JoinToken(token.to_string()), None),
-        Evidence::Machine(evidence, enrollment) => {
-            let shown = evidence.show(&name, &key.public_key(), &enrollment);
-            let shown = shown.map_err(|error| EnrollError::Evidence(error.to_string()))?;
-            let EnrollmentName { mesh, name } = enrollment;
-            (shown, Some(pb::EnrollmentName { mesh: mesh.to_string(), name: name.to_string() }))
-        }
-    };
-    let request = pb::AttestRequest { csr, evidence: Some(evidence), agent: Some(about_us()), enrollment };
-    let answer = EnrollmentClient::new(channel).attest(request).await.map_err(|status| judge(&status))?;
-    accept(answer.into_inner(), key, pin, clock.now()).map_err(Attempt::Final)
+
+    async fn join(self, clock: Clock) -> Result<Issued, Attempt> {
+        let Self { channel, name, evidence, key, csr, pin } = self;
+        let (evidence, enrollment) = match evidence {
+            Evidence::Token(token) => (pb::attest_request::Evidence::JoinToken(token.to_string()), None),
+            Evidence::Machine(evidence, enrollment) => {
+                let shown = evidence.show(&name, &key.public_key(), &enrollment);
+                let shown = shown.map_err(|error| EnrollError::Evidence(error.to_string()))?;
+                let EnrollmentName { mesh, name } = enrollment;
+                (shown, Some(pb::EnrollmentName { mesh: mesh.to_string(), name: name.to_string() }))
+            }
+        };
+        let request =
+            pb::AttestRequest { csr, evidence: Some(evidence), agent: Some(about_us()), enrollment };
+        let answer = EnrollmentClient::new(channel).attest(request).await.map_err(|status| judge(&status))?;
+        accept(answer.into_inner(), key, pin, clock.now()).map_err(Attempt::Final)
+    }
 }
 
 /// The key that is to be certified. Evidence may count for one key alone: whoever was in by it comes back by the last key
@@ -316,39 +349,6 @@ fn bootstrap_trust(
             Ok(Some(trust)) => Ok((BootstrapTrust::Bundle(Arc::new(trust.bundle)), None)),
             Ok(None) | Err(_) => Err(EnrollError::NoPin),
         },
-    }
-}
-
-/// What the control plane is shown.
-enum Evidence {
-    Token(Zeroizing<String>),
-    Machine(attestation::Evidence, EnrollmentName),
-}
-
-async fn read_evidence(config: &Config) -> Result<Evidence, Attempt> {
-    match &config.join {
-        None => Err(Attempt::Nothing("neither --join-token-file nor --enrollment is configured".to_owned())),
-        Some(Join::TokenFile(path)) => read_token(path).map(Evidence::Token),
-        Some(Join::Evidence { enrollment, evidence }) => {
-            // As a token that is on its way: a machine's certificate may be written, or renewed, at this moment.
-            let read = attestation::Evidence::read(evidence).await;
-            let read = read.map_err(|error| Attempt::Nothing(error.to_string()))?;
-            Ok(Evidence::Machine(read, enrollment.clone()))
-        }
-    }
-}
-
-fn read_token(path: &Path) -> Result<Zeroizing<String>, Attempt> {
-    use std::io::Read;
-
-    let mut text = Zeroizing::new(String::with_capacity(MAX_TOKEN_LEN as usize));
-    // A file that is not there yet may be on its way: whoever mints tokens need not be faster than we.
-    let none = |problem: &dyn std::fmt::Display| Attempt::Nothing(format!("{}: {problem}", path.display()));
-    let file = std::fs::File::open(path).map_err(|error| none(&error))?;
-    file.take(MAX_TOKEN_LEN).read_to_string(&mut text).map_err(|error| none(&error))?;
-    match text.trim() {
-        "" => Err(none(&"the file is empty")),
-        token => Ok(Zeroizing::new(token.to_owned())),
     }
 }
 

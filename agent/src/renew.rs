@@ -24,6 +24,8 @@ use crate::state::State;
 
 /// The longest sleep without looking at the clock, which may be set or stand still while the host sleeps.
 const LOOK: Duration = Duration::from_secs(15);
+/// How long after the disk has refused a certificate it is asked again to take it.
+const SAVE_AGAIN: Duration = Duration::from_secs(1);
 
 /// What renewal needs.
 #[derive(Debug)]
@@ -75,6 +77,7 @@ impl Renewal {
     pub async fn run(mut self, stop: CancellationToken) {
         tokio::select! {
             () = stop.cancelled() => {}
+            () = keep_saved(self.credentials.clone()) => {}
             () = self.renew_for_ever() => {}
         }
     }
@@ -88,7 +91,8 @@ impl Renewal {
             while let Err(problem) = self.renew_once().await {
                 let wait = backoff.step();
                 self.tell(&problem, &mut told, wait);
-                self.wait_until(self.clock.now().plus(wait)).await;
+                // By steady time: a clock that is set back meanwhile makes it no longer.
+                let _ = tokio::time::timeout(wait, self.wait_until(UnixMillis(u64::MAX))).await;
             }
         }
     }
@@ -165,14 +169,18 @@ impl Renewal {
         }
     }
 
-    /// Sleeps, and closes everything at the instant of expiry.
+    /// Sleeps, and closes everything at the instant of expiry. Where only the clock was ahead for a while, it opens again.
     async fn wait_until(&self, instant: UnixMillis) {
         loop {
             let now = self.clock.now();
             let not_after = self.credentials.not_after();
-            if now >= not_after && self.gate.has_valid_certificate() {
+            let was_valid = self.gate.has_valid_certificate();
+            if now >= not_after && was_valid {
                 tracing::error!(event = "certificate_expired", %not_after);
                 self.gate.set_certificate_valid(false);
+            } else if !was_valid && self.is_valid(now) {
+                tracing::warn!(event = "certificate_valid_again", %not_after, "this host's clock was set back");
+                self.gate.set_certificate_valid(true);
             }
             if now >= instant {
                 return;
@@ -182,6 +190,14 @@ impl Renewal {
                 if now < not_after { instant.min(not_after.plus(Duration::from_millis(1))) } else { instant };
             tokio::time::sleep(next.since(now).clamp(Duration::from_millis(1), LOOK)).await;
         }
+    }
+
+    /// Whether our certificate is valid at this instant.
+    fn is_valid(&self, now: UnixMillis) -> bool {
+        let current = self.credentials.live().current();
+        current
+            .svid()
+            .is_some_and(|svid| svid.validity().not_before() <= now && now < svid.validity().not_after())
     }
 
     /// Renews, or joins anew where nothing is renewed for us: after expiry, and at once where the control plane has no record
@@ -260,6 +276,20 @@ impl Renewal {
         Issued::check(answer.certificate, answer.trust, self.instance, key, self.clock.now())
             .map(|issued| Signed::Anew(Box::new(issued)))
             .map_err(|error| error.to_string())
+    }
+}
+
+/// Brings to the disk, again and again, what that has refused. Nothing else waits for it.
+async fn keep_saved(credentials: Credentials) {
+    loop {
+        credentials.unsaved().await;
+        tokio::time::sleep(SAVE_AGAIN).await;
+        let unsaved = credentials.clone();
+        match tokio::task::spawn_blocking(move || unsaved.save()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(event = "state_not_saved", %error),
+            Err(error) => tracing::error!(event = "state_not_saved", %error),
+        }
     }
 }
 

@@ -20,7 +20,7 @@ use crate::config::HostPort;
 use crate::control_plane::{self, ALPN, HANDSHAKE_TIMEOUT};
 
 /// By how much clocks may differ: certificates are valid from so long before they are issued.
-const TOLERATED: Duration = Duration::from_secs(300);
+pub(crate) const TOLERATED: Duration = Duration::from_secs(300);
 /// How long asking may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// A call that everybody may make, and that changes nothing.
@@ -66,21 +66,34 @@ impl fmt::Display for Skew {
 
 /// Asks over a channel that is there.
 pub(crate) async fn over(channel: &mut Channel, clock: Clock) -> Option<Skew> {
+    agrees_over(channel, clock).await?.err()
+}
+
+async fn agrees_over(channel: &mut Channel, clock: Clock) -> Option<Result<(), Skew>> {
     let request = http::Request::post(ASKED)
         .header(CONTENT_TYPE, "application/grpc")
         .body(Body::new(Full::new(Bytes::from_static(EMPTY))))
         .ok()?;
     std::future::poll_fn(|context| channel.poll_ready(context)).await.ok()?;
     let answer = channel.call(request).await.ok()?;
-    Skew::between(clock.now(), date(answer.headers())?)
+    Some(Skew::between(clock.now(), date(answer.headers())?).map_or(Ok(()), Err))
 }
 
 /// Asks over a connection of its own, after one has failed: perhaps for the clock. `None` where it was not that.
 pub(crate) async fn ask(address: &HostPort, trust: BootstrapTrust, clock: Clock) -> Option<Skew> {
+    agrees(address, trust, clock).await?.err()
+}
+
+/// Whether our clock agrees with the control plane's, or by how much it does not; `None` where nobody says.
+pub(crate) async fn agrees(
+    address: &HostPort,
+    trust: BootstrapTrust,
+    clock: Clock,
+) -> Option<Result<(), Skew>> {
     let asking = async {
         let connector = clock_connector(trust, ALPN, HANDSHAKE_TIMEOUT).ok()?;
         let mut channel = control_plane::connect(address, &connector).await.ok()?;
-        over(&mut channel, clock).await
+        agrees_over(&mut channel, clock).await
     };
     // Seldom needed, and larger than what it is a part of.
     tokio::time::timeout(PATIENCE, Box::pin(asking)).await.ok()?

@@ -15,6 +15,7 @@ use crate::{
     MeshBox, Process, binary,
     control_plane::{in_a_file_name, path},
     eventually,
+    process::set_clock,
 };
 
 /// How an agent is started.
@@ -38,7 +39,8 @@ pub struct AgentOptions {
     pub child: Vec<String>,
     /// The most files that the system lets it open; none: as many as this process may.
     pub open_files: Option<u32>,
-    /// By how much its clock is off, as faketime writes it (`-2h`), and its library; none: it is right.
+    /// By how much its clock is off, as faketime writes it (`-2h`), or an absolute path of a file that says so, and its
+    /// library; none: it is right.
     pub clock: Option<(String, PathBuf)>,
 }
 
@@ -214,9 +216,8 @@ fn launch(
             shell
         }
     };
-    if let Some((offset, faketime)) = &options.clock {
-        // Timers go by the steady clock, which stays as it is.
-        command.env("LD_PRELOAD", faketime).env("FAKETIME", offset).env("DONT_FAKE_MONOTONIC", "1");
+    if let Some(clock) = &options.clock {
+        set_clock(&mut command, clock);
     }
     command
         .args(["run", "--control-plane", control_plane, "--state-dir", path(state_dir)])

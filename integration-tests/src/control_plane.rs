@@ -10,7 +10,7 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{Agent, AgentOptions, Process, binary, eventually, free_port};
+use crate::{Agent, AgentOptions, Process, binary, eventually, free_port, process::set_clock};
 
 /// What a finished command left.
 #[derive(Debug, Clone)]
@@ -327,13 +327,8 @@ impl MeshBox {
             .args(&self.options.run)
             .envs(self.options.variables.iter().cloned())
             .env("HAUBERK_HOME", self.cli_home());
-        if let Some((offset, faketime)) = &self.clock {
-            // Timers go by the steady clock, which stays as it is.
-            command.env("LD_PRELOAD", faketime).env("DONT_FAKE_MONOTONIC", "1");
-            match Path::new(offset).is_absolute() {
-                true => command.env("FAKETIME_TIMESTAMP_FILE", offset).env("FAKETIME_NO_CACHE", "1"),
-                false => command.env("FAKETIME", offset),
-            };
+        if let Some(clock) = &self.clock {
+            set_clock(&mut command, clock);
         }
         command
     }

@@ -20,6 +20,17 @@ pub fn binary(name: &str) -> PathBuf {
     found
 }
 
+/// Gives a command a clock that is off: by this, as faketime writes it and with its library; or by what the file of an
+/// absolute path says, which is read whenever the clock is.
+pub(crate) fn set_clock(command: &mut Command, (offset, faketime): &(String, PathBuf)) {
+    // Timers go by the steady clock, which stays as it is.
+    command.env("LD_PRELOAD", faketime).env("DONT_FAKE_MONOTONIC", "1");
+    match Path::new(offset).is_absolute() {
+        true => command.env("FAKETIME_TIMESTAMP_FILE", offset).env("FAKETIME_NO_CACHE", "1"),
+        false => command.env("FAKETIME", offset),
+    };
+}
+
 /// A running child.
 #[derive(Debug)]
 pub struct Process {

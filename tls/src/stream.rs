@@ -91,14 +91,7 @@ pub struct ExporterError(#[source] rustls::Error);
 impl HandshakeError {
     /// Whether a certificate was refused for the time that it is here.
     pub fn is_about_time(&self) -> bool {
-        matches!(
-            self,
-            Self::PeerRefused(
-                VerifyError::Expired { .. }
-                    | VerifyError::NotYetValid { .. }
-                    | VerifyError::RootOutsideValidity(_)
-            )
-        )
+        matches!(self, Self::PeerRefused(error) if error.is_about_time())
     }
 }
 

@@ -142,6 +142,11 @@ pub enum VerifyError {
 }
 
 impl VerifyError {
+    /// Whether it was refused for the time that it is here.
+    pub fn is_about_time(&self) -> bool {
+        matches!(self, Self::Expired { .. } | Self::NotYetValid { .. } | Self::RootOutsideValidity(_))
+    }
+
     /// Its kind, by a name for figures and logs: one of a fixed few.
     pub fn reason(&self) -> &'static str {
         match self {

@@ -150,7 +150,7 @@ impl Connection {
     }
 
     /// The instant since which the peer's proof holds.
-    pub(super) fn proven_since(&self) -> UnixMillis {
+    pub(crate) fn proven_since(&self) -> UnixMillis {
         UnixMillis(self.proven_since.load(Ordering::Acquire))
     }
 

@@ -90,6 +90,53 @@ async fn an_expired_certificate_is_replaced_by_a_token_and_its_own_bundle() {
 }
 
 #[tokio::test]
+async fn a_clock_that_is_set_while_we_wait_finds_the_certificate_and_uses_no_token() {
+    let authorities = Authorities::new();
+    let plane = ControlPlane::start(&authorities).await;
+    // Our clock is behind by an hour, and that is told; soon it reaches what is on disk.
+    *plane.enrollment.ahead.lock().unwrap() = HOUR;
+    let newcomer = Newcomer::new();
+    newcomer.state.save_trust(&authorities.stored_trust()).unwrap();
+    let (config, without) =
+        (newcomer.config(&plane, &[]), config(plane.address, newcomer.state.directory(), &[]));
+    for config in [config, without] {
+        let now = crate::testing::now();
+        let later =
+            hauberk_identity::Validity::new(now.plus(Duration::from_secs(2)), now.plus(HOUR)).unwrap();
+        let identity = authorities.identity("mesh/shop/node/orders", later);
+        let serial = identity.svid.serial();
+        newcomer.state.membership().unwrap().save_identity(&identity).unwrap();
+        assert_eq!(newcomer.obtain(&config).await.unwrap().identity.svid.serial(), serial);
+    }
+    assert!(plane.enrollment.asked.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn what_has_expired_by_our_clock_alone_is_waited_for_and_said() {
+    let authorities = Authorities::new();
+    let newcomer = Newcomer::new();
+    let now = crate::testing::now();
+    let expired = hauberk_identity::Validity::new(now.minus(HOUR * 2), now.minus(HOUR)).unwrap();
+    let identity = authorities.identity("mesh/shop/node/orders", expired);
+    newcomer.state.membership().unwrap().save_identity(&identity).unwrap();
+    newcomer.state.save_trust(&authorities.stored_trust()).unwrap();
+    let comes_of = async |address: std::net::SocketAddr, clock: Clock| {
+        let lack = stored(&newcomer.state, clock.now()).err().unwrap();
+        lack.without_joining(&config(address, newcomer.state.directory(), &[]), clock).await
+    };
+    let waits_for = |attempt: &Attempt, what: &str| {
+        let Attempt::Again(problem) = attempt else { panic!("{attempt}") };
+        assert!(problem.contains("expired at") && problem.contains(what), "{problem}");
+    };
+    waits_for(&comes_of("127.0.0.1:1".parse().unwrap(), Clock::system()).await, "does not answer");
+    let plane = ControlPlane::start(&authorities).await;
+    let ahead = Clock::starting_at(now.plus(HOUR));
+    waits_for(&comes_of(plane.address, ahead).await, "ahead of the control plane's");
+    let over = comes_of(plane.address, Clock::system()).await;
+    assert!(matches!(over, Attempt::Final(EnrollError::NoToken { .. })), "{over}");
+}
+
+#[tokio::test]
 async fn a_refusal_is_final_and_told_in_the_control_planes_words() {
     let authorities = Authorities::new();
     let plane = ControlPlane::start(&authorities).await;

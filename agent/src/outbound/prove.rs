@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use hauberk_identity::SpiffeId;
+use hauberk_identity::{SpiffeId, UnixMillis};
 use hauberk_tls::{ServerExpectation, Svid};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Semaphore;
@@ -21,15 +21,17 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::http::chain;
 use super::peer::HANDSHAKE_PATIENCE;
 use crate::connections::{Connection, Connections, shown_by};
+use crate::skew::TOLERATED;
 use crate::wire::{alpn, socket};
 
 /// How often connections are looked through.
 const EVERY: Duration = Duration::from_secs(5);
 /// How often, while one authority follows another and there are peers that have not proved a certificate by the new one.
 const EVERY_IN_SUCCESSION: Duration = Duration::from_secs(1);
-/// How long before the far agent's certificate ends it is asked for a newer one: it renews at half life, so that there is
-/// one unless its life is shorter than a few minutes.
+/// How long before the far agent's certificate ends it is asked for a newer one, at the most and at the least. It renews at
+/// half life, so that there is one when a third is left; and a connection is given nothing new ten seconds before its end.
 const ASK_BEFORE: Duration = Duration::from_secs(5 * 60);
+const ASK_BEFORE_AT_LEAST: Duration = Duration::from_secs(20);
 /// How long one proof may take at first, and how long where that was not enough.
 const PROMPT: Duration = Duration::from_secs(2);
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -145,7 +147,8 @@ fn stale(connections: &Connections) -> ByPeer {
     let own = shown_by(&context.identity.current());
     let mut by_peer = ByPeer::new();
     for connection in connections.outgoing() {
-        let ends_soon = now.plus(ASK_BEFORE) > connection.proven_until();
+        let (since, until) = (connection.proven_since(), connection.proven_until());
+        let ends_soon = now.plus(ask_before(since, until)) > until;
         // What has been retired is about to end by itself, unless something is still going on.
         if own != connection.shown() || ends_soon || connections.is_proof_due(&connection) {
             let key = (connection.address(), connection.peer().id().clone());
@@ -153,6 +156,14 @@ fn stale(connections: &Connections) -> ByPeer {
         }
     }
     by_peer
+}
+
+/// How long before its end a certificate that is valid for this long should have a successor.
+fn ask_before(since: UnixMillis, until: UnixMillis) -> Duration {
+    let validity = until.since(since);
+    // It was valid before it was issued, so that clocks may differ.
+    let life = validity.checked_sub(TOLERATED).unwrap_or(validity);
+    (life / 3).clamp(ASK_BEFORE_AT_LEAST, ASK_BEFORE)
 }
 
 async fn prove(

@@ -103,6 +103,53 @@ async fn at_expiry_everything_is_denied_until_a_token_lets_us_in_again() {
 }
 
 #[tokio::test]
+async fn a_full_disk_costs_one_request_and_the_certificate_is_written_once_there_is_room() {
+    let authorities = Authorities::new();
+    let plane = ControlPlane::start(&authorities).await;
+    *plane.enrollment.lifetime.lock().unwrap() = HOUR * 5;
+    let agent = agent(&authorities, &plane, Duration::from_secs(45 * 60), &[]);
+    let in_the_way = agent.renewal.state.directory().join(".identity.new");
+    std::fs::create_dir(&in_the_way).unwrap();
+    let (before, state) = (key(&agent.credentials), Arc::clone(&agent.renewal.state));
+    let mut changes = agent.credentials.live().subscribe();
+    changes.mark_unchanged();
+    let stop = CancellationToken::new();
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(agent.renewal.run(stop.clone()));
+    within(changes.wait_for(|live| live.svid().unwrap().key_fingerprint() != before)).await.unwrap();
+    assert!(state.identity().unwrap().is_none());
+    std::fs::remove_dir(&in_the_way).unwrap();
+    let written = async {
+        while state.identity().unwrap().is_none() {
+            tokio::task::yield_now().await;
+        }
+    };
+    within(written).await;
+    assert_eq!(state.identity().unwrap().unwrap().svid.key_fingerprint(), key(&agent.credentials));
+    assert_eq!(plane.enrollment.asked.lock().unwrap().len(), 1, "each request is a record");
+    stop.cancel();
+    within(tasks.join_next()).await;
+}
+
+#[tokio::test]
+async fn a_clock_that_was_ahead_for_a_while_opens_again_what_it_has_closed() {
+    let authorities = Authorities::new();
+    let plane = ControlPlane::start(&authorities).await;
+    let mut agent = agent(&authorities, &plane, HOUR * 2, &[]);
+    let renewal = &mut agent.renewal;
+    let is_open_at = async |renewal: &mut Renewal, at: UnixMillis| {
+        renewal.clock = Clock::starting_at(at);
+        renewal.wait_until(UnixMillis(0)).await;
+        renewal.gate.has_valid_certificate()
+    };
+    assert!(!is_open_at(renewal, now().plus(HOUR * 2)).await);
+    // Before the certificate begins it is as little valid.
+    assert!(!is_open_at(renewal, now().minus(HOUR * 2)).await);
+    assert!(is_open_at(renewal, now()).await);
+    assert!(plane.enrollment.asked.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
 async fn a_certificate_for_somebody_else_is_not_taken() {
     let authorities = Authorities::new();
     let plane = ControlPlane::start(&authorities).await;

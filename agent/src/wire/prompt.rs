@@ -3,7 +3,7 @@
 //! A peer that has not sent the whole preface, a frame, or a header block (RFC 9113 §3.4, §4.1, §4.3) holds a connection
 //! without having asked for anything, so that neither rules nor the limits of streams reach it. [`PromptFrames`] follows
 //! the framing of what is read and gives each of these a deadline. The content of a request may come as slowly as it
-//! likes.
+//! likes, and so may the first request, unless that is awaited too.
 
 use std::future::Future;
 use std::io;
@@ -42,6 +42,8 @@ struct Framing {
     part: Part,
     /// A header block has begun, and the frame that ends it has not come yet.
     is_amid_block: bool,
+    /// Nothing was asked yet, which is waited for as for the rest of something begun.
+    awaits_request: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -51,13 +53,22 @@ enum Part {
     /// This many bytes of a frame's header have come.
     Header([u8; FRAME_HEADER], usize),
     /// This many bytes of a frame's payload are missing.
-    Payload { left: usize, is_data: bool },
+    Payload { left: usize, is_data: bool, is_header: bool },
 }
 
 impl<S> PromptFrames<S> {
-    /// Reads `inner`.
+    /// Reads `inner`, on which a peer may wait for as long as it likes before it asks.
     pub(crate) fn new(inner: S) -> Self {
-        let framing = Framing { part: Part::Preface(PREFACE), is_amid_block: false };
+        Self::with(inner, false)
+    }
+
+    /// Reads `inner`, on which a peer is to ask something soon.
+    pub(crate) fn awaiting_a_request(inner: S) -> Self {
+        Self::with(inner, true)
+    }
+
+    fn with(inner: S, awaits_request: bool) -> Self {
+        let framing = Framing { part: Part::Preface(PREFACE), is_amid_block: false, awaits_request };
         Self { inner, framing, deadline: None }
     }
 }
@@ -94,12 +105,13 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for PromptFrames<S> {
 impl Framing {
     /// Whether something has begun that must soon end.
     fn is_amid(&self) -> bool {
-        match self.part {
-            Part::Preface(_) => true,
-            Part::Header(_, 0) => self.is_amid_block,
-            Part::Header(..) => true,
-            Part::Payload { is_data, .. } => !is_data || self.is_amid_block,
-        }
+        self.awaits_request
+            || match self.part {
+                Part::Preface(_) => true,
+                Part::Header(_, 0) => self.is_amid_block,
+                Part::Header(..) => true,
+                Part::Payload { is_data, .. } => !is_data || self.is_amid_block,
+            }
     }
 
     /// Follows these bytes. Says whether anything came to its end among them.
@@ -125,8 +137,11 @@ impl Framing {
                 self.begin_payload(header);
             }
             if let Part::Preface(0) | Part::Payload { left: 0, .. } = self.part {
+                if let Part::Payload { is_header: true, .. } = self.part {
+                    self.awaits_request &= self.is_amid_block;
+                }
                 self.part = Part::Header([0; FRAME_HEADER], 0);
-                has_ended |= !self.is_amid_block;
+                has_ended |= !self.is_amid_block && !self.awaits_request;
             }
         }
         has_ended
@@ -135,16 +150,17 @@ impl Framing {
     fn begin_payload(&mut self, header: [u8; FRAME_HEADER]) {
         let [long, middle, short, kind, flags, ..] = header;
         let left = usize::from(long) << 16 | usize::from(middle) << 8 | usize::from(short);
-        if kind == HEADERS || kind == CONTINUATION {
+        let is_header = kind == HEADERS || kind == CONTINUATION;
+        if is_header {
             self.is_amid_block = flags & END_HEADERS == 0;
         }
-        self.part = Part::Payload { left, is_data: kind == DATA };
+        self.part = Part::Payload { left, is_data: kind == DATA, is_header };
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
     use super::*;
 
@@ -157,10 +173,14 @@ mod tests {
 
     /// Whether a peer may stay for long that has sent these bytes, however they are cut.
     async fn may_stay(bytes: &[u8]) -> bool {
+        may_stay_on(PromptFrames::new, bytes).await
+    }
+
+    async fn may_stay_on(make: fn(DuplexStream) -> PromptFrames<DuplexStream>, bytes: &[u8]) -> bool {
         let mut outcomes = Vec::new();
         for step in [1, 2, 5, bytes.len().max(1)] {
             let (mut client, server) = tokio::io::duplex(1024);
-            let mut stream = PromptFrames::new(server);
+            let mut stream = make(server);
             let mut read = [0; 1024];
             for part in bytes.chunks(step) {
                 client.write_all(part).await.unwrap();
@@ -188,6 +208,19 @@ mod tests {
         assert!(!may_stay(&after(&frame(HEADERS, END_HEADERS, 9)[..12])).await);
         assert!(!may_stay(&after(&frame(HEADERS, 0, 9))).await);
         assert!(!may_stay(&after(&[frame(HEADERS, 0, 9), frame(CONTINUATION, 0, 1)].concat())).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_is_to_ask_does_so_soon_or_goes() {
+        let after = |more: &[u8]| [BEGIN, more].concat();
+        let ping = frame(6, 0, 8);
+        for silent in [&b""[..], BEGIN, &after(&ping), &after(&frame(HEADERS, 0, 9))] {
+            assert!(!may_stay_on(PromptFrames::awaiting_a_request, silent).await, "{silent:?}");
+        }
+        let asked = [frame(HEADERS, 0, 9), frame(CONTINUATION, END_HEADERS, 1), ping].concat();
+        for asked in [&frame(HEADERS, END_HEADERS, 9), &asked] {
+            assert!(may_stay_on(PromptFrames::awaiting_a_request, &after(asked)).await, "{asked:?}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -69,7 +69,8 @@ use tokens::Tokens;
 pub(crate) fn files(socket: Option<&ApiSocket>, connections: usize) -> u64 {
     // A look opens the first process of a container, and a file of either.
     let asking = docker::AT_ONCE + systemd::AT_ONCE + looks::AT_ONCE;
-    if socket.is_some() { (2 * connections + 2 * asking + serve::REFUSED_AT_ONCE) as u64 } else { 0 }
+    // A connection has its socket, and of its program the directory in /proc and the executable.
+    if socket.is_some() { (3 * connections + 2 * asking + serve::REFUSED_AT_ONCE) as u64 } else { 0 }
 }
 
 /// Forgets the keys that verify tokens: where no Workload API is served nobody is told of their changes, and one that is served

@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use aws_lc_rs::digest::{Context, SHA256};
 use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags, makedev, openat, readlinkat, statx};
@@ -27,6 +28,15 @@ pub(super) struct Process {
     started: u64,
     /// What it executed when it was first looked at; `None` where we may not see that.
     executable: Option<FileId>,
+    /// Its path, once that was found to be good. See [`Process::path`].
+    path: OnceLock<Found>,
+}
+
+/// The path of an executable, and the file, held on to: as long as it is, its number is no other file's.
+#[derive(Debug)]
+struct Found {
+    path: PathBuf,
+    _file: File,
 }
 
 /// A file, wherever it is mounted.
@@ -71,7 +81,7 @@ impl Process {
     /// Holds on to the process of this number.
     pub(super) fn hold(pid: i32) -> io::Result<Self> {
         let directory = File::open(format!("/proc/{pid}"))?;
-        let mut process = Self { directory, started: 0, executable: None };
+        let mut process = Self { directory, started: 0, executable: None, path: OnceLock::new() };
         process.started = process.start_time()?;
         process.executable = process.executable().ok();
         Ok(process)
@@ -161,9 +171,16 @@ impl Process {
     /// Its executable, where that is the same file for us under the same path: in a mount namespace of its own a process may
     /// give any file any name. That it has such a namespace is not held against it: services of systemd often do.
     ///
+    /// Once it was, it is for as long as the process executes that very file: an update that puts another file in its place
+    /// makes no other program of one that runs.
+    ///
     /// # Errors
     /// It is not, or we may not see it.
     pub(super) fn path(&self) -> io::Result<PathBuf> {
+        if let Some(Found { path, .. }) = self.path.get() {
+            self.check_same()?;
+            return Ok(path.clone());
+        }
         let link = readlinkat(&self.directory, "exe", Vec::new())?;
         let executable = self.executable()?;
         if self.executable != Some(executable) {
@@ -178,7 +195,11 @@ impl Process {
             );
             return Err(io::Error::other(problem));
         }
-        Ok(path.to_owned())
+        let file = File::from(openat(&self.directory, "exe", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?);
+        if FileId::of(&file.metadata()?) != executable {
+            return Err(io::Error::other(Executed));
+        }
+        Ok(self.path.get_or_init(|| Found { path: path.to_owned(), _file: file }).path.clone())
     }
 
     /// Which file it executes, as the kernel has it in memory: neither number changes, and a disk that has gone is not waited for.
@@ -329,6 +350,36 @@ mod tests {
         }
         let digest = process.digest(None);
         for refused in [process.facts().map(drop), digest.map(drop), process.cgroups().map(drop)] {
+            assert!(refused.unwrap_err().get_ref().unwrap().is::<Executed>());
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn an_update_in_place_leaves_a_program_its_path_until_it_executes_another() {
+        let folder = tempfile::tempdir().unwrap();
+        let [path, update] = ["worker", "worker.new"].map(|name| folder.path().join(name));
+        std::fs::copy("/bin/sh", &path).unwrap();
+        std::fs::copy("/bin/cat", &update).unwrap();
+        let mut command = Command::new(&path);
+        command.arg("-c").arg("read line; exec \"$0\"").arg(&path);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let process = Process::hold(pid(child.id())).unwrap();
+        let facts = process.facts().unwrap();
+        assert_eq!(facts.path.as_ref(), Some(&path));
+        // As package managers do.
+        std::fs::rename(&update, &path).unwrap();
+        assert_eq!(process.facts().unwrap(), facts);
+        // Whoever connects only now is not known to have been there before.
+        let later = Process::hold(pid(child.id())).unwrap();
+        assert!(later.path().unwrap_err().to_string().contains("worker (deleted)"));
+        // The new program is another, though it has the path.
+        child.stdin.as_mut().unwrap().write_all(b"go\n").unwrap();
+        while std::fs::read_link(format!("/proc/{}/exe", child.id())).unwrap() != path {
+            std::thread::yield_now();
+        }
+        for refused in [process.path().map(drop), process.facts().map(drop), later.path().map(drop)] {
             assert!(refused.unwrap_err().get_ref().unwrap().is::<Executed>());
         }
         child.kill().unwrap();

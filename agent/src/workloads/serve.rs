@@ -159,7 +159,7 @@ async fn serve_one(stream: UnixStream, caller: Caller, shared: Arc<Shared>) {
         }
     });
     let tasks = TaskTracker::new();
-    let stream = PromptFrames::new(ReadableAuthority::new(stream));
+    let stream = PromptFrames::awaiting_a_request(ReadableAuthority::new(stream));
     let mut serving = Box::pin(
         http2::server(Tasks::new(tasks.clone()))
             .max_concurrent_streams(MAX_STREAMS)

@@ -1,5 +1,6 @@
 //! The Workload API of an agent without a control plane, which is told what a test likes.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use hauberk_proto::agent::v1 as pb;
@@ -33,6 +34,11 @@ pub(super) struct Served {
 
 impl Served {
     pub(super) fn new() -> Self {
+        Self::with(SocketAddr::from(([127, 0, 0, 1], 1)))
+    }
+
+    /// The same with a control plane at this address.
+    pub(super) fn with(control_plane: SocketAddr) -> Self {
         hauberk_tls::install_provider();
         let (authorities, folder) = (Authorities::new(), tempfile::tempdir().unwrap());
         let state = Arc::new(State::open(folder.path()).unwrap());
@@ -40,11 +46,11 @@ impl Served {
         let issued = Issued { identity: authorities.identity("mesh/shop/node/web", around(HOUR)), trust };
         let credentials = Credentials::new(issued, Arc::clone(&state)).unwrap();
         let (board, live) = (Board::new(true), credentials.live().clone());
-        let nowhere = HostPort { host: "127.0.0.1".to_owned(), port: 1 };
+        let control_plane = HostPort { host: control_plane.ip().to_string(), port: control_plane.port() };
         let (mesh, clock, stop) = (Mesh::new(), Clock::system(), CancellationToken::new());
         let mesh = (mesh.denied, mesh.issuers);
-        let keeper = Keeper::new(nowhere.clone(), credentials.clone(), clock, board.entries(), mesh);
-        let tokens = Tokens::new(nowhere, credentials, clock);
+        let keeper = Keeper::new(control_plane.clone(), credentials.clone(), clock, board.entries(), mesh);
+        let tokens = Tokens::new(control_plane, credentials, clock);
         let shared = Shared::new(&keeper, tokens, board.clone(), None, Arc::default(), stop.clone());
         let mut tasks = JoinSet::new();
         tasks.spawn(keeper.run(stop));

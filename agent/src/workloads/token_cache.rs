@@ -2,15 +2,21 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use hauberk_identity::{Name, SpiffeId, UnixMillis};
 use tokio::sync::Mutex as Turn;
+use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use super::audience::Audience;
+use crate::skew::TOLERATED;
 
 /// How many audiences of one enrollment have their tokens kept; beyond, the one that was asked for longest ago goes.
 const MOST_OF_ONE: usize = 64;
+
+/// How long nobody asks for another after that was in vain.
+const REST: Duration = Duration::from_secs(10);
 
 /// A token by our own clock: it lives from when it was asked for.
 pub(super) struct HeldToken {
@@ -19,9 +25,13 @@ pub(super) struct HeldToken {
     pub(super) token: Arc<Zeroizing<String>>,
     /// What signed it.
     pub(super) key_id: String,
+    /// When it was asked for, or signed by the control plane's clock, whichever is later.
+    pub(super) since: UnixMillis,
     /// Half of its life has passed.
     pub(super) renew_at: UnixMillis,
     pub(super) not_after: UnixMillis,
+    /// When another was asked for in vain.
+    pub(super) refused_at: Option<Instant>,
 }
 
 /// One enrollment's token for one audience. Whoever has it minted holds the turn, so that the many who want the same wait for
@@ -57,6 +67,17 @@ impl TokenCache {
 }
 
 impl HeldToken {
+    /// Whether it begins later than clocks may differ: it was minted while one was ahead, and nobody can say how long it is
+    /// good.
+    pub(super) fn is_ahead(&self, now: UnixMillis) -> bool {
+        self.since.since(now) > TOLERATED
+    }
+
+    /// Whether another was asked for in vain just now, so that nobody has to wait for that again.
+    pub(super) fn rests(&self, now: Instant) -> bool {
+        self.refused_at.is_some_and(|at| now.duration_since(at) < REST)
+    }
+
     /// Whether it is still of use as it is.
     pub(super) fn is_fresh(&self, id: &SpiffeId, now: UnixMillis) -> bool {
         self.id == *id && now < self.renew_at

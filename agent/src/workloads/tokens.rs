@@ -3,12 +3,13 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use hauberk_identity::{BACKDATED, SpiffeId, UnixMillis};
+use hauberk_identity::{SpiffeId, UnixMillis};
 use hauberk_proto::agent::v1 as pb;
 use hauberk_proto::agent::v1::workloads_client::WorkloadsClient;
 use hauberk_proto::refusal;
 use hauberk_tls::jwt::{MAX_TOKEN_BYTES, unverified_key_id};
 use tokio::sync::{Mutex, Semaphore};
+use tokio::time::{Instant, timeout};
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 use zeroize::Zeroizing;
@@ -26,6 +27,9 @@ use crate::credentials::Credentials;
 
 /// How many tokens are asked for at once, for all programs together; the control plane takes as many calls of a connection.
 const AT_ONCE: usize = 16;
+
+/// How long a program waits for a fresh token where there is one that is good as well.
+const FRESH_WITHIN: Duration = Duration::from_secs(2);
 
 /// Has tokens minted.
 pub(crate) struct Tokens {
@@ -57,7 +61,8 @@ impl Tokens {
     }
 
     /// A token that names this identity, with half of its life left, or more; with less, or by a key that is tainted, where the
-    /// control plane does not answer. One by a key that is known no longer is given to nobody.
+    /// control plane does not answer soon. One by a key that is known no longer is given to nobody, nor is one that was minted
+    /// while a clock was ahead.
     ///
     /// # Errors
     /// There is none. What the program is told, it may know.
@@ -69,25 +74,34 @@ impl Tokens {
     ) -> Result<Arc<Zeroizing<String>>, Status> {
         let slot = self.cache.slot(&identity.enrollment, audience);
         let mut held = slot.lock().await;
-        if held.as_ref().is_some_and(|held| !board.verifies(&held.key_id)) {
+        let now = self.now();
+        if held.as_ref().is_some_and(|held| !board.verifies(&held.key_id) || held.is_ahead(now)) {
             *held = None;
         }
-        let is_fresh =
-            |held: &&HeldToken| held.is_fresh(&identity.id, self.now()) && !board.is_tainted(&held.key_id);
-        if let Some(held) = held.as_ref().filter(is_fresh) {
-            return Ok(Arc::clone(&held.token));
+        let Some(former) = held.as_mut().filter(|held| held.is_valid(&identity.id, now)) else {
+            *held = None;
+            let minted = self.mint(identity, audience).await?;
+            return Ok(Arc::clone(&held.insert(minted).token));
+        };
+        let is_fresh = former.is_fresh(&identity.id, now) && !board.is_tainted(&former.key_id);
+        if is_fresh || former.rests(Instant::now()) {
+            return Ok(Arc::clone(&former.token));
         }
-        match self.mint(identity, audience).await {
-            Ok(minted) => Ok(Arc::clone(&held.insert(minted).token)),
-            Err(status) if status.code() == Code::PermissionDenied => {
+        match timeout(FRESH_WITHIN, self.mint(identity, audience)).await {
+            Ok(Ok(minted)) => *former = minted,
+            Ok(Err(status)) if status.code() == Code::PermissionDenied => {
                 *held = None;
-                Err(status)
+                return Err(status);
             }
-            Err(status) => match held.as_ref().filter(|held| held.is_valid(&identity.id, self.now())) {
-                Some(held) => Ok(Arc::clone(&held.token)),
-                None => Err(status),
-            },
+            outcome => {
+                if outcome.is_err() {
+                    tracing::warn!(event = "workload_token_delayed", enrollment = %identity.enrollment,
+                        problem = "the control plane does not answer in time");
+                }
+                former.refused_at = Some(Instant::now());
+            }
         }
+        Ok(Arc::clone(&former.token))
     }
 
     /// Forgets what is vouched for no longer.
@@ -132,7 +146,7 @@ impl Tokens {
     }
 }
 
-/// Takes a token over. Its instants are by the control plane's clock, of which only how far they are apart is used, and whether it
+/// Takes a token over. Its instants are by the control plane's clock: how far they are apart is used, and whether that clock
 /// is far ahead.
 fn read(
     answer: pb::MintTokenResponse,
@@ -149,14 +163,14 @@ fn read(
         return Err("the token cannot be one");
     }
     let life = Duration::from_millis(expires_at_unix_ms.saturating_sub(issued_at_unix_ms));
-    // Of a control plane whose clock is ahead: nobody believes it yet, and another is good as soon as that is mended.
-    let is_early = UnixMillis(issued_at_unix_ms) > asked_at.plus(BACKDATED);
     Ok(HeldToken {
         id: id.clone(),
         key_id: unverified_key_id(&token).map_err(|_| "the token names no key")?,
         token: Arc::new(token),
-        renew_at: if is_early { asked_at } else { asked_at.plus(life / 2) },
+        since: asked_at.max(UnixMillis(issued_at_unix_ms)),
+        renew_at: asked_at.plus(life / 2),
         not_after: asked_at.plus(life),
+        refused_at: None,
     })
 }
 
@@ -195,8 +209,10 @@ mod tests {
             id,
             token: Arc::new(Zeroizing::new(TOKEN.to_owned())),
             key_id: one.key_id().to_owned(),
+            since: tokens.now(),
             renew_at: tokens.now().plus(Duration::from_secs(100)),
             not_after: tokens.now().plus(Duration::from_secs(200)),
+            refused_at: None,
         });
         let given = async || tokens.token(&identity, &audience, board).await.map(|token| token.to_string());
         assert_eq!(given().await.unwrap(), TOKEN, "while the keys are not told");
@@ -208,6 +224,38 @@ mod tests {
         tell(&[&other], &[]);
         assert_eq!(given().await.unwrap_err().code(), Code::Unavailable);
         assert!(slot.lock().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_control_plane_that_hangs_keeps_nobody_waiting_who_has_a_token() {
+        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let served = Served::with(silent.local_addr().unwrap());
+        let tokens = &served.shared.tokens;
+        let id = SpiffeId::parse("spiffe://shop.local/workload/a").unwrap();
+        let (enrollment, audience) =
+            (Name::parse("a").unwrap(), Audience::new(vec!["db".to_owned()]).unwrap());
+        let identity = Identity { enrollment: enrollment.clone(), id: id.clone(), hint: String::new() };
+        let hold = async |since: UnixMillis| {
+            *tokens.cache.slot(&enrollment, &audience).lock().await = Some(HeldToken {
+                id: id.clone(),
+                token: Arc::new(Zeroizing::new(TOKEN.to_owned())),
+                key_id: "k".to_owned(),
+                since,
+                renew_at: since,
+                not_after: since.plus(Duration::from_secs(3_600)),
+                refused_at: None,
+            });
+        };
+        hold(tokens.now()).await;
+        let begun = Instant::now();
+        let given = || tokens.token(&identity, &audience, &served.board);
+        let all = futures_util::future::join_all((0..20).map(|_| given())).await;
+        assert!(all.into_iter().all(|given| given.unwrap().as_str() == TOKEN));
+        assert!(begun.elapsed() < 2 * FRESH_WITHIN, "one has waited, for all: {:?}", begun.elapsed());
+        // Nobody is given one of which nobody knows how long it is good.
+        hold(tokens.now().plus(Duration::from_secs(600))).await;
+        assert!(timeout(FRESH_WITHIN, given()).await.is_err(), "it is asked for");
+        assert!(tokens.cache.slot(&enrollment, &audience).lock().await.is_none());
     }
 
     /// A token of one header, which names the key `k`.
@@ -227,8 +275,16 @@ mod tests {
         assert_eq!(held.key_id, "k");
         assert!(held.is_fresh(&id, at(149)) && !held.is_fresh(&id, at(150)));
         assert!(held.is_valid(&id, at(299)) && !held.is_valid(&id, at(300)));
-        let early = read(answer(TOKEN, id.as_str()), &id, UnixMillis(699_999)).unwrap();
-        assert!(!early.is_fresh(&id, UnixMillis(699_999)) && early.is_valid(&id, UnixMillis(699_999)));
+        // By our own clock, or by the control plane's, whichever was ahead when it was minted.
+        let minute = Duration::from_secs(60);
+        assert!(!held.is_ahead(at(0).minus(5 * minute)) && held.is_ahead(at(0).minus(6 * minute)));
+        let of_later = pb::MintTokenResponse {
+            issued_at_unix_ms: at(360).0,
+            expires_at_unix_ms: at(660).0,
+            ..answer(TOKEN, id.as_str())
+        };
+        let of_later = read(of_later, &id, at(0)).unwrap();
+        assert!(of_later.is_ahead(at(0)) && !of_later.is_ahead(at(60)));
         let other = SpiffeId::parse("spiffe://shop.local/workload/b").unwrap();
         assert!(!held.is_fresh(&other, at(0)) && !held.is_valid(&other, at(0)));
         for (token, spiffe_id) in [

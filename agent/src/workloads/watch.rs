@@ -2,28 +2,29 @@
 
 mod notify;
 mod signalled;
+mod tokens;
 
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::time::Duration;
 
-use hauberk_identity::{SpiffeId, TrustDomain, UnixMillis};
+use hauberk_identity::{SpiffeId, TrustDomain};
 use hauberk_proto::refusal;
 use hauberk_proto::workload::{
-    JwtBundlesRequest, JwtBundlesResponse, JwtsvidRequest, X509svid, X509svidRequest, X509svidResponse,
+    JwtBundlesRequest, JwtBundlesResponse, X509svid, X509svidRequest, X509svidResponse,
 };
-use hauberk_tls::jwt::{JwtKeySet, unverified_key_id};
+use hauberk_tls::jwt::JwtKeySet;
 use hauberk_tls::{KeyPair, Svid, crl_to_pem};
 use tokio::sync::watch;
 use tokio::time::sleep;
 use zeroize::Zeroizing;
 
-use super::client::{ApiError, Client, bare, connect, expiry, judge, marked, nothing, read_bundle};
+use super::client::{ApiError, bare, connect, judge, marked, nothing, read_bundle};
 use super::file_set::{SetFile, publish};
-use crate::clock::Clock;
 use crate::config::WatchFlags;
 use crate::random::Backoff;
 use notify::Notify;
+use tokens::Tokens;
 
 /// Names that are taken.
 const FIXED: [&str; 7] =
@@ -34,6 +35,8 @@ const FEDERATED: &str = "federated";
 
 /// The longest sleep without looking at the clock.
 const LOOK: Duration = Duration::from_secs(15);
+/// And the shortest.
+const SOON: Duration = Duration::from_millis(10);
 
 /// For everybody to read.
 const PUBLIC: u32 = 0o644;
@@ -54,7 +57,7 @@ struct Found {
     x509: Option<Certificates>,
     /// The keys of each trust domain, by its SPIFFE id.
     jwks: BTreeMap<String, Vec<u8>>,
-    tokens: BTreeMap<String, Token>,
+    tokens: Tokens,
 }
 
 impl Found {
@@ -62,12 +65,8 @@ impl Found {
     fn replace_tokens(&mut self) {
         let keys = |jwks: &Vec<u8>| JwtKeySet::from_jwks(jwks).ok();
         let own = self.x509.as_ref().and_then(|x509| self.jwks.get(&x509.trust_domain)).and_then(keys);
-        let Some(own) = own else { return };
-        for token in self.tokens.values_mut() {
-            let key_id = unverified_key_id(&token.text);
-            if key_id.is_ok_and(|key_id| own.key(&key_id).is_none()) {
-                token.renew_at = UnixMillis(0);
-            }
+        if let Some(own) = own {
+            self.tokens.replace_unverifiable(&own);
         }
     }
 }
@@ -77,11 +76,6 @@ struct Certificates {
     /// The SPIFFE id of the trust domain.
     trust_domain: String,
     files: Vec<SetFile>,
-}
-
-struct Token {
-    text: Zeroizing<String>,
-    renew_at: UnixMillis,
 }
 
 /// Runs until it is stopped, or, with `--once`, until the files are there.
@@ -100,11 +94,11 @@ pub async fn watch(flags: &WatchFlags) -> Result<(), ApiError> {
 
 /// Keeps the files, and says when they have changed.
 async fn keep(wanted: &Wanted<'_>, change: &watch::Sender<()>) -> Result<(), ApiError> {
-    let mut published = Vec::new();
+    let (mut published, mut found) = (Vec::new(), Found::default());
     let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
     let mut told = String::new();
     loop {
-        let error = match follow(wanted, change, &mut published, &mut backoff).await {
+        let error = match follow(wanted, change, (&mut found, &mut published), &mut backoff).await {
             Ok(()) => return Ok(()),
             // Nothing was ever written there: the flags are wrong.
             Err(error @ ApiError::Write { .. }) if published.is_empty() => return Err(error),
@@ -149,7 +143,7 @@ impl<'a> Wanted<'a> {
 
     /// All files, once everything is there.
     fn files(&self, found: &mut Found) -> Option<Vec<SetFile>> {
-        let is_whole = self.tokens.keys().all(|name| found.tokens.contains_key(name));
+        let is_whole = self.tokens.keys().all(|name| found.tokens.text(name).is_some());
         let x509 = found.x509.as_ref().filter(|_| is_whole)?;
         // Keys of other trust domains verify nobody of ours, and a JWK set does not say whose they are: each has a file of its own.
         let jwks = found.jwks.get(&x509.trust_domain)?;
@@ -162,10 +156,9 @@ impl<'a> Wanted<'a> {
             content: file.content.clone(),
             mode: file.mode,
         }));
-        files.extend(found.tokens.iter().map(|(name, token)| SetFile {
-            name: name.clone(),
-            content: Zeroizing::new(token.text.as_bytes().to_vec()),
-            mode: self.key_mode,
+        files.extend(self.tokens.keys().filter_map(|name| {
+            let content = Zeroizing::new(found.tokens.text(name)?.as_bytes().to_vec());
+            Some(SetFile { name: name.clone(), content, mode: self.key_mode })
         }));
         Some(files)
     }
@@ -218,21 +211,23 @@ fn public(name: &str, content: Vec<u8>) -> SetFile {
     SetFile { name: name.to_owned(), content: Zeroizing::new(content), mode: PUBLIC }
 }
 
-/// Follows an agent until it is gone.
+/// Follows an agent until it is gone. Tokens stay when it goes: they are good as long as they say.
 async fn follow(
     wanted: &Wanted<'_>,
     change: &watch::Sender<()>,
-    published: &mut Vec<SetFile>,
+    (found, published): (&mut Found, &mut Vec<SetFile>),
     backoff: &mut Backoff,
 ) -> Result<(), ApiError> {
+    (found.x509, found.jwks) = (None, BTreeMap::new());
     let mut client = connect(&wanted.flags.socket).await?;
     let mut x509 = client.fetch_x509svid(marked(X509svidRequest {})).await.map_err(judge)?.into_inner();
     let mut bundles =
         client.fetch_jwt_bundles(marked(JwtBundlesRequest {})).await.map_err(judge)?.into_inner();
-    let mut found = Found::default();
     loop {
-        renew_tokens(wanted, &mut client, &mut found).await?;
-        if let Some(files) = wanted.files(&mut found) {
+        if let Some(Certificates { id, .. }) = &found.x509 {
+            found.tokens.renew(&wanted.tokens, id, &mut client).await;
+        }
+        if let Some(files) = wanted.files(found) {
             if *published != files {
                 put(wanted, &files)?;
                 *published = files;
@@ -246,8 +241,6 @@ async fn follow(
                 return Ok(());
             }
         }
-        let now = Clock::system().now();
-        let due = found.tokens.values().map(|token| token.renew_at.since(now)).min().unwrap_or(LOOK);
         tokio::select! {
             answer = x509.message() => {
                 let answer = answer.map_err(judge)?.ok_or_else(nothing)?;
@@ -258,28 +251,9 @@ async fn follow(
                 found.jwks = bundles;
                 found.replace_tokens();
             }
-            () = sleep(due.clamp(Duration::from_millis(10), LOOK)) => {}
+            () = sleep(found.tokens.next_look(&wanted.tokens).clamp(SOON, LOOK)) => {}
         }
     }
-}
-
-/// Each at half of what it has left.
-async fn renew_tokens(wanted: &Wanted<'_>, client: &mut Client, found: &mut Found) -> Result<(), ApiError> {
-    let Some(Certificates { id, .. }) = &found.x509 else { return Ok(()) };
-    for (name, audience) in &wanted.tokens {
-        if found.tokens.get(name).is_some_and(|token| Clock::system().now() < token.renew_at) {
-            continue;
-        }
-        let request = JwtsvidRequest { audience: vec![audience.clone()], spiffe_id: id.clone() };
-        let answer = client.fetch_jwtsvid(marked(request)).await.map_err(judge)?.into_inner();
-        let text = Zeroizing::new(answer.svids.into_iter().next().ok_or_else(nothing)?.svid);
-        let expires_at = expiry(client, &text, audience).await?;
-        let now = Clock::system().now();
-        // One that is over is asked for again, but not without end.
-        let left = expires_at.since(now).max(Duration::from_secs(2));
-        found.tokens.insert(name.clone(), Token { text, renew_at: now.plus(left / 2) });
-    }
-    Ok(())
 }
 
 fn put(wanted: &Wanted<'_>, files: &[SetFile]) -> Result<(), ApiError> {

@@ -111,6 +111,43 @@ fn whoever_joined_and_whose_clock_is_off_afterwards_lets_nobody_in() {
     get_until(&web, "orders", "/", 200);
 }
 
+/// As on a host without a clock of its own, or after its machine was asleep.
+#[test]
+fn a_certificate_is_kept_over_a_start_with_a_wrong_clock_and_no_token_is_used() {
+    let Some(faketime) = faketime() else { return };
+    let mesh = MeshBox::start();
+    mesh.apply(SMALL_SHOP);
+    let (clock, next) = (mesh.folder().join("clock"), mesh.folder().join("clock.next"));
+    let set = |offset: &str| {
+        fs::write(&next, offset).unwrap();
+        fs::rename(&next, &clock).unwrap();
+    };
+    set("+0s");
+    let of_file = |options: AgentOptions| options.clock(clock.to_str().unwrap(), &faketime);
+    let mut web = mesh.agent("web", of_file(AgentOptions::default()));
+    // With the token that it has used, and then with nothing to join with.
+    for has_token in [true, false] {
+        for offset in ["-2h", "+2h"] {
+            web.process.kill();
+            let log = web.process.log().len();
+            set(offset);
+            web.relaunch(mesh.folder());
+            let process = &mut web.process;
+            eventually("it says what it waits for", PATIENCE, || {
+                process.log()[log..].contains("this host's clock is ").then_some(())
+            });
+            set("+0s");
+            web.wait_ready();
+        }
+        if has_token {
+            web.process.kill();
+            let state_dir = Some(web.state_dir().to_owned());
+            web = mesh.agent("web", of_file(AgentOptions { state_dir, ..AgentOptions::default() }));
+        }
+    }
+    assert_eq!(certificates_of(&mesh, "web"), 1, "{}", web.process.log());
+}
+
 #[test]
 fn what_is_less_than_five_minutes_off_works_and_check_tells_of_it() {
     let Some(faketime) = faketime() else { return };

@@ -1,3 +1,4 @@
+use hauberk_identity::Validity;
 use hauberk_tls::{ClientAuth, PeerIdentity, Usage, verify_svid};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -40,16 +41,19 @@ impl Mine {
 
     /// A connection to this node's agent, on which we have shown no certificate that we hold now.
     fn open(&mut self, path: &str, address: SocketAddr) -> Arc<Connection> {
+        self.open_with(self.peer(path, around(HOUR)), address)
+    }
+
+    fn open_with(&mut self, peer: PeerIdentity, address: SocketAddr) -> Arc<Connection> {
         let exporter = [u8::try_from(self.opened.len()).unwrap(); 32];
-        let peer = self.peer(path);
         let opened = self.connections.register(Role::Outbound, peer, address, None, exporter).unwrap();
         let connection = Arc::clone(opened.connection());
         self.opened.push(opened);
         connection
     }
 
-    fn peer(&self, path: &str) -> PeerIdentity {
-        let svid = self.authorities.identity(path, around(HOUR)).svid;
+    fn peer(&self, path: &str, validity: Validity) -> PeerIdentity {
+        let svid = self.authorities.identity(path, validity).svid;
         verify_svid(svid.chain(), self.authorities.issuing.root_bundle(), now(), Usage::Server).unwrap()
     }
 
@@ -141,6 +145,27 @@ async fn the_dead_do_not_keep_the_living_waiting() {
         biased;
         () = keep_proved(&mine.connections) => {}
         () = proving => {}
+    }
+}
+
+#[test]
+fn a_successor_is_asked_for_when_there_should_be_one() {
+    let mut mine = Mine::new();
+    let nobody = SocketAddr::from(([127, 0, 0, 1], 1));
+    let mut is_asked = |life: u64, left: u64| {
+        let (life, left) = (Duration::from_secs(life), Duration::from_secs(left));
+        let issued = now().plus(left).minus(life);
+        let validity = Validity::new(issued.minus(TOLERATED), now().plus(left)).unwrap();
+        let peer = mine.peer("mesh/shop/node/far", validity);
+        let connection = mine.open_with(peer, nobody);
+        connection.set_shown(shown_by(&mine.connections.context().identity.current()));
+        let mut asked = stale(&mine.connections).into_values().flatten();
+        asked.any(|stale| stale.id() == connection.id())
+    };
+    // It is there when four tenths of a life are left, and each proof is a handshake.
+    for (life, fresh, old) in [(60, 25, 18), (300, 105, 95), (900, 310, 290), (3_600, 310, 290)] {
+        assert!(!is_asked(life, life - 1) && !is_asked(life, fresh), "{life}");
+        assert!(is_asked(life, old), "{life}");
     }
 }
 

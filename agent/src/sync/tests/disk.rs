@@ -113,19 +113,53 @@ async fn keys_of_tokens_that_the_disk_refuses_or_that_cannot_be_read_keep_trust_
 }
 
 #[tokio::test]
-async fn a_renewed_certificate_waits_for_the_disk_and_whom_to_believe_does_not() {
+async fn a_renewed_certificate_that_the_disk_refuses_is_in_force_and_written_later() {
+    for name in [".trust.new", ".identity.new"] {
+        let agent = Agent::new();
+        let issued = |version| Issued {
+            identity: agent.authorities.identity("mesh/shop/node/orders", around(HOUR)),
+            trust: crate::state::StoredTrust::new(pb::Trust { version, ..agent.authorities.trust() })
+                .unwrap(),
+        };
+        let serial_on_disk = || agent.state.identity().unwrap().map(|identity| identity.svid.serial());
+        let former = issued(1);
+        let before = former.identity.svid.serial();
+        agent.state.save_trust(&former.trust).unwrap();
+        agent.state.membership().unwrap().save_identity(&former.identity).unwrap();
+        let credentials = Credentials::new(former, Arc::clone(&agent.state)).unwrap();
+        let in_the_way = agent.state.directory().join(name);
+        std::fs::create_dir(&in_the_way).unwrap();
+        let now = issued(2);
+        let serial = now.identity.svid.serial();
+        credentials.replace(now).unwrap();
+        assert_eq!(credentials.live().current().svid().unwrap().serial(), serial, "{name}");
+        assert_eq!(credentials.trust().version(), 2);
+        // A restart finds the former, which is good until it ends, and with it what vouches for it.
+        assert_eq!(serial_on_disk(), Some(before));
+        credentials.unsaved().await;
+        assert!(credentials.save().is_err());
+        std::fs::remove_dir(&in_the_way).unwrap();
+        credentials.save().unwrap();
+        assert!(credentials.is_trust_kept());
+        assert_eq!(serial_on_disk(), Some(serial), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn what_was_not_written_before_our_node_went_is_not_written_later() {
     let agent = Agent::new();
-    let in_the_way = agent.state.directory().join("trust");
-    std::fs::create_dir(&in_the_way).unwrap();
-    let issued = |version| Issued {
+    let issued = || Issued {
         identity: agent.authorities.identity("mesh/shop/node/orders", around(HOUR)),
-        trust: crate::state::StoredTrust::new(pb::Trust { version, ..agent.authorities.trust() }).unwrap(),
+        trust: agent.authorities.stored_trust(),
     };
-    let credentials = Credentials::new(issued(1), Arc::clone(&agent.state)).unwrap();
-    assert!(credentials.replace(issued(2)).is_err(), "a restart would not believe it");
-    assert!(agent.state.identity().unwrap().is_none());
-    assert_eq!((credentials.trust().version(), credentials.is_trust_kept()), (2, false));
+    let credentials = Credentials::new(issued(), Arc::clone(&agent.state)).unwrap();
+    let in_the_way = agent.state.directory().join("identity");
+    std::fs::create_dir(&in_the_way).unwrap();
+    credentials.replace(issued()).unwrap();
     std::fs::remove_dir(&in_the_way).unwrap();
-    credentials.replace(issued(2)).unwrap();
-    assert!(credentials.is_trust_kept() && agent.state.identity().unwrap().is_some());
+    agent.state.forget_node().unwrap();
+    assert!(credentials.save().is_err());
+    agent.state.remember_node();
+    credentials.save().unwrap();
+    assert!(agent.state.identity().unwrap().is_none());
 }

@@ -1,0 +1,46 @@
+//! What a control plane is shown by whoever joins: a token, or evidence of where the agent runs.
+
+use std::path::Path;
+
+use zeroize::Zeroizing;
+
+use super::Attempt;
+use crate::attestation;
+use crate::config::{Config, EnrollmentName, Join};
+
+/// Tokens are far shorter; a larger file is some other file.
+const MAX_TOKEN_LEN: u64 = 4_096;
+
+/// What the control plane is shown.
+pub(super) enum Evidence {
+    Token(Zeroizing<String>),
+    Machine(attestation::Evidence, EnrollmentName),
+}
+
+/// Reads it from where it was configured.
+pub(super) async fn read_evidence(config: &Config) -> Result<Evidence, Attempt> {
+    match &config.join {
+        None => Err(Attempt::Nothing("neither --join-token-file nor --enrollment is configured".to_owned())),
+        Some(Join::TokenFile(path)) => read_token(path).map(Evidence::Token),
+        Some(Join::Evidence { enrollment, evidence }) => {
+            // As a token that is on its way: a machine's certificate may be written, or renewed, at this moment.
+            let read = attestation::Evidence::read(evidence).await;
+            let read = read.map_err(|error| Attempt::Nothing(error.to_string()))?;
+            Ok(Evidence::Machine(read, enrollment.clone()))
+        }
+    }
+}
+
+fn read_token(path: &Path) -> Result<Zeroizing<String>, Attempt> {
+    use std::io::Read;
+
+    let mut text = Zeroizing::new(String::with_capacity(MAX_TOKEN_LEN as usize));
+    // A file that is not there yet may be on its way: whoever mints tokens need not be faster than we.
+    let none = |problem: &dyn std::fmt::Display| Attempt::Nothing(format!("{}: {problem}", path.display()));
+    let file = std::fs::File::open(path).map_err(|error| none(&error))?;
+    file.take(MAX_TOKEN_LEN).read_to_string(&mut text).map_err(|error| none(&error))?;
+    match text.trim() {
+        "" => Err(none(&"the file is empty")),
+        token => Ok(Zeroizing::new(token.to_owned())),
+    }
+}

@@ -21,6 +21,7 @@ use crate::users::{Arrival, MadeFor};
 
 mod kept;
 mod leaving;
+mod passed_on;
 
 const INBOUND: Role = Role::Inbound { port: 8080, protocol: Protocol::Http };
 

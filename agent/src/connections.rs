@@ -31,10 +31,11 @@ use crate::context::Context;
 use crate::decisions::Decisions;
 use crate::mesh::{ClosedReason, Denial, Inbound};
 use crate::users::Handles;
+use kept::Room;
 use leaving::Leaving;
 use succession::Succession;
 
-pub(crate) use kept::Kept;
+pub(crate) use kept::Head;
 pub(crate) use leaving::{ADDRESS_REFUSED, Destination, Leave, NOT_TLS};
 pub(crate) use live::{Connection, Exporter, Role};
 pub(crate) use passage::{Passage, Subject};
@@ -51,6 +52,8 @@ pub struct Connections {
     succession: Mutex<Succession>,
     handles: Handles,
     leaving: Leaving,
+    /// For what is kept of requests under way.
+    room: Arc<Room>,
 }
 
 #[derive(Debug, Default)]
@@ -100,6 +103,7 @@ impl Connections {
     pub fn new(context: Context) -> Arc<Self> {
         let closed = Inbound::Closed { reason: ClosedReason::NoView };
         let succession = Succession::new(Arc::clone(&context.trust.borrow()));
+        let room = Arc::default();
         Arc::new(Self {
             succession: Mutex::new(succession),
             context,
@@ -107,7 +111,8 @@ impl Connections {
             table: Mutex::default(),
             next_id: AtomicU64::new(0),
             handles: Handles::default(),
-            leaving: Leaving::default(),
+            leaving: Leaving::new(&room),
+            room,
         })
     }
 

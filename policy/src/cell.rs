@@ -201,13 +201,22 @@ impl Case<'_> {
         if part.members.is_empty() {
             return Verdict { outcome: Outcome::Silent, policies: Arc::default(), failed: Arc::default() };
         }
-        // What is not known is left out of the request: whatever reads it must not be asked.
-        if let Some(reason) = part.members.iter().find_map(|compiled| self.about.lack(compiled)) {
-            let lacking = part.members.iter().filter(|compiled| self.about.lack(compiled).is_some());
-            return Verdict::unknown(reason, names(lacking.map(|compiled| &compiled.name)));
+        // What is not known is left out of the request: whatever reads it must not be listened to. Where only permits do, what
+        // they would have said does not matter as soon as another permit holds, or a forbid.
+        let lack = |compiled: &Compiled| self.about.lack(compiled);
+        let mut lacking = Vec::new();
+        if let Some(reason) = part.members.iter().find_map(|compiled| lack(compiled)) {
+            let all = || part.members.iter().filter_map(|compiled| Some((compiled, lack(compiled)?)));
+            lacking.extend(all().map(|(compiled, _)| &compiled.name));
+            let may_be_passed_over =
+                all().all(|(compiled, reason)| compiled.permits && reason == Reason::FactsMissing);
+            if !may_be_passed_over {
+                return Verdict::unknown(reason, names(lacking.into_iter()));
+            }
         }
+        let is_known = |name: &&Arc<str>| !lacking.contains(name);
         let (mut permitting, mut forbidding, mut failing) = (Vec::new(), Vec::new(), Vec::new());
-        for compiled in &part.members {
+        for compiled in part.members.iter().filter(|compiled| is_known(&&compiled.name)) {
             let Evaluation::Plain(term) = &compiled.evaluation else { continue };
             match term.holds(self.about.attempt) {
                 Some(true) if compiled.permits => permitting.push(&compiled.name),
@@ -234,10 +243,10 @@ impl Case<'_> {
                 return Verdict::unknown(Reason::EvaluationError, Arc::default());
             };
             match response.decision() {
-                CedarDecision::Allow => permitting.extend(reasons),
+                CedarDecision::Allow => permitting.extend(reasons.into_iter().filter(is_known)),
                 CedarDecision::Deny => forbidding.extend(reasons),
             }
-            failing.extend(errors);
+            failing.extend(errors.into_iter().filter(is_known));
         }
         // Cedar leaves out policies that fail, and so would pass over a forbid: any failure denies here.
         let failed = names(failing.into_iter());
@@ -248,9 +257,12 @@ impl Case<'_> {
             return Verdict { outcome, policies: Arc::clone(&failed), failed };
         } else if !permitting.is_empty() {
             (Outcome::Permit, permitting)
+        } else if !lacking.is_empty() {
+            return Verdict::unknown(Reason::FactsMissing, names(lacking.into_iter()));
         } else {
             (Outcome::Silent, Vec::new())
         };
+        let failed = if lacking.is_empty() { failed } else { names(failed.iter().chain(lacking)) };
         Verdict { outcome, policies: names(policies.into_iter()), failed }
     }
 

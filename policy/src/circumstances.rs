@@ -142,6 +142,12 @@ impl Gathered {
         Self { on_behalf_of, ..self }
     }
 
+    /// The same without the host.
+    #[must_use]
+    pub fn without_host(self) -> Self {
+        Self { host: None, ..self }
+    }
+
     /// Whom it is made for.
     pub fn on_behalf_of(&self) -> &OnBehalfOf {
         &self.on_behalf_of

@@ -5,12 +5,13 @@ use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use hauberk_identity::Name;
-use hauberk_policy::{CanonicalPath, Counted, Moment, Protocol};
+use hauberk_policy::{Counted, Gathered, Moment, Protocol};
 use slab::Slab;
 use tokio::time::Instant;
 
 use super::Connections;
 use super::enforce::in_steps;
+use super::kept::{Head, Held, Kept, MOST_OF_CONNECTION};
 use super::live::{Connection, Role};
 use super::passage::{Passage, Subject};
 use super::rules::{Rules, Ruling, SharedMemo};
@@ -23,6 +24,8 @@ use crate::wire::meter::Meter;
 pub(super) struct State {
     memo: Option<(Arc<Rules>, SharedMemo)>,
     flows: Slab<Flow>,
+    /// The room that what is kept of them takes, once any of it is.
+    held: Option<Held>,
     /// When the last of them ended.
     quiet_since: Instant,
 }
@@ -31,6 +34,7 @@ pub(super) struct State {
 #[derive(Debug)]
 struct Flow {
     subject: Subject,
+    kept: Option<Kept>,
     meter: Arc<Meter>,
     changes: Changes,
 }
@@ -79,12 +83,13 @@ impl Connections {
 
 impl Connection {
     /// Registers a request or stream that began at `since`, and decides it only then, so that no change of rules slips
-    /// in between. What is gathered of it is what the very rules that decide it want to know.
+    /// in between. What is gathered of it is what the very rules that decide it want to know; what those may want that come
+    /// while it is under way is kept of its `head`.
     pub(crate) fn admit(
         self: &Arc<Self>,
         connections: &Arc<Connections>,
         subject: impl FnOnce(&Rules) -> Subject,
-        path: Option<&CanonicalPath<'_>>,
+        head: Option<Head<'_>>,
         service: Option<Name>,
         since: Instant,
     ) -> Passage {
@@ -96,7 +101,15 @@ impl Connection {
         // Under the lock that whoever changes rules takes afterwards: either these are the new ones, or the flow is found.
         let rules = connections.rules();
         let subject = subject(&rules);
-        let flow = Flow { subject: subject.clone(), meter: Arc::clone(&meter), changes: Changes::Nothing };
+        let kept = head.and_then(|head| {
+            let held = state.held.get_or_insert_with(|| self.room(connections));
+            let is_secret = |name: &str| rules.view().is_ok_and(|view| view.is_token_field(name));
+            // The server is given the host that was gathered, where one was.
+            let host = subject.gathered().and_then(|gathered| gathered.host());
+            Kept::of(host.unwrap_or(head.host), head.fields, is_secret, held)
+        });
+        let flow =
+            Flow { subject: subject.clone(), kept, meter: Arc::clone(&meter), changes: Changes::Nothing };
         let key = state.flows.insert(flow);
         // Whoever cuts looks through the flows only afterwards, so that one of us sees the other.
         let memo =
@@ -106,7 +119,10 @@ impl Connection {
         let moment = self.moment(connections);
         let decisions = connections.decisions();
         let (ruling, counted) = match memo {
-            Ok(memo) => subject.decide_first(&memo, self.port(), path, moment, decisions),
+            Ok(memo) => {
+                let path = head.and_then(|head| head.path);
+                subject.decide_first(&memo, self.port(), path, moment, decisions)
+            }
             Err(reason) => (Ruling::Refused(reason), Counted::No),
         };
         connections.context().metrics.decided(begun.elapsed());
@@ -163,8 +179,8 @@ impl Connection {
             if !is_meant {
                 continue;
             }
-            if let Ok(view) = rules.view() {
-                flow.subject.gather_again(view, self.port(), connections.context());
+            if let (Ok(view), Some(kept)) = (rules.view(), &flow.kept) {
+                flow.subject.gather_again(kept, view, self.port(), connections.context());
             }
             let ruling = match &memo {
                 Ok(memo) => flow.subject.decide(memo, self.port(), moment),
@@ -235,7 +251,24 @@ impl Connection {
         state.quiet_since = now;
         let mut flow = state.flows.try_remove(key)?;
         flow.set_changes(Changes::Nothing, &self.changing);
+        if let (Some(kept), Some(held)) = (&flow.kept, &mut state.held) {
+            held.give(kept.size());
+        }
         Some(flow.subject)
+    }
+
+    /// What was gathered of a request or stream under way, by the rules of now.
+    pub(super) fn gathered(&self, key: usize) -> Option<Arc<Gathered>> {
+        self.state().flows.get(key)?.subject.gathered().cloned()
+    }
+
+    /// The room for what is kept of requests of this peer. Another trust domain counts as one: it makes as many identities as
+    /// it likes.
+    fn room(&self, connections: &Connections) -> Held {
+        let (id, current) = (self.peer_id(), connections.context().identity.current());
+        let (domain, own) = (id.trust_domain(), current.bundle().trust_domain());
+        let identity = if domain == *own { id.as_str() } else { domain.as_str() };
+        connections.room.of(identity, MOST_OF_CONNECTION)
     }
 
     /// Whether the peer has asked nothing for so long on a connection that is kept for its next request or stream.
@@ -281,7 +314,7 @@ impl Flow {
 impl State {
     /// Nothing is under way since `now`.
     pub(super) fn new(now: Instant) -> Self {
-        Self { memo: None, flows: Slab::new(), quiet_since: now }
+        Self { memo: None, flows: Slab::new(), held: None, quiet_since: now }
     }
 
     pub(super) fn cut_all(&self) {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hauberk_identity::Serial;
-use hauberk_policy::{Caller, Counted, EscapedSlashes, Gathered, Moment, Peer, Reason};
+use hauberk_policy::{Caller, Counted, Gathered, Moment, OnBehalfOf, Peer, Reason};
 use hauberk_proto::convert::ExternalProtocol;
 use http::Response;
 use slab::Slab;
@@ -14,12 +14,19 @@ use tokio::time::Instant;
 
 use super::Connections;
 use super::enforce::WALK_STEP;
+use super::kept::{Head, Held, Kept, OUR_OWN, Room};
 use super::passage::Subject;
-use super::rules::{self, Rules, Ruling};
-use crate::decisions::{self, DecisionId, Facts, LeavesTo, Outcome, Recorded};
+use super::rules::Ruling;
+use crate::decisions::{DecisionId, Facts, Outcome, Recorded};
 use crate::mesh::{External, NodeView};
 use crate::metrics::ServiceMetrics;
 use crate::wire::meter::Meter;
+
+mod facts;
+mod judge;
+
+use facts::facts;
+use judge::Judge;
 
 /// No external service has the host.
 const NOT_NAMED: &str = "no_external_service";
@@ -29,13 +36,22 @@ pub(crate) const ADDRESS_REFUSED: &str = "address_not_allowed";
 pub(crate) const NOT_TLS: &str = "not_tls";
 
 /// What is under way.
-#[derive(Debug, Default)]
-pub(super) struct Leaving(Mutex<Slab<Flow>>);
+#[derive(Debug)]
+pub(super) struct Leaving(Mutex<Flows>);
+
+#[derive(Debug)]
+struct Flows {
+    slab: Slab<Flow>,
+    /// The room that what is kept of them takes.
+    held: Held,
+}
 
 /// One request or stream.
 #[derive(Debug)]
 struct Flow {
     subject: Subject,
+    /// What is kept of its head, and for whom it is made.
+    kept: Option<(Kept, OnBehalfOf)>,
     to: Destination,
     meter: Arc<Meter>,
     /// What the port was for when it began.
@@ -76,22 +92,15 @@ pub(crate) struct Leave {
     is_counted: bool,
 }
 
-/// Everything that decides at one moment.
-struct Judge<'a> {
-    rules: &'a Rules,
-    view: Result<&'a Arc<NodeView>, &'static str>,
-    /// Who we are; none without a certificate.
-    caller: Option<(Caller, Serial)>,
-    moment: Moment,
-}
-
 impl Connections {
     /// Registers what an app wants to call outside of the mesh, and decides it only then, so that no change of rules slips in
-    /// between. What is gathered of it is what the very rules that decide it want to know.
+    /// between. What is gathered of it is what the very rules that decide it want to know; what those may want that come while
+    /// it is under way is kept of its `head`, and for whom it is made.
     pub(crate) fn leave(
         self: &Arc<Self>,
         to: Destination,
         subject: impl FnOnce(Option<(&NodeView, &External)>) -> Subject,
+        head: Option<(Head<'_>, OnBehalfOf)>,
         metrics: &ServiceMetrics,
         since: Instant,
     ) -> Leave {
@@ -102,8 +111,13 @@ impl Connections {
         let judge = Judge::new(self, &rules);
         let external = judge.external(&to);
         let subject = subject(judge.view.ok().zip(external).map(|(view, external)| (&**view, &**external)));
-        let key = flows.insert(Flow {
+        let kept = head.and_then(|(head, made_for)| {
+            let is_secret = |name: &str| judge.view.is_ok_and(|view| view.is_token_field(name));
+            Some((Kept::of(head.host, head.fields, is_secret, &mut flows.held)?, made_for))
+        });
+        let key = flows.slab.insert(Flow {
             subject: subject.clone(),
+            kept,
             to: to.clone(),
             meter: Arc::clone(&meter),
             began_as: external.and_then(|external| external.port(to.port)).map(|port| port.protocol),
@@ -116,7 +130,7 @@ impl Connections {
         let ruling = judge.decide(external, &to, &subject, &peer);
         self.context().metrics.decided(begun.elapsed());
         if ruling.changes_with_time()
-            && let Some(flow) = self.leaving.flows().get_mut(key)
+            && let Some(flow) = self.leaving.flows().slab.get_mut(key)
         {
             flow.is_changing = true;
         }
@@ -155,7 +169,7 @@ impl Connections {
     /// In steps, between which others have a turn. What begins meanwhile is decided by the new rules already.
     async fn review_some_leaving(&self, is_meant: impl Fn(&Flow) -> bool) {
         let all: Vec<_> =
-            self.leaving.flows().iter().filter(|(_, flow)| is_meant(flow)).map(|(key, _)| key).collect();
+            self.leaving.flows().slab.iter().filter(|(_, flow)| is_meant(flow)).map(|(key, _)| key).collect();
         for some in all.chunks(WALK_STEP) {
             for key in some {
                 // Calls that begin and end wait for one decision at the most.
@@ -163,7 +177,7 @@ impl Connections {
                 // Not those of whoever began to walk: newer ones may have been here before him.
                 let rules = self.rules();
                 // It may have ended, and another have its place, which is decided once more then.
-                if let Some(flow) = flows.get_mut(*key) {
+                if let Some(flow) = flows.slab.get_mut(*key) {
                     self.review_flow(flow, &Judge::new(self, &rules));
                 }
             }
@@ -174,6 +188,9 @@ impl Connections {
     fn review_flow(&self, flow: &mut Flow, judge: &Judge<'_>) {
         let external = judge.external(&flow.to);
         let peer = Peer::new(Some(flow.to.app.ip()), None);
+        if let (Ok(view), Some(external)) = (judge.view, external) {
+            flow.gather_again(view, external);
+        }
         let ruling = match external.and_then(|external| flow.refusal(external)) {
             Some(reason) => Ruling::Refused(reason),
             None => judge.decide(external, &flow.to, &flow.subject, &peer),
@@ -197,6 +214,17 @@ impl Connections {
 }
 
 impl Flow {
+    /// Gathers what this view wants from what was kept of its head, if anything was.
+    fn gather_again(&mut self, view: &NodeView, external: &External) {
+        let (Subject::Request { gathered, .. }, Some((kept, made_for))) = (&mut self.subject, &self.kept)
+        else {
+            return;
+        };
+        let Some(wanted) = external.engine.wanted(self.to.port) else { return };
+        let again = kept.gather(wanted, |name| view.is_token_field(name));
+        *gathered = Some(Arc::new(again.made_for(made_for.clone())));
+    }
+
     /// Why it may not go on where it is, as the external service is now, whatever policies say.
     fn refusal(&self, external: &External) -> Option<&'static str> {
         if self.address.is_some_and(|address| !external.may_be_at(address.ip())) {
@@ -206,39 +234,6 @@ impl Flow {
         let is_for_tls =
             external.port(self.to.port).is_some_and(|port| port.protocol == ExternalProtocol::Tls);
         (is_for_tls && self.began_as != Some(ExternalProtocol::Tls)).then_some(NOT_TLS)
-    }
-}
-
-impl<'a> Judge<'a> {
-    fn new(connections: &Connections, rules: &'a Rules) -> Self {
-        let (current, time) = (connections.context().identity.current(), connections.context().clock.now());
-        let own = current.svid();
-        let certificate_since = own.map(|own| own.validity().not_before());
-        let caller = own.map(|own| (Caller::Peer(own.id().clone()), own.serial()));
-        Self { rules, view: rules.view(), caller, moment: Moment { time, certificate_since } }
-    }
-
-    fn external(&self, to: &Destination) -> Option<&'a Arc<External>> {
-        self.view.ok()?.external_with(&to.host)
-    }
-
-    fn decide(
-        &self,
-        external: Option<&Arc<External>>,
-        to: &Destination,
-        subject: &Subject,
-        peer: &Peer,
-    ) -> Ruling {
-        if let Err(reason) = self.view {
-            return Ruling::Refused(reason);
-        }
-        let Some((caller, _)) = &self.caller else { return Ruling::Refused("no_certificate") };
-        let Some(external) = external else { return Ruling::Refused(NOT_NAMED) };
-        let (port, moment) = (to.port, self.moment);
-        let decided = subject.with_path((None, EscapedSlashes::Reject), moment, |attempt, _| {
-            rules::decide(&self.rules.memo_of(external, caller, peer), port, attempt, moment)
-        });
-        decided.map_or_else(Ruling::Refused, Ruling::Policy)
     }
 }
 
@@ -268,15 +263,16 @@ impl Leave {
         self.recorded.as_ref().map(Recorded::id)
     }
 
-    /// Whether the field was decided by as it stood among a request's header fields.
+    /// Whether the field was decided by as it stood among a request's header fields: when it began, or since.
     pub(crate) fn is_decided_by(&self, field: &str) -> bool {
-        self.gathered.as_ref().is_some_and(|gathered| gathered.looked_for(field))
+        let since = self.subject().and_then(|subject| subject.gathered().cloned());
+        self.gathered.iter().chain(&since).any(|gathered| gathered.looked_for(field))
     }
 
     /// Notes where it is connected to. Whether it may still be there is decided with everything else from now on.
     pub(crate) fn connected_to(&self, address: SocketAddr) {
         let mut flows = self.connections.leaving.flows();
-        let Some(flow) = flows.get_mut(self.key) else { return };
+        let Some(flow) = flows.slab.get_mut(self.key) else { return };
         flow.address = Some(address);
         let rules = self.connections.rules();
         let external = rules.view().ok().and_then(|view| view.external_with(&self.to.host));
@@ -307,7 +303,7 @@ impl Leave {
     }
 
     fn subject(&self) -> Option<Subject> {
-        self.connections.leaving.flows().get(self.key).map(|flow| flow.subject.clone())
+        self.connections.leaving.flows().slab.get(self.key).map(|flow| flow.subject.clone())
     }
 
     fn count(&mut self, subject: &Subject) {
@@ -341,7 +337,7 @@ impl Leave {
 
 impl Drop for Leave {
     fn drop(&mut self) {
-        let Some(flow) = self.connections.leaving.flows().try_remove(self.key) else { return };
+        let Some(flow) = self.connections.leaving.end(self.key) else { return };
         self.count(&flow.subject);
         let decisions = self.connections.decisions();
         if self.recorded.is_none() && !decisions.wants_outcomes() {
@@ -356,41 +352,21 @@ impl Drop for Leave {
 }
 
 impl Leaving {
-    fn flows(&self) -> MutexGuard<'_, Slab<Flow>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Nothing yet. All of it counts as one identity's.
+    pub(super) fn new(room: &Arc<Room>) -> Self {
+        Self(Mutex::new(Flows { slab: Slab::new(), held: room.of(OUR_OWN, usize::MAX) }))
     }
-}
 
-fn facts<'a>(
-    (view, external): (Option<&'a Arc<NodeView>>, Option<&'a Arc<External>>),
-    (caller, serial): &'a (Caller, Serial),
-    (to, peer): (&'a Destination, &'a Peer),
-    subject: &'a Subject,
-    (ruling, moment): (&'a Ruling, Moment),
-) -> Facts<'a> {
-    let (request, query) = match subject {
-        Subject::Request { method, target, is_upgrade, .. } => {
-            let (method, path) = (method.as_str(), target.path());
-            (decisions::Request::Http { method, path, is_upgrade: *is_upgrade }, target.query())
+    fn end(&self, key: usize) -> Option<Flow> {
+        let mut flows = self.flows();
+        let flow = flows.slab.try_remove(key)?;
+        if let Some((kept, _)) = &flow.kept {
+            flows.held.give(kept.size());
         }
-        Subject::Stream => (decisions::Request::Connect, None),
-    };
-    Facts {
-        view,
-        caller,
-        caller_serial: Some(*serial),
-        peer_address: to.app,
-        peer,
-        moment,
-        port: to.port,
-        service: "",
-        leaves_to: Some(LeavesTo {
-            external: external.map_or("", |external| external.name.as_str()),
-            host: &to.host,
-        }),
-        request,
-        query,
-        gathered: subject.gathered(),
-        ruling: ruling.as_told(),
+        Some(flow)
+    }
+
+    fn flows(&self) -> MutexGuard<'_, Flows> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -34,8 +34,6 @@ pub(crate) enum Subject {
         gathered: Option<Arc<Gathered>>,
         /// For whom it is made.
         made_for: MadeFor,
-        /// Its head, where it opens a stream of its own.
-        kept: Option<Arc<Kept>>,
     },
     /// A TCP stream.
     Stream,
@@ -150,11 +148,11 @@ impl Subject {
         true
     }
 
-    /// Gathers what this view wants from what was kept of its head, if anything was.
-    pub(super) fn gather_again(&mut self, view: &Arc<NodeView>, port: u16, context: &Context) {
-        let Self::Request { gathered, made_for, kept: Some(kept), .. } = self else { return };
+    /// Gathers what this view wants from what was kept of its head.
+    pub(super) fn gather_again(&mut self, kept: &Kept, view: &Arc<NodeView>, port: u16, context: &Context) {
+        let Self::Request { gathered, made_for, .. } = self else { return };
         let Some(wanted) = view.engine.wanted(port) else { return };
-        let Some(again) = kept.gather(wanted, |name| view.is_token_field(name)) else { return };
+        let again = kept.gather(wanted, |name| view.is_token_field(name));
         let on_behalf_of = made_for.look_again(view, port, context);
         let on_behalf_of = || on_behalf_of.unwrap_or_else(|| made_for.on_behalf_of());
         *gathered = Some(Arc::new(if wanted.user() { again.made_for(on_behalf_of()) } else { again }));
@@ -172,10 +170,12 @@ impl Passage {
         &self.meter
     }
 
-    /// Whether the field was decided by as it stood among a request's header fields.
+    /// Whether the field was decided by as it stood among a request's header fields: when it began, or since.
     pub(crate) fn is_decided_by(&self, field: &str) -> bool {
-        self.gathered.as_ref().is_some_and(|gathered| gathered.looked_for(field))
-            || self.view.as_ref().is_some_and(|view| view.is_token_field(field))
+        let since = self.connection.gathered(self.key);
+        let rules = self.connections.rules();
+        self.gathered.iter().chain(&since).any(|gathered| gathered.looked_for(field))
+            || self.view.iter().chain(rules.view()).any(|view| view.is_token_field(field))
     }
 
     /// Whether bytes beyond ASCII are passed on in its trailers.

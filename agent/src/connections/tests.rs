@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use hauberk_identity::Serial;
+use hauberk_identity::{Serial, SpiffeId};
 use hauberk_policy::{Gathered, Protocol};
 use hauberk_proto::agent::v1 as pb;
 use hauberk_tls::jwt::{Claims, JwtKeySet, JwtSigner, KeyUse};
@@ -21,6 +21,7 @@ use crate::users::{Arrival, MadeFor};
 
 mod kept;
 mod leaving;
+mod passed_on;
 
 const INBOUND: Role = Role::Inbound { port: 8080, protocol: Protocol::Http };
 
@@ -434,7 +435,7 @@ async fn enforcing(authorities: &Authorities, view: Arc<NodeView>) -> (Arc<Conne
 fn request(method: http::Method, path: &str, gathered: Option<Gathered>) -> Subject {
     let target = path.parse().unwrap();
     let (gathered, made_for) = (gathered.map(Arc::new), MadeFor::not_looked_for());
-    Subject::Request { method, target, is_upgrade: false, gathered, made_for, kept: None }
+    Subject::Request { method, target, is_upgrade: false, gathered, made_for }
 }
 
 fn get(path: &str) -> Subject {
@@ -523,7 +524,10 @@ async fn what_a_new_view_reads_and_nobody_gathered_is_cut_with_that_reason() {
     };
     open(2, &[permit("/", tenant), permit("/other", "context.method == \"GET\"")]);
     assert_eq!(cut_after(&passage, Duration::from_secs(5)).await, None);
-    open(3, &[permit("/", tenant), permit("/other", "context.host == \"a\"")]);
+    let by_host = permit("/other", "context.host == \"a\"");
+    open(3, &[permit("/", tenant), by_host.clone()]);
+    assert_eq!(cut_after(&passage, Duration::from_secs(5)).await, None);
+    open(4, &[permit("/", tenant), by_host.replacen("permit", "forbid", 1)]);
     assert!(cut_after(&passage, Duration::from_secs(5)).await.is_some());
     let told = connections.decisions().next_batch().await.decisions;
     assert_eq!(told.last().unwrap().reason, "facts_missing");
@@ -537,6 +541,23 @@ fn for_a_user(
     peer: &PeerIdentity,
 ) -> MadeFor {
     let begun = connections.context.clock.now();
+    let (login, view) = believing(authorities, policies);
+    connections.rules.store(Arc::new(Rules::new(Arc::new(Inbound::Open(Arc::clone(&view))))));
+    let token = token_of(&login, peer.id(), begun, Duration::from_secs(60));
+    let mut headers = with_token(&token);
+    let arrival = Arrival { port: 8080, peer: peer.id(), identity: None, context: connections.context() };
+    let made_for = MadeFor::look(&view, arrival, &mut headers);
+    assert!(made_for.is_for_user());
+    made_for
+}
+
+fn with_token(token: &str) -> http::HeaderMap {
+    let bearer = format!("Bearer {token}").parse().unwrap();
+    [(http::header::AUTHORIZATION, bearer)].into_iter().collect()
+}
+
+/// Rules that believe users of an issuer, with these policies, and the issuer.
+fn believing(authorities: &Authorities, policies: &[String]) -> (JwtSigner, Arc<NodeView>) {
     let login = JwtSigner::generate().unwrap();
     let keys = JwtKeySet::new([login.public_key().unwrap()]).unwrap();
     let view = view_changed(authorities, 1, |node| {
@@ -551,23 +572,19 @@ fn for_a_user(
             ..pb::JwtIssuer::default()
         }];
     });
-    connections.rules.store(Arc::new(Rules::new(Arc::new(Inbound::Open(Arc::clone(&view))))));
-    let token = login
-        .sign(&Claims {
-            id: peer.id(),
-            audience: &["shop".to_owned()],
-            issued_at: begun,
-            expires_at: begun.plus(Duration::from_secs(60)),
-            token_id: "1",
-            issuer: Some("https://login.example"),
-        })
-        .unwrap();
-    let mut headers = http::HeaderMap::new();
-    headers.insert(http::header::AUTHORIZATION, format!("Bearer {}", *token).parse().unwrap());
-    let arrival = Arrival { port: 8080, peer: peer.id(), identity: None, context: connections.context() };
-    let made_for = MadeFor::look(&view, arrival, &mut headers);
-    assert!(made_for.is_for_user());
-    made_for
+    (login, view)
+}
+
+fn token_of(login: &JwtSigner, id: &SpiffeId, begun: UnixMillis, life: Duration) -> String {
+    let token = login.sign(&Claims {
+        id,
+        audience: &["shop".to_owned()],
+        issued_at: begun,
+        expires_at: begun.plus(life),
+        token_id: "1",
+        issuer: Some("https://login.example"),
+    });
+    String::clone(&token.unwrap())
 }
 
 #[test]
@@ -590,8 +607,7 @@ fn what_is_made_for_a_user_is_found_while_it_is_being_decided() {
         let deciding = scope.spawn(|| {
             let _entered = runtime.enter();
             let (method, target) = (http::Method::GET, "/".parse().unwrap());
-            let subject =
-                Subject::Request { method, target, is_upgrade: false, gathered: None, made_for, kept: None };
+            let subject = Subject::Request { method, target, is_upgrade: false, gathered: None, made_for };
             connection.admit(&connections, |_| subject, None, None, Instant::now())
         });
         while !deciding.is_finished() && connection.is_idle(Instant::now(), Duration::ZERO) {
@@ -619,7 +635,7 @@ async fn policies_are_not_asked_each_second_about_every_request_of_a_user() {
     let admit = |made_for: &MadeFor| {
         let (method, target, made_for) = (http::Method::GET, "/".parse().unwrap(), made_for.clone());
         let gathered = gathered.clone();
-        let subject = Subject::Request { method, target, is_upgrade: false, gathered, made_for, kept: None };
+        let subject = Subject::Request { method, target, is_upgrade: false, gathered, made_for };
         connection.admit(&connections, |_| subject, None, None, Instant::now())
     };
     let passages: Vec<_> = (0..8).map(|_| admit(&made_for)).collect();

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use super::admit::Guest;
 use super::app::{self, NoConnection};
 use super::listener::Port;
-use crate::connections::{Kept, Passage, Role, Rules, Subject};
+use crate::connections::{Head, Passage, Role, Rules, Subject};
 use crate::decisions::{self, Outcome};
 use crate::mesh;
 use crate::users::{Arrival, MadeFor};
@@ -214,22 +214,11 @@ fn decide(
             let on_behalf_of = || on_behalf_of.unwrap_or_else(|| made_for.on_behalf_of());
             Arc::new(if wanted.user() { gathered.made_for(on_behalf_of()) } else { gathered })
         });
-        let kept = is_upgrade.then(|| {
-            // The app is given the host that was gathered, where one was.
-            let host = gathered.as_ref().and_then(|gathered| gathered.host()).unwrap_or(&head.host);
-            Kept::of(host, request.headers(), is_secret)
-        });
-        Subject::Request {
-            method,
-            target: target.clone(),
-            is_upgrade,
-            gathered,
-            made_for,
-            kept: kept.flatten(),
-        }
+        Subject::Request { method, target: target.clone(), is_upgrade, gathered, made_for }
     };
     let connections = &caller.port.connections;
-    let passage = caller.guest.connection().admit(connections, subject, Some(&path), service, since);
+    let as_sent = Head { path: Some(&path), host: &head.host, fields: request.headers() };
+    let passage = caller.guest.connection().admit(connections, subject, Some(as_sent), service, since);
     *request.uri_mut() = Uri::from(target);
     // An app may tell apart what policies do not, such as hosts with ports: it is given what was matched.
     if let Some(matched) = passage.host() {

@@ -51,6 +51,16 @@ pub(super) struct Between<'a> {
     pub(super) denied: &'a Denied,
 }
 
+/// How far a request has come that was passed on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// It is about to be let in.
+    Arriving,
+    /// It was let in, on a connection whose peer proves anew who it is, or is cut: once the certificate of the last hop has
+    /// ended, that proof stands for it.
+    UnderWay,
+}
+
 const MALFORMED: &str = "identity_malformed";
 const TOO_LARGE: &str = "identity_too_large";
 const TOO_LONG: &str = "identity_too_many_hops";
@@ -166,8 +176,15 @@ impl Passed {
 
     /// The instant at which the first of its certificates ends.
     pub(super) fn ends_at(&self) -> UnixMillis {
+        self.hops.load().iter().map(|hop| hop.peer().not_after()).min().unwrap_or(UnixMillis(0))
+    }
+
+    /// The instant at which the first of its certificates ends, that of the last hop aside: who made that one proves anew, for
+    /// as long as the connection lives, who it is. Those before are nowhere asked again.
+    pub(super) fn ends_under_way_at(&self) -> UnixMillis {
         let hops = self.hops.load();
-        hops.iter().map(|hop| hop.peer().not_after()).min().unwrap_or(UnixMillis(0))
+        let before = hops.split_last().map(|(_, before)| before).unwrap_or_default();
+        before.iter().map(|hop| hop.peer().not_after()).min().unwrap_or(UnixMillis(u64::MAX))
     }
 
     /// About how many bytes it holds, or would if nobody else held its certificates too.
@@ -183,14 +200,25 @@ impl Passed {
         denied: &Denied,
         vouched: &Vouched,
         now: UnixMillis,
+        stage: Stage,
     ) -> Result<(), &'static str> {
         let hops = self.hops.load();
         if hops.iter().any(|hop| is_denied(denied, hop.peer())) {
             return Err(REVOKED);
         }
         let bundle = trusted.bundle();
-        if !hops.iter().all(|hop| hop.stands(bundle, now, Usage::Client)) {
-            let again = hops.iter().map(|hop| vouched.verify(hop.peer().chain(), bundle, now));
+        let is_proved = |index: usize, hop: &VouchedChain| {
+            let is_last = index + 1 == hops.len();
+            stage == Stage::UnderWay && is_last && hop.peer().not_after() < now.floor_to_second()
+        };
+        let stands = |(index, hop): (usize, &Arc<VouchedChain>)| {
+            is_proved(index, hop) || hop.stands(bundle, now, Usage::Client)
+        };
+        if !hops.iter().enumerate().all(stands) {
+            let again = hops.iter().enumerate().map(|(index, hop)| match stands((index, hop)) {
+                true => Ok(Arc::clone(hop)),
+                false => vouched.verify(hop.peer().chain(), bundle, now),
+            });
             self.hops.store(Arc::new(again.collect::<Result<_, _>>().map_err(of_certificate)?));
         }
         Ok(())

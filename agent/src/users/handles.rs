@@ -1,5 +1,5 @@
 //! What the app is given of its request's user, and gives back on its own calls: sealed by this process, of no use anywhere
-//! else, and good for as long as the user's token.
+//! else, and good for as long as the user's token, and the certificates of who passed the user on.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -52,7 +52,7 @@ struct Token {
 impl Handles {
     /// The handle of a user; none where the system has no randomness to give.
     pub(super) fn seal(&self, identity: &Identity) -> Option<HeaderValue> {
-        let mut content = identity.expires_at.0.to_be_bytes().to_vec();
+        let mut content = identity.passes_on_until().0.to_be_bytes().to_vec();
         match &identity.passed_on {
             Some(text) => content.extend_from_slice(text.as_bytes()),
             None => {

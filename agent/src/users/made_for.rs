@@ -6,7 +6,7 @@ use hauberk_identity::{SpiffeId, UnixMillis};
 use hauberk_policy::OnBehalfOf;
 use http::{HeaderMap, HeaderValue};
 
-use super::chain::{Between, UNAVAILABLE};
+use super::chain::{Between, Stage, UNAVAILABLE};
 use super::place::Place;
 use super::{Handles, Identity, get_or_make, place, reason};
 use crate::context::Context;
@@ -117,8 +117,9 @@ impl MadeFor {
         let Claimed::User(identity) = &self.claimed else { return };
         let Some(passed) = &identity.passed else { return };
         let (trusted, denied) = (&context.identity.current(), &*context.mesh.denied);
+        let now = context.clock.now();
         let checked = match &view.users {
-            Some(users) => passed.check(trusted, denied, &users.vouched, context.clock.now()),
+            Some(users) => passed.check(trusted, denied, &users.vouched, now, Stage::UnderWay),
             None => Err(reason::UNKNOWN_ISSUER),
         };
         if let Err(reason) = checked {

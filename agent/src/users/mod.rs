@@ -30,7 +30,7 @@ use hauberk_tls::jwt::{JwtKeySet, UserToken, UserTokens, unverified_issuer};
 use http::{HeaderMap, HeaderValue};
 use zeroize::Zeroizing;
 
-use chain::{Between, Parts, Passed};
+use chain::{Between, Parts, Passed, Stage};
 use kept::{Hash, Kept};
 use made_for::Claimed;
 use place::Place;
@@ -63,7 +63,7 @@ struct Issuer {
 /// A user whose token was verified.
 struct Identity {
     origin: Arc<Origin>,
-    /// When the token ends, or the first certificate of who passed it on.
+    /// When the token ends, or the first certificate of who passed it on before the last one did.
     expires_at: UnixMillis,
     token: Zeroizing<Box<str>>,
     /// Who passed it on, if anybody did, and the header value that says so.
@@ -155,7 +155,7 @@ impl Users {
             if let Some(reason) = known.end(now) {
                 return Err(reason);
             }
-            passed.check(between.trusted, between.denied, &self.vouched, now)?;
+            passed.check(between.trusted, between.denied, &self.vouched, now, Stage::Arriving)?;
             return Ok(Arc::clone(known));
         }
         let parts = Parts::parse(text)?;
@@ -200,7 +200,7 @@ impl Identity {
     /// The same, passed on by these, as a header value says.
     fn passed(&self, passed: Arc<Passed>, text: &str) -> Self {
         let origin = Arc::new(Origin { user: self.origin.user.clone(), actors: passed.actors() });
-        let expires_at = self.expires_at.min(passed.ends_at());
+        let expires_at = self.expires_at.min(passed.ends_under_way_at());
         let passed_on = Some(Zeroizing::new(text.into()));
         let (token, passed, handle) = (self.token.clone(), Some(passed), OnceLock::new());
         Self { origin, expires_at, token, passed, passed_on, handle }
@@ -208,12 +208,17 @@ impl Identity {
 
     /// Why it is worth nothing any longer, if so.
     fn end(&self, now: UnixMillis) -> Option<&'static str> {
-        let has_ended = |passed: &Arc<Passed>| passed.ends_at() <= now;
+        let has_ended = |passed: &Arc<Passed>| passed.ends_under_way_at() <= now;
         match &self.passed {
             _ if self.expires_at > now => None,
             Some(passed) if has_ended(passed) => Some(chain::EXPIRED),
             _ => Some(reason::EXPIRED),
         }
+    }
+
+    /// Until when it can be passed on: the next one asks for the certificates of all who did.
+    fn passes_on_until(&self) -> UnixMillis {
+        self.passed.as_ref().map_or(self.expires_at, |passed| self.expires_at.min(passed.ends_at()))
     }
 
     fn size(&self) -> usize {

@@ -44,13 +44,15 @@ enum Kind {
     /// A tunnel to a host outside, and a request to one.
     Outside,
     OutsideHttp,
+    OutsideUpgrade,
 }
 
-use Kind::{Grpc, Http1, Http2, Outside, OutsideHttp, Tcp, Upgrade};
+use Kind::{Grpc, Http1, Http2, Outside, OutsideHttp, OutsideUpgrade, Tcp, Upgrade};
 
 const REQUESTS: &[Kind] = &[Http1, Http2, Grpc, Upgrade];
 const IN_THE_MESH: &[Kind] = &[Http1, Http2, Grpc, Upgrade, Tcp];
-const ALL: &[Kind] = &[Http1, Http2, Grpc, Upgrade, Tcp, Outside, OutsideHttp];
+const ALL: &[Kind] = &[Http1, Http2, Grpc, Upgrade, Tcp, Outside, OutsideHttp, OutsideUpgrade];
+const WITH_FIELDS: &[Kind] = &[Http1, Http2, Grpc, Upgrade, OutsideHttp, OutsideUpgrade];
 
 /// Who has it under way.
 #[derive(Debug, Clone)]
@@ -59,6 +61,8 @@ enum Who {
     Intruder,
     /// Web, for a user with this token.
     WebFor(String),
+    /// Web, with a header field that says so.
+    WebOn(&'static str),
     /// A workload of another trust domain, which has no agent.
     Partner,
 }
@@ -261,14 +265,14 @@ impl Matrix {
     /// A connection for this, as far as the first agent, or as far as the server where there is no other.
     async fn connect(&self, kind: Kind, who: &Who) -> io::Result<Box<dyn Io>> {
         let agent = match who {
-            Who::Web | Who::WebFor(_) => &self.web,
+            Who::Web | Who::WebFor(_) | Who::WebOn(_) => &self.web,
             Who::Intruder => &self.intruder,
             Who::Partner => {
                 let (at, alpn): (_, &[&[u8]]) = match kind {
                     Http1 | Upgrade => (self.orders.inbound(8080), &[b"http/1.1"]),
                     Http2 => (self.orders.inbound(9090), &[b"h2"]),
                     Grpc => (self.orders.inbound(50051), &[b"h2"]),
-                    Tcp | Outside | OutsideHttp => (self.redis.inbound(6379), &[]),
+                    Tcp | Outside | OutsideHttp | OutsideUpgrade => (self.redis.inbound(6379), &[]),
                 };
                 return Ok(Box::new(self.partner.connect(at, alpn).await?));
             }
@@ -315,20 +319,26 @@ impl Matrix {
     async fn ask(&self, kind: Kind, who: &Who, io: Box<dyn Io>) -> io::Result<Ends> {
         let outside = self.app.http().to_string();
         let to = |host: &str| Request::post("/talk").header("host", host);
+        let is_upgrade = matches!(kind, Upgrade | OutsideUpgrade);
         let mut request = match kind {
             Http2 => Request::post("http://orders-h2/talk"),
             Grpc => Request::post("http://orders-rpc/shop.Marks/Talk")
                 .header("content-type", "application/grpc")
                 .header("te", "trailers"),
-            Upgrade => to("orders").method("GET").header("connection", "upgrade").header("upgrade", "marks"),
-            OutsideHttp => to(&outside),
-            Http1 | Tcp | Outside => to("orders"),
+            OutsideHttp | OutsideUpgrade => to(&outside),
+            Http1 | Upgrade | Tcp | Outside => to("orders"),
         };
+        if is_upgrade {
+            request = request.method("GET").header("connection", "upgrade").header("upgrade", "marks");
+        }
         if let Who::WebFor(token) = who {
             request = request.header("authorization", format!("Bearer {token}"));
         }
+        if let Who::WebOn(plan) = who {
+            request = request.header("x-plan", *plan);
+        }
         let (says, body) = Frames::channel();
-        let request = request.body(if kind == Upgrade { empty() } else { body }).unwrap();
+        let request = request.body(if is_upgrade { empty() } else { body }).unwrap();
         let io = TokioIo::new(io);
         let (response, held): (_, Box<dyn Any + Send>) = match kind {
             Http2 | Grpc => {
@@ -344,7 +354,7 @@ impl Matrix {
             }
         };
         match (kind, response.status()) {
-            (Upgrade, StatusCode::SWITCHING_PROTOCOLS) => {
+            (Upgrade | OutsideUpgrade, StatusCode::SWITCHING_PROTOCOLS) => {
                 let upgraded = hyper::upgrade::on(response).await.map_err(io::Error::other)?;
                 Ok(Ends::Stream(Box::new(TokioIo::new(upgraded))))
             }
@@ -450,6 +460,14 @@ async fn whatever_forbids_it_cuts_whatever_is_under_way_before_it_is_said_to_be_
     let (role, class, template) = (from_rules("Role"), from_rules("DataClass"), from_rules("PolicyTemplate"));
     let by_staff = Who::WebFor(staff.token("carol", &[]));
     let rule = "kind: Policy\nmesh: shop\nname: not-web\nspec: {cedar: 'forbid(principal == Node::\"web\", action, resource);'}\n";
+    let by_plan = "kind: Policy
+mesh: shop
+name: plans
+spec:
+  cedar: |
+    forbid(principal == Node::\"web\", action in [Action::\"http\", Action::\"call\"], resource) unless {
+      context.headers.hasTag(\"x-plan\") && context.headers.getTag(\"x-plan\") == [\"gold\"] };
+";
     let boundary = rule.replace("kind: Policy", "kind: Boundary");
     let web = |suspect: &str| {
         format!("kind: VirtualNode\nmesh: shop\nname: web\nlabels: {{suspect: '{suspect}'}}\nspec: {{}}\n")
@@ -466,6 +484,16 @@ async fn whatever_forbids_it_cuts_whatever_is_under_way_before_it_is_said_to_be_
     let apply = |yaml: &str| Change::Apply(yaml.to_owned());
     let cells = [
         cell("rule", ALL, apply(rule), apply(&rule.replace("\"web\"", "\"payments\""))),
+        Cell {
+            cut: Who::WebOn("lead"),
+            kept: Who::WebOn("gold"),
+            ..cell(
+                "rule that reads what none before it did",
+                WITH_FIELDS,
+                apply(by_plan),
+                Change::Delete("policy", "plans"),
+            )
+        },
         cell("boundary", ALL, apply(&boundary), apply(&boundary.replace("\"web\"", "\"payments\""))),
         cell("role", ALL, apply(&role.replace("{virtualNode: web}, ", "")), apply(&role)),
         cell("label", ALL, apply(&web("yes")), apply(&web("no"))),
@@ -528,7 +556,7 @@ async fn whatever_forbids_it_cuts_whatever_is_under_way_before_it_is_said_to_be_
             kept: Who::Web,
             ..cell(
                 "host outside",
-                &[Outside, OutsideHttp],
+                &[Outside, OutsideHttp, OutsideUpgrade],
                 Change::Apply(outside(&matrix.app, "10.0.0.0/8")),
                 Change::Apply(outside(&matrix.app, "127.0.0.0/8")),
             )

@@ -9,7 +9,7 @@ use crate::decision::Reason;
 pub(super) struct Verdict {
     pub(super) outcome: Outcome,
     pub(super) policies: Arc<[Arc<str>]>,
-    /// Those that could not be evaluated.
+    /// Those that could not be evaluated, or lacked what they read.
     pub(super) failed: Arc<[Arc<str>]>,
 }
 
@@ -33,7 +33,7 @@ impl Verdict {
         let has = |names: &[Arc<str>]| names.contains(&member.name);
         match (self.outcome, member.permits) {
             (Outcome::Silent, _) | (Outcome::Permit, false) => Some(false),
-            (Outcome::Permit, true) => Some(has(&self.policies)),
+            (Outcome::Permit, true) => (!has(&self.failed)).then(|| has(&self.policies)),
             (Outcome::Forbid, false) => (!has(&self.failed)).then(|| has(&self.policies)),
             // Beside a forbid Cedar does not tell what permits say.
             (Outcome::Forbid, true) | (Outcome::Unknown(_), _) => None,

@@ -694,8 +694,11 @@ fn what_is_known_of_the_caller_decides() {
     assert!(decide(&foreign("spiffe://partner.example/app"), &HERE, NOW));
     assert!(!decide(&foreign("spiffe://shop.example/app"), &HERE, NOW));
     assert!(!decide(&Caller::Anonymous, &HERE, NOW));
-    let nowhere = Question { peer: &Peer::new(None, None), ..question(&web, 6379, Attempt::Stream) };
-    assert_eq!(engine.decide(&nowhere).reason, Reason::FactsMissing);
+    let tls = HERE.tls().cloned();
+    for (tls, reason) in [(tls, Reason::FactsMissing), (None, Reason::Forbidden)] {
+        let nowhere = Question { peer: &Peer::new(None, tls), ..question(&web, 6379, Attempt::Stream) };
+        assert_eq!(engine.decide(&nowhere).reason, reason);
+    }
 }
 
 #[test]
@@ -746,6 +749,54 @@ fn what_cannot_be_read_denies_what_reads_it_and_nothing_else() {
     let path = CanonicalPath::parse("GET", "/").unwrap();
     let decision = engine.decide(&question(&peer("web"), 8081, request("GET", &path, false)));
     assert_eq!(decision.reason, Reason::FactsMissing);
+}
+
+#[test]
+fn a_permit_of_which_nobody_knows_what_it_says_takes_nothing_from_what_is_decided_without_it() {
+    let any = "permit(principal is Node, action, resource);";
+    let by_path = format!("{GET} {{ context.path like \"/*\" }};");
+    let by_time = format!("{GET} {{ context.time > datetime(\"2000-01-01\") }};");
+    let by_header = format!("{GET} {{ context.headers.hasTag(\"x-a\") }};");
+    // It would fail where it is asked without what it reads, and hold without a header that is there.
+    let by_host = format!("{GET} {{ context.host != \"a\" }};");
+    let without = format!("{GET} {{ !context.headers.hasTag(\"x-a\") }};");
+    let forbid = "forbid(principal, action == Action::\"GET\", resource) when { context.path == \"/\" };";
+    let failing = forbid.replace("context.path == \"/\"", "resource.port * 9223372036854775807 > 0");
+    let forbid_by_header = forbid.replace("context.path == \"/\"", "context.headers.hasTag(\"x-a\")");
+    let asked = |texts: &[(Mode, &str)]| {
+        let engine = engine_for(orders(), texts);
+        let path = CanonicalPath::parse("GET", "/").unwrap();
+        let web = peer("web");
+        let mut memo = engine.caller(&web, &HERE);
+        let question = question(&web, 8080, request("GET", &path, false));
+        let decision = engine.decide(&question);
+        let remembered = memo.decide(8080, question.attempt, question.moment);
+        assert_eq!((remembered.reason, &remembered.policies), (decision.reason, &decision.policies));
+        (decision.reason.as_str(), decision.policies.len(), decision.audit.map(|audit| audit.effect))
+    };
+    let enforced = |texts: &[&str]| {
+        let texts: Vec<_> = texts.iter().map(|text| (Mode::Enforce, *text)).collect();
+        let (reason, policies, _) = asked(&texts);
+        (reason, policies)
+    };
+    for unknown in [&by_header, &by_host, &without] {
+        for known in [any, by_path.as_str(), by_time.as_str()] {
+            assert_eq!(enforced(&[known, unknown]), ("permitted", 1), "{known} {unknown}");
+            assert_eq!(enforced(&[unknown, known]), ("permitted", 1), "{known} {unknown}");
+        }
+        assert_eq!(enforced(&[unknown]), ("facts_missing", 1), "{unknown}");
+        assert_eq!(enforced(&[unknown, forbid]), ("forbidden", 1), "{unknown}");
+        assert_eq!(enforced(&[any, unknown, forbid]), ("forbidden", 1), "{unknown}");
+        assert_eq!(enforced(&[any, unknown, &failing]).0, "evaluation_error", "{unknown}");
+        // Of a forbid it matters.
+        assert_eq!(enforced(&[any, unknown, &forbid_by_header]), ("facts_missing", 2), "{unknown}");
+        let bounded = [(Mode::Enforce, any), (Mode::Boundary, forbid_by_header.as_str())];
+        assert_eq!(asked(&bounded).0, "facts_missing");
+        let audited = [(Mode::Enforce, any), (Mode::Audit, unknown.as_str())];
+        assert_eq!(asked(&audited), ("permitted", 1, Some(Effect::Deny)));
+        let audited = [(Mode::Enforce, any), (Mode::Audit, unknown.as_str()), (Mode::Audit, any)];
+        assert_eq!(asked(&audited), ("permitted", 1, Some(Effect::Allow)));
+    }
 }
 
 #[test]

@@ -1,34 +1,54 @@
-//! Rules that read more than those before them, and streams that are open already.
+//! Rules that read more than those before them, and what is under way already.
 
+use hauberk_policy::OnBehalfOf::{Nobody, NotLookedAt};
+use http::header::{CONNECTION, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::*;
 
-fn upgrade(fields: &[(&str, &str)]) -> Subject {
-    let mut headers = HeaderMap::new();
-    for (name, value) in fields {
+const PERMIT: &str = "permit(principal is Node, action, resource);";
+const PEER: &str = "127.0.0.1:9";
+
+fn fields(of: &[(&str, &str)]) -> HeaderMap {
+    let fields = of.iter().map(|(name, value)| {
         let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
-        headers.append(name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
-    }
-    let kept = Kept::of("orders", &headers, |name| name == "x-token");
-    let (method, target, made_for) = (http::Method::GET, "/".parse().unwrap(), MadeFor::not_looked_for());
-    Subject::Request { method, target, is_upgrade: true, gathered: None, made_for, kept }
+        (name, HeaderValue::from_bytes(value.as_bytes()).unwrap())
+    });
+    fields.collect()
+}
+
+fn forbid(condition: &str) -> String {
+    format!("forbid(principal, action in Action::\"http\", resource) when {{ {condition} }};")
+}
+
+/// Begins a request to `orders` with these fields.
+fn begin(connections: &Arc<Connections>, on: &Registered, fields: &HeaderMap) -> Passage {
+    let head = Head { path: None, host: "orders", fields };
+    let passage = on.connection().admit(connections, |_| get("/"), Some(head), None, Instant::now());
+    assert!(passage.is_allowed());
+    passage
+}
+
+fn register(connections: &Arc<Connections>, peer: &PeerIdentity, number: u8) -> Registered {
+    connections.register(INBOUND, peer.clone(), PEER.parse().unwrap(), None, [number; 32]).unwrap()
+}
+
+async fn put_in_force(connections: &Connections, view: Arc<NodeView>) {
+    connections.apply(Arc::new(Inbound::Open(view))).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_is_cut_by_rules_that_read_more_where_these_forbid_it_and_nowhere_else() {
+async fn what_is_under_way_is_cut_by_rules_that_read_more_where_these_forbid_it_and_nowhere_else() {
     let authorities = Authorities::new();
-    let permit = "permit(principal is Node, action, resource);".to_owned();
-    let forbid = |condition: &str| {
-        format!("forbid(principal, action in Action::\"http\", resource) when {{ {condition} }};")
-    };
+    let permit = PERMIT.to_owned();
     let by_field = "context.headers.hasTag(\"x-canary\")";
     let unless_gold =
         "!(context.headers.hasTag(\"x-plan\") && context.headers.getTag(\"x-plan\") == [\"gold\"])";
     let large = "a".repeat(10_000);
     let gold = ("x-plan", "gold");
-    for (fields, condition, is_cut) in [
+    for (sent, condition, is_cut) in [
         (&[gold][..], by_field, false),
+        (&[], by_field, false),
         (&[gold, ("x-canary", "1")], by_field, true),
         (&[gold, ("x_canary", "1")], by_field, true),
         (&[gold], unless_gold, false),
@@ -37,28 +57,146 @@ async fn a_stream_is_cut_by_rules_that_read_more_where_these_forbid_it_and_nowhe
         (&[gold, ("x-plan", "é")], unless_gold, true),
         (&[gold], "context.host != \"orders\"", false),
         (&[gold], "context.host == \"orders\"", true),
-        (&[("x-token", "gold")], "context.headers.hasTag(\"x-token\")", true),
-        (&[("cookie", &large)], by_field, false),
+        (&[gold], "context.query.hasTag(\"a\")", false),
+        (&[("authorization", "Bearer x"), ("cookie", &large)], by_field, false),
         // It is not known any longer.
         (&[("x-large", &large)], by_field, true),
     ] {
         let view = view_with(&authorities, 1, std::slice::from_ref(&permit));
         let (connections, _enforcing) = enforcing(&authorities, view).await;
-        let address = "127.0.0.1:9".parse().unwrap();
-        let peer = web(&authorities, HOUR);
-        let registered = connections.register(INBOUND, peer, address, None, [1; 32]).unwrap();
-        let open =
-            |subject| registered.connection().admit(&connections, |_| subject, None, None, Instant::now());
-        let (stream, short) = (open(upgrade(fields)), open(get("/")));
-        assert!(stream.is_allowed() && short.is_allowed());
+        let registered = register(&connections, &web(&authorities, HOUR), 1);
+        let passage = begin(&connections, &registered, &fields(sent));
         let next = view_with(&authorities, 2, &[permit.clone(), forbid(condition)]);
-        connections.apply(Arc::new(Inbound::Open(next))).await;
-        assert_eq!(stream.meter().is_cut(), is_cut, "{fields:?} {condition}");
-        assert!(short.meter().is_cut(), "of others nothing is kept");
-        // What was cut is not taken back, and what was not goes on.
-        connections
-            .apply(Arc::new(Inbound::Open(view_with(&authorities, 3, std::slice::from_ref(&permit)))))
+        put_in_force(&connections, next).await;
+        assert_eq!(passage.meter().is_cut(), is_cut, "{sent:?} {condition}");
+        // Another field, that nobody read before, beside the same rules.
+        let more = forbid("context.headers.hasTag(\"x-later\")");
+        put_in_force(&connections, view_with(&authorities, 3, &[permit.clone(), forbid(condition), more]))
             .await;
-        assert_eq!(stream.meter().is_cut(), is_cut, "{fields:?} {condition}");
+        // What was cut is not taken back, and what was not goes on.
+        put_in_force(&connections, view_with(&authorities, 4, std::slice::from_ref(&permit))).await;
+        assert_eq!(passage.meter().is_cut(), is_cut, "{sent:?} {condition}");
+        drop(passage);
+        assert_eq!(connections.room.taken(), 0, "it is kept no longer than it takes");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_host_that_the_app_may_have_read_otherwise_is_not_decided_by() {
+    let authorities = Authorities::new();
+    let (permit, none) = (PERMIT.to_owned(), HeaderMap::new());
+    let by_host = forbid("context.host == \"elsewhere\"");
+    let by_field = forbid("context.headers.hasTag(\"x-canary\")");
+    for (rule, is_cut) in [(by_host, true), (by_field, false)] {
+        let (connections, _enforcing) =
+            enforcing(&authorities, view_with(&authorities, 1, std::slice::from_ref(&permit))).await;
+        let registered = register(&connections, &web(&authorities, HOUR), 1);
+        let head = Some(Head { path: None, host: "Orders:8080", fields: &none });
+        let passage = registered.connection().admit(&connections, |_| get("/"), head, None, Instant::now());
+        put_in_force(&connections, view_with(&authorities, 2, &[permit.clone(), rule])).await;
+        assert_eq!(passage.meter().is_cut(), is_cut);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn trailers_say_nothing_that_is_decided_by_since() {
+    let authorities = Authorities::new();
+    let permit = PERMIT.to_owned();
+    let (connections, _enforcing) =
+        enforcing(&authorities, view_with(&authorities, 1, std::slice::from_ref(&permit))).await;
+    let registered = register(&connections, &web(&authorities, HOUR), 1);
+    let passage = begin(&connections, &registered, &HeaderMap::new());
+    assert!(!passage.is_decided_by("x-canary"));
+    let by_field = forbid("context.headers.hasTag(\"x-canary\")");
+    put_in_force(&connections, view_with(&authorities, 2, &[permit, by_field])).await;
+    assert!(!passage.meter().is_cut() && passage.is_decided_by("x_canary"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_permit_that_reads_more_takes_nothing_away() {
+    let authorities = Authorities::new();
+    let permit = PERMIT.to_owned();
+    let (connections, _enforcing) =
+        enforcing(&authorities, view_with(&authorities, 1, std::slice::from_ref(&permit))).await;
+    let registered = register(&connections, &web(&authorities, HOUR), 1);
+    // Nothing is kept of it.
+    let passage = registered.connection().admit(&connections, |_| get("/"), None, None, Instant::now());
+    let more =
+        "permit(principal, action == Action::\"GET\", resource) when { context.headers.hasTag(\"x-a\") };";
+    put_in_force(&connections, view_with(&authorities, 2, &[permit, more.to_owned()])).await;
+    assert!(!passage.meter().is_cut());
+    put_in_force(&connections, view_with(&authorities, 3, &[more.to_owned()])).await;
+    assert!(passage.meter().is_cut(), "nobody knows whether it holds");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_fills_the_room_takes_it_from_nobody_else() {
+    let authorities = Authorities::new();
+    let (permit, by_field) = (PERMIT.to_owned(), forbid("context.headers.hasTag(\"x-canary\")"));
+    let (connections, _enforcing) =
+        enforcing(&authorities, view_with(&authorities, 1, std::slice::from_ref(&permit))).await;
+    let large = fields(&[("x-large", &"a".repeat(8_000))]);
+    let peer = web(&authorities, HOUR);
+    let cart = authorities.identity("mesh/shop/node/cart", around(HOUR)).svid;
+    let cart = verify_svid(cart.chain(), authorities.issuing.root_bundle(), now(), Usage::Client).unwrap();
+    let all = |passages: &[Passage]| passages.iter().filter(|passage| !passage.meter().is_cut()).count();
+    // One connection, and then as many as one identity likes.
+    let first = register(&connections, &peer, 0);
+    let on_one: Vec<_> = (0..40).map(|_| begin(&connections, &first, &large)).collect();
+    let of_one = 256 * 1024 / 8_100;
+    assert_eq!(connections.room.taken() / 8_000, of_one);
+    let others: Vec<_> = (1..80).map(|number| register(&connections, &peer, number)).collect();
+    let flood: Vec<_> =
+        others.iter().flat_map(|on| (0..of_one).map(|_| begin(&connections, on, &large))).collect();
+    let taken = connections.room.taken();
+    assert!((8_000_000..=8 * 1024 * 1024).contains(&taken), "{taken} is half");
+    let calm = register(&connections, &cart, 200);
+    let honest: Vec<_> = (0..of_one).map(|_| begin(&connections, &calm, &large)).collect();
+    put_in_force(&connections, view_with(&authorities, 2, &[permit, by_field])).await;
+    assert_eq!((all(&on_one), all(&honest)), (of_one, of_one));
+    let alive = all(&flood);
+    assert!(alive > 900 && alive < flood.len(), "of {} {alive} are known", flood.len());
+    drop((on_one, flood, honest));
+    assert_eq!(connections.room.taken(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_leaves_the_mesh_is_decided_by_what_is_kept_of_it() {
+    let authorities = Authorities::new();
+    let connections = connections(&authorities);
+    let permit = "permit(principal, action, resource);";
+    let by_field = "forbid(principal, action in Action::\"http\", resource) when { context.headers.hasTag(\"x-canary\") };";
+    let by_host =
+        "forbid(principal, action in Action::\"http\", resource) when { context.host != \"api.example\" };";
+    let by_user = "forbid(principal, action in Action::\"http\", resource) when { context has user };";
+    let canary = [("x-canary", "1")];
+    for (sent, made_for, rule, is_cut) in [
+        (&[][..], Nobody, by_field, false),
+        (&canary, Nobody, by_field, true),
+        (&canary, Nobody, by_host, false),
+        (&[], Nobody, by_user, false),
+        // It may be for anybody.
+        (&[], NotLookedAt, by_user, true),
+        (&[], NotLookedAt, by_field, false),
+    ] {
+        let ports = [(80, pb::ExternalProtocol::Http)];
+        put_in_force(&connections, leaving::view(1, &ports, permit)).await;
+        let to = Destination { host: "api.example".into(), port: 80, app: PEER.parse().unwrap() };
+        let mut headers = fields(sent);
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+        let head = Head { path: None, host: "api.example", fields: &headers };
+        let (method, target, made) = (http::Method::GET, "/".parse().unwrap(), MadeFor::not_looked_for());
+        let subject = Subject::Request { method, target, is_upgrade: true, gathered: None, made_for: made };
+        let metrics = connections.context().metrics.unknown_service();
+        let head = Some((head, made_for));
+        let leave = connections.leave(to, |_| subject, head, metrics, Instant::now());
+        assert!(leave.is_allowed(), "{}", leave.reason());
+        assert!(connections.room.taken() > 0);
+        put_in_force(&connections, leaving::view(2, &ports, &format!("{permit}\n{rule}"))).await;
+        assert_eq!(leave.meter().is_cut(), is_cut, "{sent:?} {rule}");
+        assert_eq!(leave.is_decided_by("x-canary"), rule == by_field);
+        drop(leave);
+        assert_eq!(connections.room.taken(), 0);
     }
 }

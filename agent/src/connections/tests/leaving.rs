@@ -8,8 +8,8 @@ use crate::testing::prepared;
 
 const PERMITS: &str = "permit(principal, action, resource);";
 
-/// A view with one external service, whose ports are these.
-fn view(revision: u64, ports: &[(u32, pb::ExternalProtocol)], cedar: &str) -> Arc<NodeView> {
+/// A view with one external service, whose ports are these, and with policies, one a line.
+pub(super) fn view(revision: u64, ports: &[(u32, pb::ExternalProtocol)], cedar: &str) -> Arc<NodeView> {
     let mut view = node_view(revision);
     let Some(pb::view::Body::Node(node)) = &mut view.body else { panic!("no node") };
     let ports = ports
@@ -21,9 +21,8 @@ fn view(revision: u64, ports: &[(u32, pb::ExternalProtocol)], cedar: &str) -> Ar
         ports: ports.collect(),
         allowed_addresses: Vec::new(),
     };
-    let policy = pb::Policy { name: "lets-out".to_owned(), cedar: cedar.to_owned(), ..pb::Policy::default() };
-    node.egress =
-        Some(pb::Egress { externals: vec![external], policies: vec![policy], ..pb::Egress::default() });
+    let policies = named(&cedar.lines().map(str::to_owned).collect::<Vec<_>>());
+    node.egress = Some(pb::Egress { externals: vec![external], policies, ..pb::Egress::default() });
     prepared(&view)
 }
 
@@ -38,7 +37,7 @@ fn app() -> SocketAddr {
 fn stream(connections: &Arc<Connections>, port: u16) -> Leave {
     let to = Destination { host: "api.example".into(), port, app: app() };
     let metrics = connections.context().metrics.unknown_service();
-    let leave = connections.leave(to, |_| Subject::Stream, metrics, Instant::now());
+    let leave = connections.leave(to, |_| Subject::Stream, None, metrics, Instant::now());
     assert!(leave.is_allowed(), "{}", leave.reason());
     leave
 }
@@ -85,7 +84,7 @@ async fn others_have_a_turn_while_what_leaves_is_decided_again() {
             // What begins meanwhile begins by the new rules, and ends.
             let to = Destination { host: "api.example".into(), port: 5_432, app: app() };
             let metrics = connections.context().metrics.unknown_service();
-            assert!(!connections.leave(to, |_| Subject::Stream, metrics, Instant::now()).is_allowed());
+            assert!(!connections.leave(to, |_| Subject::Stream, None, metrics, Instant::now()).is_allowed());
             tokio::task::yield_now().await;
         }
     };
@@ -118,7 +117,7 @@ async fn what_was_decided_of_an_external_service_is_remembered_with_the_rules() 
     assert!(!Arc::ptr_eq(&first, &memo()));
     let to = Destination { host: "api.example".into(), port: 5_432, app: app() };
     let metrics = connections.context().metrics.unknown_service();
-    assert!(!connections.leave(to, |_| Subject::Stream, metrics, Instant::now()).is_allowed());
+    assert!(!connections.leave(to, |_| Subject::Stream, None, metrics, Instant::now()).is_allowed());
 }
 
 #[tokio::test]

@@ -14,8 +14,8 @@ use super::super::call::Call;
 use super::super::http::{Answer, Failure, chain, switch};
 use super::super::listener::AppConnection;
 use super::dial::{DialError, dial};
-use super::{authority, counters, label};
-use crate::connections::{ADDRESS_REFUSED, Destination, Leave, Subject};
+use super::{authority, bare_host, counters, label};
+use crate::connections::{ADDRESS_REFUSED, Destination, Head, Leave, Subject};
 use crate::mesh::{External, NodeView};
 use crate::users::MadeFor;
 use crate::wire::answer::{self, Form};
@@ -57,6 +57,8 @@ pub(in super::super) async fn answer(
     let Ok(sent_host) = HeaderValue::try_from(&host) else {
         return bad_request("bad_host", format!("{host:?} is no host of a request")).answer(form, call);
     };
+    // Whom a handle is for is not looked at here, and so whatever depends on it is denied.
+    let made_for = if head.identity.is_some() { OnBehalfOf::NotLookedAt } else { OnBehalfOf::Nobody };
     let subject = |decided_by: Option<(&NodeView, &External)>| Subject::Request {
         method: request.method().clone(),
         target: target.clone(),
@@ -65,15 +67,13 @@ pub(in super::super) async fn answer(
             let wanted = external.engine.wanted(to.port)?;
             let fields = request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
             let gathered = wanted.gather(&host, fields.filter(|(name, _)| !view.is_token_field(name)));
-            // Whom a handle is for is not looked at here, and so whatever depends on it is denied.
-            let is_for_user = head.identity.is_some();
-            let made_for = if is_for_user { OnBehalfOf::NotLookedAt } else { OnBehalfOf::Nobody };
-            Some(Arc::new(gathered.made_for(made_for)))
+            Some(Arc::new(gathered.made_for(made_for.clone())))
         }),
         made_for: MadeFor::not_looked_for(),
-        kept: None,
     };
-    let mut leave = outbound.connections.leave(to.clone(), subject, &metrics, Instant::now());
+    let as_sent = Head { path: None, host: &bare_host(&to), fields: request.headers() };
+    let as_sent = Some((as_sent, made_for.clone()));
+    let mut leave = outbound.connections.leave(to.clone(), subject, as_sent, &metrics, Instant::now());
     call.leads_out(&label(&leave, &to), to.port, metrics, leave.meter());
     let Some(external) = leave.external().filter(|_| leave.is_allowed()).cloned() else {
         return denied(&leave, form, call);

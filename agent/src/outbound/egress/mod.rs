@@ -60,9 +60,13 @@ fn destination(authority: &str, default_port: u16, app: SocketAddr) -> Option<De
 /// The authority of requests, in the one spelling by which they are decided: without a last dot, and without the port that goes
 /// without saying.
 fn authority(to: &Destination) -> String {
-    let Destination { host, port, .. } = to;
-    let host = if host.contains(':') { format!("[{host}]") } else { host.to_string() };
-    if *port == http::HTTP_PORT { host } else { format!("{host}:{port}") }
+    let host = bare_host(to);
+    if to.port == http::HTTP_PORT { host } else { format!("{host}:{}", to.port) }
+}
+
+/// The same without any port, as policies see it.
+fn bare_host(to: &Destination) -> String {
+    if to.host.contains(':') { format!("[{}]", to.host) } else { to.host.to_string() }
 }
 
 /// Where calls of a host are counted.

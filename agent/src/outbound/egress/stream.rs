@@ -77,7 +77,8 @@ pub(in super::super) async fn open(
     call: &mut Call,
 ) -> Result<Opened, NotOpened> {
     let metrics = counters(outbound, &to);
-    let mut leave = outbound.connections.leave(to.clone(), |_| Subject::Stream, &metrics, Instant::now());
+    let mut leave =
+        outbound.connections.leave(to.clone(), |_| Subject::Stream, None, &metrics, Instant::now());
     call.leads_out(&label(&leave, &to), to.port, metrics, leave.meter());
     let Some(external) = leave.external().filter(|_| leave.is_allowed()).cloned() else {
         return Err(denied(&leave, call));

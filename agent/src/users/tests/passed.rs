@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use hauberk_identity::SpiffeId;
 use hauberk_proto::agent::v1 as pb;
-use hauberk_tls::{CertificateDer, Hop, KeyPair, Link, LiveIdentity};
+use hauberk_tls::{CertificateDer, Hop, KeyPair, Link, LiveIdentity, LiveState};
 use prost::Message as _;
 
-use super::super::chain::{Between, extended};
+use super::super::chain::{Between, Stage, extended};
 use super::*;
 use crate::clock::Clock;
 use crate::context::Context;
@@ -175,7 +175,7 @@ fn nobody_invents_who_was_before() {
     let orders = world.live("orders").current();
     let token = world.token("alice");
     let see = |text: &str| world.shown("payments", "orders", text);
-    let certificate_of = |state: &hauberk_tls::LiveState| state.svid().unwrap().chain().to_vec();
+    let certificate_of = |state: &LiveState| state.svid().unwrap().chain().to_vec();
     let hop = |chain: &[CertificateDer<'static>], audience: &str, signature: Vec<u8>| pb::IdentityHop {
         certificate: chain[0].to_vec(),
         authorities: vec![0],
@@ -231,7 +231,7 @@ fn a_certificate_that_ends_or_is_revoked_takes_its_hops_along() {
     let between = Between { own, peer, trusted: &orders, denied: &world.denied };
     let see = |at: UnixMillis| world.users.verify_passed(&to_orders.parse().unwrap(), between, at);
     let identity = see(now()).unwrap();
-    assert!(identity.expires_at <= end, "no longer than who vouches for it");
+    assert!(identity.passes_on_until() <= end, "no longer than who vouches for it");
     assert_eq!(see(end.plus(Duration::from_secs(1))).unwrap_err(), "identity_expired");
     let fresh = users(vec![world.login.issuer()]);
     let late = fresh.verify_passed(&to_orders.parse().unwrap(), between, end.plus(Duration::from_secs(1)));
@@ -240,6 +240,53 @@ fn a_certificate_that_ends_or_is_revoked_takes_its_hops_along() {
     assert_eq!(see(now()).unwrap_err(), "identity_revoked", "also as it is remembered");
     let anew = fresh.verify_passed(&to_orders.parse().unwrap(), between, now());
     assert_eq!(anew.unwrap_err(), "identity_revoked");
+}
+
+#[test]
+fn of_what_is_under_way_the_last_certificate_may_end_and_no_other() {
+    let world = World::new();
+    let end = now().plus(Duration::from_secs(30));
+    let for_a_while = |node: &str| {
+        let validity = hauberk_identity::Validity::new(now().minus(HOUR), end).unwrap();
+        let stored = world.authorities.identity(&format!("mesh/shop/node/{node}"), validity);
+        let live = LiveIdentity::new(world.authorities.issuing.root_bundle().clone());
+        live.publish(stored.svid.clone(), &stored.key).unwrap();
+        (live, stored.svid.serial())
+    };
+    let text = format!("{}~", world.token("alice"));
+    let ((web, web_serial), lasting) = (for_a_while("web"), world.live("orders"));
+    let to_orders = extended(&text, &web.current(), &id("orders"), now()).unwrap();
+    let to_payments = extended(&to_orders, &lasting.current(), &id("payments"), now()).unwrap();
+    let late = end.plus(Duration::from_secs(1));
+    let trusted = |bundle: hauberk_tls::TrustBundle| LiveIdentity::new(bundle).current();
+    let ours = trusted(world.authorities.issuing.root_bundle().clone());
+    let empty = hauberk_tls::TrustBundle::empty(ours.bundle().trust_domain().clone());
+    for (own, peer, text, is_last) in
+        [("orders", "web", &to_orders, true), ("payments", "orders", &to_payments, false)]
+    {
+        let (own, peer) = (&id(own), &id(peer));
+        let between = Between { own, peer, trusted: &ours, denied: &world.denied };
+        let identity = world.users.verify_passed(&text.parse().unwrap(), between, now()).unwrap();
+        let passed = identity.passed.as_ref().unwrap();
+        let check =
+            |by: &LiveState, at, stage| passed.check(by, &world.denied, &world.users.vouched, at, stage);
+        let under_way = |by: &LiveState, at| {
+            let ended = identity.end(at);
+            ended.map_or_else(|| check(by, at, Stage::UnderWay), Err)
+        };
+        assert_eq!(under_way(&ours, now()), Ok(()));
+        assert_eq!(under_way(&trusted(empty.clone()), now()), Err("identity_certificate"));
+        assert_eq!(under_way(&ours, late), if is_last { Ok(()) } else { Err("identity_expired") });
+        assert_eq!(check(&ours, late, Stage::Arriving), Err("identity_expired"));
+        assert_eq!(identity.passes_on_until(), end.floor_to_second());
+        world.denied.replace(Denylist { serials: [web_serial].into(), ..Denylist::default() });
+        let is_ended = !is_last;
+        assert_eq!(
+            under_way(&ours, late),
+            Err(if is_ended { "identity_expired" } else { "identity_revoked" })
+        );
+        world.denied.replace(Denylist::default());
+    }
 }
 
 #[test]

@@ -103,10 +103,10 @@ impl Connection {
         let subject = subject(&rules);
         let kept = head.and_then(|head| {
             let held = state.held.get_or_insert_with(|| self.room(connections));
-            let is_secret = |name: &str| rules.view().is_ok_and(|view| view.is_token_field(name));
             // The server is given the host that was gathered, where one was.
             let host = subject.gathered().and_then(|gathered| gathered.host());
-            Kept::of(host.unwrap_or(head.host), head.fields, is_secret, held)
+            Kept::of(host.unwrap_or(head.host), head.fields, rules.view().ok())
+                .filter(|kept| held.take(kept.size()))
         });
         let flow =
             Flow { subject: subject.clone(), kept, meter: Arc::clone(&meter), changes: Changes::Nothing };
@@ -179,7 +179,7 @@ impl Connection {
             if !is_meant {
                 continue;
             }
-            if let (Ok(view), Some(kept)) = (rules.view(), &flow.kept) {
+            if let (Ok(view), Some(kept)) = (rules.view(), &mut flow.kept) {
                 flow.subject.gather_again(kept, view, self.port(), connections.context());
             }
             let ruling = match &memo {

@@ -12,6 +12,8 @@ use hauberk_policy::{CanonicalPath, Gathered, Wanted};
 use http::HeaderMap;
 use http::header::{AUTHORIZATION, COOKIE, HeaderName};
 
+use crate::mesh::NodeView;
+
 /// The most bytes of one request. Of larger ones nothing is kept, and what is then not known is denied.
 const MOST: usize = 8 * 1024;
 /// The most bytes of all requests on one connection.
@@ -39,17 +41,17 @@ pub(crate) struct Head<'a> {
 /// The host and header fields of a request, as its server got them: the host first, then name and value of each field, each
 /// with its length before it.
 #[derive(Debug)]
-pub(super) struct Kept(Box<[u8]>);
+pub(super) struct Kept {
+    head: Box<[u8]>,
+    /// The view by which it was gathered last.
+    gathered_by: Weak<NodeView>,
+}
 
 impl Kept {
-    /// Of a request with this host and these fields, if it is not too much and there is room for it. `is_secret` says which
-    /// fields hold tokens.
-    pub(super) fn of(
-        host: &str,
-        fields: &HeaderMap,
-        is_secret: impl Fn(&str) -> bool,
-        room: &mut Held,
-    ) -> Option<Self> {
+    /// Of a request with this host and these fields, if it is not too much; whoever keeps it takes room for it. It was gathered
+    /// by this view, which says which fields hold tokens.
+    pub(super) fn of(host: &str, fields: &HeaderMap, view: Option<&Arc<NodeView>>) -> Option<Self> {
+        let is_secret = |name: &str| view.is_some_and(|view| view.is_token_field(name));
         let parts = || {
             let fields = fields.iter().filter(|(name, _)| !NEVER_READ.contains(name));
             let of_fields = fields.flat_map(|(name, value)| {
@@ -59,7 +61,7 @@ impl Kept {
             [host.as_bytes()].into_iter().chain(of_fields)
         };
         let size = parts().map(|part| size_of::<u16>() + part.len()).sum::<usize>();
-        if size > MOST || !room.take(size) {
+        if size > MOST {
             return None;
         }
         let mut kept = Vec::with_capacity(size);
@@ -68,25 +70,30 @@ impl Kept {
             kept.extend_from_slice(&u16::try_from(part.len()).unwrap_or(u16::MAX).to_be_bytes());
             kept.extend_from_slice(part);
         }
-        Some(Self(kept.into_boxed_slice()))
+        let gathered_by = view.map(Arc::downgrade).unwrap_or_default();
+        Some(Self { head: kept.into_boxed_slice(), gathered_by })
     }
 
-    /// How much room it has taken.
+    /// How much room it takes.
     pub(super) fn size(&self) -> usize {
-        self.0.len()
+        self.head.len()
     }
 
-    /// What rules want of it. The host is not among that where the server may have read another one than these would decide by.
-    pub(super) fn gather(&self, wanted: &Wanted, is_secret: impl Fn(&str) -> bool) -> Gathered {
-        let mut parts = Parts(&self.0);
+    /// What the rules of this view want of it; nothing where it was gathered by the same view, as at each second of a request
+    /// that is decided by the time. The host is not among that where the server may have read another one than these would
+    /// decide by.
+    pub(super) fn gather(&mut self, view: &Arc<NodeView>, wanted: &Wanted) -> Option<Gathered> {
+        if std::ptr::eq(self.gathered_by.as_ptr(), Arc::as_ptr(view)) {
+            return None;
+        }
+        self.gathered_by = Arc::downgrade(view);
+        let mut parts = Parts(&self.head);
         let host = parts.text();
         let fields = std::iter::from_fn(|| Some((parts.text()?, parts.next()?)));
-        let gathered = wanted.gather(host.unwrap_or_default(), fields.filter(|(name, _)| !is_secret(name)));
-        if gathered.host().is_some_and(|read| host != Some(read)) {
-            gathered.without_host()
-        } else {
-            gathered
-        }
+        let fields = fields.filter(|(name, _)| !view.is_token_field(name));
+        let gathered = wanted.gather(host.unwrap_or_default(), fields);
+        let is_other_host = gathered.host().is_some_and(|read| host != Some(read));
+        Some(if is_other_host { gathered.without_host() } else { gathered })
     }
 }
 
@@ -147,7 +154,8 @@ impl Room {
 }
 
 impl Held {
-    fn take(&mut self, bytes: usize) -> bool {
+    /// Takes so much of it, if it is there.
+    pub(super) fn take(&mut self, bytes: usize) -> bool {
         if bytes > self.most.saturating_sub(self.taken) {
             return false;
         }

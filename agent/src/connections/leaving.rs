@@ -16,7 +16,7 @@ use super::Connections;
 use super::enforce::WALK_STEP;
 use super::kept::{Head, Held, Kept, OUR_OWN, Room};
 use super::passage::Subject;
-use super::rules::Ruling;
+use super::rules::{Rules, Ruling};
 use crate::decisions::{DecisionId, Facts, Outcome, Recorded};
 use crate::mesh::{External, NodeView};
 use crate::metrics::ServiceMetrics;
@@ -105,16 +105,23 @@ impl Connections {
         since: Instant,
     ) -> Leave {
         let meter = Arc::new(Meter::adding_to(metrics.traffic()));
+        let keep = |rules: &Rules| {
+            let (head, _) = head.as_ref()?;
+            Kept::of(head.host, head.fields, rules.view().ok())
+        };
+        // Copied before the lock is taken, for which all calls of this agent wait.
+        let rules_before = self.rules();
+        let mut kept = keep(&rules_before);
         let mut flows = self.leaving.flows();
         // Under the lock that whoever changes rules takes afterwards: either these are the new ones, or the flow is found.
         let rules = self.rules();
+        if !Arc::ptr_eq(&rules, &rules_before) {
+            kept = keep(&rules);
+        }
         let judge = Judge::new(self, &rules);
         let external = judge.external(&to);
         let subject = subject(judge.view.ok().zip(external).map(|(view, external)| (&**view, &**external)));
-        let kept = head.and_then(|(head, made_for)| {
-            let is_secret = |name: &str| judge.view.is_ok_and(|view| view.is_token_field(name));
-            Some((Kept::of(head.host, head.fields, is_secret, &mut flows.held)?, made_for))
-        });
+        let kept = kept.filter(|kept| flows.held.take(kept.size())).zip(head.map(|(_, made_for)| made_for));
         let key = flows.slab.insert(Flow {
             subject: subject.clone(),
             kept,
@@ -215,13 +222,13 @@ impl Connections {
 
 impl Flow {
     /// Gathers what this view wants from what was kept of its head, if anything was.
-    fn gather_again(&mut self, view: &NodeView, external: &External) {
-        let (Subject::Request { gathered, .. }, Some((kept, made_for))) = (&mut self.subject, &self.kept)
+    fn gather_again(&mut self, view: &Arc<NodeView>, external: &External) {
+        let (Subject::Request { gathered, .. }, Some((kept, made_for))) = (&mut self.subject, &mut self.kept)
         else {
             return;
         };
         let Some(wanted) = external.engine.wanted(self.to.port) else { return };
-        let again = kept.gather(wanted, |name| view.is_token_field(name));
+        let Some(again) = kept.gather(view, wanted) else { return };
         *gathered = Some(Arc::new(again.made_for(made_for.clone())));
     }
 
@@ -302,7 +309,7 @@ impl Leave {
         self.status.store(response.status().as_u16(), Ordering::Relaxed);
     }
 
-    fn subject(&self) -> Option<Subject> {
+    pub(super) fn subject(&self) -> Option<Subject> {
         self.connections.leaving.flows().slab.get(self.key).map(|flow| flow.subject.clone())
     }
 

@@ -149,10 +149,16 @@ impl Subject {
     }
 
     /// Gathers what this view wants from what was kept of its head.
-    pub(super) fn gather_again(&mut self, kept: &Kept, view: &Arc<NodeView>, port: u16, context: &Context) {
+    pub(super) fn gather_again(
+        &mut self,
+        kept: &mut Kept,
+        view: &Arc<NodeView>,
+        port: u16,
+        context: &Context,
+    ) {
         let Self::Request { gathered, made_for, .. } = self else { return };
         let Some(wanted) = view.engine.wanted(port) else { return };
-        let again = kept.gather(wanted, |name| view.is_token_field(name));
+        let Some(again) = kept.gather(view, wanted) else { return };
         let on_behalf_of = made_for.look_again(view, port, context);
         let on_behalf_of = || on_behalf_of.unwrap_or_else(|| made_for.on_behalf_of());
         *gathered = Some(Arc::new(if wanted.user() { again.made_for(on_behalf_of()) } else { again }));

@@ -130,6 +130,52 @@ async fn a_permit_that_reads_more_takes_nothing_away() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn heads_are_not_read_again_each_second_by_the_same_rules() {
+    let authorities = Authorities::new();
+    let timed = permit("/", &format!("context.time < datetime(\"{:.3}\")", now().plus(HOUR)));
+    let by_field = forbid("context.headers.hasTag(\"x-canary\")");
+    let (connections, _enforcing) =
+        enforcing(&authorities, view_with(&authorities, 1, std::slice::from_ref(&timed))).await;
+    let registered = register(&connections, &web(&authorities, HOUR), 1);
+    let passage = begin(&connections, &registered, &HeaderMap::new());
+    let gathered = || registered.connection().gathered(passage.key).unwrap();
+    let both = [timed, by_field];
+    put_in_force(&connections, view_with(&authorities, 2, &both)).await;
+    let before = gathered();
+    connections.review_changing().await;
+    assert_eq!(registered.connection().changing.load(Ordering::Relaxed), 1);
+    assert!(Arc::ptr_eq(&before, &gathered()));
+    put_in_force(&connections, view_with(&authorities, 3, &both)).await;
+    assert!(!Arc::ptr_eq(&before, &gathered()), "another view may want something else");
+    assert!(!passage.meter().is_cut());
+}
+
+#[tokio::test(start_paused = true)]
+async fn nor_are_those_of_what_leaves_the_mesh() {
+    let authorities = Authorities::new();
+    let connections = connections(&authorities);
+    let ports = [(80, pb::ExternalProtocol::Http)];
+    let until = now().plus(HOUR);
+    let timed =
+        format!("permit(principal, action, resource) when {{ context.time < datetime(\"{until:.3}\") }};");
+    let both = format!("{timed}\n{}", forbid("context.headers.hasTag(\"x-canary\")"));
+    put_in_force(&connections, leaving::view(1, &ports, &timed)).await;
+    let to = Destination { host: "api.example".into(), port: 80, app: PEER.parse().unwrap() };
+    let none = HeaderMap::new();
+    let head = Some((Head { path: None, host: "api.example", fields: &none }, Nobody));
+    let metrics = connections.context().metrics.unknown_service();
+    let leave = connections.leave(to, |_| get("/"), head, metrics, Instant::now());
+    let gathered = || leave.subject().and_then(|subject| subject.gathered().cloned()).unwrap();
+    put_in_force(&connections, leaving::view(2, &ports, &both)).await;
+    let before = gathered();
+    connections.review_changing_leaving().await;
+    assert!(Arc::ptr_eq(&before, &gathered()));
+    put_in_force(&connections, leaving::view(3, &ports, &both)).await;
+    assert!(!Arc::ptr_eq(&before, &gathered()));
+    assert!(!leave.meter().is_cut());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_peer_that_fills_the_room_takes_it_from_nobody_else() {
     let authorities = Authorities::new();
     let (permit, by_field) = (PERMIT.to_owned(), forbid("context.headers.hasTag(\"x-canary\")"));

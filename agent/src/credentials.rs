@@ -234,16 +234,11 @@ impl Credentials {
     /// # Errors
     /// The disk refuses. What is in force stays so, and may be written later.
     pub fn save(&self) -> Result<(), StateError> {
+        // Whatever becomes of the trust.
+        self.forget_if_gone()?;
         // A restart would not believe the certificate without it.
         self.save_trust()?;
-        let membership = match self.state.membership() {
-            Ok(membership) => membership,
-            Err(gone) => {
-                // Whoever joins next is somebody else.
-                self.unsaved.send_replace(None);
-                return Err(gone);
-            }
-        };
+        let membership = self.state.membership()?;
         // Nobody puts another in its place while we hold that.
         let unsaved = self.unsaved.borrow().clone();
         if let Some(identity) = unsaved {
@@ -251,6 +246,19 @@ impl Credentials {
             self.unsaved.send_replace(None);
         }
         Ok(())
+    }
+
+    /// Writes nothing later of what was issued for a virtual node that is gone: whoever joins next is somebody else.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn forget_if_gone(&self) -> Result<(), StateError> {
+        self.state.membership().map(drop).inspect_err(|_| _ = self.unsaved.send_replace(None))
+    }
+
+    /// Whether something is in force that a restart would not find.
+    pub fn is_unsaved(&self) -> bool {
+        self.unsaved.borrow().is_some()
     }
 
     /// Waits until something is in force that a restart would not find.

@@ -24,8 +24,8 @@ use crate::state::State;
 
 /// The longest sleep without looking at the clock, which may be set or stand still while the host sleeps.
 const LOOK: Duration = Duration::from_secs(15);
-/// How long after the disk has refused a certificate it is asked again to take it.
-const SAVE_AGAIN: Duration = Duration::from_secs(1);
+/// How long after the disk has refused a certificate it is asked again to take it: at first, and at the most.
+const SAVE_AGAIN: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(30)];
 
 /// What renewal needs.
 #[derive(Debug)]
@@ -281,14 +281,18 @@ impl Renewal {
 
 /// Brings to the disk, again and again, what that has refused. Nothing else waits for it.
 async fn keep_saved(credentials: Credentials) {
+    let [first, most] = SAVE_AGAIN;
     loop {
         credentials.unsaved().await;
-        tokio::time::sleep(SAVE_AGAIN).await;
-        let unsaved = credentials.clone();
-        match tokio::task::spawn_blocking(move || unsaved.save()).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::error!(event = "state_not_saved", %error),
-            Err(error) => tracing::error!(event = "state_not_saved", %error),
+        let mut backoff = Backoff::new(first, most);
+        while credentials.is_unsaved() {
+            tokio::time::sleep(backoff.step()).await;
+            let unsaved = credentials.clone();
+            match tokio::task::spawn_blocking(move || unsaved.save()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::error!(event = "state_not_saved", %error),
+                Err(error) => tracing::error!(event = "state_not_saved", %error),
+            }
         }
     }
 }

@@ -188,6 +188,13 @@ impl Held {
         self.is_dismissed
     }
 
+    /// Writes nothing later that was issued for our virtual node, if it is gone.
+    pub(super) async fn forget_unsaved(&self, credentials: &Credentials) {
+        let credentials = credentials.clone();
+        // That it is gone is what was just heard.
+        self.on_disk(move |_| credentials.forget_if_gone().or(Ok(()))).await;
+    }
+
     /// Forgets the views of services that are followed no longer.
     pub(super) fn forget(&mut self, names: &[Name]) {
         let before = self.services.len();

@@ -244,7 +244,9 @@ impl<'a> Session<'a> {
                 // Who vouched for them is nobody any longer.
                 self.sync.workloads.vouch_for_nobody();
                 let at = Mark { epoch, revision };
-                if self.held.take_node_gone(at).await {
+                let is_gone = self.held.take_node_gone(at).await;
+                self.held.forget_unsaved(&self.sync.credentials).await;
+                if is_gone {
                     self.unacknowledged = Some(Unacknowledged::NodeGone(at));
                     self.acknowledge_what_is_applied(up).await?;
                 }

@@ -147,19 +147,29 @@ async fn a_renewed_certificate_that_the_disk_refuses_is_in_force_and_written_lat
 
 #[tokio::test]
 async fn what_was_not_written_before_our_node_went_is_not_written_later() {
-    let agent = Agent::new();
-    let issued = || Issued {
-        identity: agent.authorities.identity("mesh/shop/node/orders", around(HOUR)),
-        trust: agent.authorities.stored_trust(),
-    };
-    let credentials = Credentials::new(issued(), Arc::clone(&agent.state)).unwrap();
-    let in_the_way = agent.state.directory().join("identity");
-    std::fs::create_dir(&in_the_way).unwrap();
-    credentials.replace(issued()).unwrap();
-    std::fs::remove_dir(&in_the_way).unwrap();
-    agent.state.forget_node().unwrap();
-    assert!(credentials.save().is_err());
-    agent.state.remember_node();
-    credentials.save().unwrap();
-    assert!(agent.state.identity().unwrap().is_none());
+    for (name, trust_is_refused_longer) in [("identity", false), (".trust.new", true)] {
+        let agent = Agent::new();
+        let issued = |version| Issued {
+            identity: agent.authorities.identity("mesh/shop/node/orders", around(HOUR)),
+            trust: crate::state::StoredTrust::new(pb::Trust { version, ..agent.authorities.trust() })
+                .unwrap(),
+        };
+        let credentials = Credentials::new(issued(1), Arc::clone(&agent.state)).unwrap();
+        let in_the_way = agent.state.directory().join(name);
+        std::fs::create_dir(&in_the_way).unwrap();
+        credentials.replace(issued(2)).unwrap();
+        assert!(credentials.is_unsaved());
+        if !trust_is_refused_longer {
+            std::fs::remove_dir(&in_the_way).unwrap();
+        }
+        agent.state.forget_node().unwrap();
+        assert!(credentials.save().is_err());
+        assert!(!credentials.is_unsaved());
+        if trust_is_refused_longer {
+            std::fs::remove_dir(&in_the_way).unwrap();
+        }
+        agent.state.remember_node();
+        credentials.save().unwrap();
+        assert!(agent.state.identity().unwrap().is_none(), "{name}");
+    }
 }

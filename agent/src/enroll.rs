@@ -151,13 +151,14 @@ pub async fn obtain(
     clock: Clock,
     stop: &CancellationToken,
 ) -> Result<Issued, EnrollError> {
-    let mut is_told = false;
+    let (mut is_told, mut damage_told) = (false, None);
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
     loop {
         let lack = match stored(state, clock.now()) {
             Ok(issued) => return Ok(issued),
             Err(lack) => lack,
         };
+        lack.tell(&mut damage_told);
         if config.join.is_some() && !std::mem::replace(&mut is_told, true) {
             let why = lack.why();
             tracing::info!(event = "joining", control_plane = config.control_plane.authority(), why);

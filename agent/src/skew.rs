@@ -3,8 +3,8 @@
 //! Nobody's time is believed: what the control plane says serves to name what is wrong, and to ask for no certificate that
 //! would be of no use. It never makes anything valid.
 
-use std::fmt;
 use std::time::{Duration, UNIX_EPOCH};
+use std::{fmt, io};
 
 use bytes::Bytes;
 use hauberk_identity::UnixMillis;
@@ -17,7 +17,7 @@ use tower_service::Service;
 
 use crate::clock::Clock;
 use crate::config::HostPort;
-use crate::control_plane::{self, ALPN, HANDSHAKE_TIMEOUT};
+use crate::control_plane::{self, ALPN, ConnectError, HANDSHAKE_TIMEOUT};
 
 /// By how much clocks may differ: certificates are valid from so long before they are issued.
 pub(crate) const TOLERATED: Duration = Duration::from_secs(300);
@@ -81,22 +81,28 @@ async fn agrees_over(channel: &mut Channel, clock: Clock) -> Option<Result<(), S
 
 /// Asks over a connection of its own, after one has failed: perhaps for the clock. `None` where it was not that.
 pub(crate) async fn ask(address: &HostPort, trust: BootstrapTrust, clock: Clock) -> Option<Skew> {
-    agrees(address, trust, clock).await?.err()
+    agrees(address, trust, clock).await.ok()??.err()
 }
 
-/// Whether our clock agrees with the control plane's, or by how much it does not; `None` where nobody says.
+/// Whether our clock agrees with the control plane's, or by how much it does not; `None` where that is there and does not say.
+///
+/// # Errors
+/// It is not there, or `trust` does not vouch for it.
 pub(crate) async fn agrees(
     address: &HostPort,
     trust: BootstrapTrust,
     clock: Clock,
-) -> Option<Result<(), Skew>> {
+) -> Result<Option<Result<(), Skew>>, ConnectError> {
     let asking = async {
-        let connector = clock_connector(trust, ALPN, HANDSHAKE_TIMEOUT).ok()?;
-        let mut channel = control_plane::connect(address, &connector).await.ok()?;
-        agrees_over(&mut channel, clock).await
+        let Ok(connector) = clock_connector(trust, ALPN, HANDSHAKE_TIMEOUT) else { return Ok(None) };
+        let mut channel = control_plane::connect(address, &connector).await?;
+        Ok(agrees_over(&mut channel, clock).await)
     };
     // Seldom needed, and larger than what it is a part of.
-    tokio::time::timeout(PATIENCE, Box::pin(asking)).await.ok()?
+    tokio::time::timeout(PATIENCE, Box::pin(asking)).await.unwrap_or_else(|_| {
+        let source = io::ErrorKind::TimedOut.into();
+        Err(ConnectError::Unreachable { address: address.authority(), source })
+    })
 }
 
 /// A problem, and the difference that may be its cause.

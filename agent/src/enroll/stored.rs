@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use hauberk_identity::UnixMillis;
-use hauberk_tls::{BootstrapTrust, VerifyError};
+use hauberk_tls::{BootstrapTrust, HandshakeError, VerifyError};
 
 use super::{Attempt, EnrollError};
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::control_plane::ConnectError;
 use crate::credentials::{CredentialsError, Issued};
 use crate::skew;
 use crate::state::{State, StateError};
@@ -16,6 +17,8 @@ use crate::state::{State, StateError};
 pub(super) enum Lack {
     /// There is none, or nobody would accept it.
     Unusable(String),
+    /// A file is not to be read.
+    Damaged(String),
     /// It is good at another time than this host's clock tells.
     OutOfTime {
         /// Which.
@@ -27,10 +30,7 @@ pub(super) enum Lack {
 
 /// The identity that is on disk, if it is valid now.
 pub(super) fn stored(state: &State, now: UnixMillis) -> Result<Issued, Lack> {
-    let problem = |error: StateError| {
-        tracing::error!(event = "state_damaged", %error);
-        Lack::Unusable(error.to_string())
-    };
+    let problem = |error: StateError| Lack::Damaged(error.to_string());
     let lacking = |what: &str| Lack::Unusable(what.to_owned());
     let identity = state.identity().map_err(problem)?.ok_or_else(|| lacking("none was issued yet"))?;
     let trust =
@@ -53,8 +53,18 @@ impl Lack {
     /// In words.
     pub(super) fn why(&self) -> String {
         match self {
-            Self::Unusable(why) => why.clone(),
+            Self::Unusable(why) | Self::Damaged(why) => why.clone(),
             Self::OutOfTime { fault, .. } => fault.to_string(),
+        }
+    }
+
+    /// Tells what is damaged, once for as long as it is the same: it is looked at before each attempt.
+    pub(super) fn tell(&self, told: &mut Option<String>) {
+        if let Self::Damaged(error) = self
+            && told.as_ref() != Some(error)
+        {
+            tracing::error!(event = "state_damaged", %error);
+            *told = Some(error.clone());
         }
     }
 
@@ -65,16 +75,31 @@ impl Lack {
         let Self::OutOfTime { fault, trust } = self else {
             return EnrollError::NoToken { state_dir, why }.into();
         };
-        match skew::agrees(&config.control_plane, trust, clock).await {
-            Some(Err(skew)) => Attempt::Again(skew::named(Some(skew), why)),
-            // What is not valid yet will be.
-            Some(Ok(())) if matches!(fault, VerifyError::NotYetValid { .. }) => Attempt::Again(why),
-            Some(Ok(())) => EnrollError::NoToken { state_dir, why }.into(),
-            None => Attempt::Again(format!(
-                "{why}; whether that clock is right the control plane at {} would tell, and it does not answer: it is \
-                 waited for, or for the clock to be set",
-                config.control_plane.authority()
-            )),
-        }
+        // What is not valid yet will be.
+        let is_to_come = matches!(fault, VerifyError::NotYetValid { .. });
+        let problem = match skew::agrees(&config.control_plane, trust, clock).await {
+            Ok(Some(Err(skew))) => return Attempt::Again(skew::named(Some(skew), why)),
+            Ok(Some(Ok(()))) if is_to_come => return Attempt::Again(why),
+            Ok(Some(Ok(()))) => return EnrollError::NoToken { state_dir, why }.into(),
+            // It answers, and what is on disk does not vouch for it at any time.
+            Err(ConnectError::Handshake(refused @ HandshakeError::PeerRefused(_)))
+                if !is_to_come && !refused.is_about_time() =>
+            {
+                let why = format!(
+                    "{why}; what is trusted there does not vouch for the control plane at {}: {refused}; if its root was \
+                     changed, --root-fingerprint tells the new one",
+                    config.control_plane.authority()
+                );
+                return EnrollError::NoToken { state_dir, why }.into();
+            }
+            Ok(None) => {
+                format!("the control plane at {} does not tell its time", config.control_plane.authority())
+            }
+            Err(error) => error.to_string(),
+        };
+        Attempt::Again(format!(
+            "{why}; the control plane would tell whether that clock is right, but {problem}: it is waited for, or for the \
+             clock to be set"
+        ))
     }
 }

@@ -128,12 +128,17 @@ async fn what_has_expired_by_our_clock_alone_is_waited_for_and_said() {
         let Attempt::Again(problem) = attempt else { panic!("{attempt}") };
         assert!(problem.contains("expired at") && problem.contains(what), "{problem}");
     };
-    waits_for(&comes_of("127.0.0.1:1".parse().unwrap(), Clock::system()).await, "does not answer");
+    waits_for(&comes_of("127.0.0.1:1".parse().unwrap(), Clock::system()).await, "cannot be reached");
     let plane = ControlPlane::start(&authorities).await;
     let ahead = Clock::starting_at(now.plus(HOUR));
     waits_for(&comes_of(plane.address, ahead).await, "ahead of the control plane's");
     let over = comes_of(plane.address, Clock::system()).await;
     assert!(matches!(over, Attempt::Final(EnrollError::NoToken { .. })), "{over}");
+    // It is there, and by another root than that which was kept: no clock mends that.
+    let other = ControlPlane::start(&Authorities::new()).await;
+    let refused = comes_of(other.address, Clock::system()).await;
+    let Attempt::Final(EnrollError::NoToken { why, .. }) = &refused else { panic!("{refused}") };
+    assert!(why.contains("the peer is refused") && why.contains("--root-fingerprint"), "{why}");
 }
 
 #[tokio::test]

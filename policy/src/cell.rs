@@ -1,7 +1,7 @@
 //! One caller, action and resource: which policies are in play, and what they decide.
 
 use std::borrow::Cow;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use cedar_policy::{
@@ -46,6 +46,8 @@ pub(crate) struct Part {
     pub(crate) members: Vec<Arc<Compiled>>,
     /// Those of them that Cedar must be asked about.
     for_cedar: PolicySet,
+    /// Where these are among the members.
+    asked_of_cedar: HashMap<PolicyId, usize>,
     reads: FactSet,
 }
 
@@ -107,6 +109,7 @@ impl Case<'_> {
                 };
                 if let Some(policy) = compiled.evaluation.for_cedar() {
                     part.for_cedar.add(policy.clone()).ok()?;
+                    part.asked_of_cedar.insert(policy.id().clone(), part.members.len());
                 }
                 part.reads = part.reads.and(compiled.reads.facts);
                 part.members.push(Arc::clone(compiled));
@@ -197,26 +200,40 @@ impl Case<'_> {
         Some(Asked { request, entities })
     }
 
+    /// What policies in one mode say together.
     fn ask(&self, asked: Option<&Asked<'_>>, part: &Part) -> Verdict {
+        let lacks = self.lacks(part);
+        part.barred(&lacks).unwrap_or_else(|| self.ask_known(asked, part, &lacks))
+    }
+
+    /// What policies in audit say together. Where it is not known of some, the forbids that hold are named beside these: of
+    /// each it is counted whether it would have denied.
+    fn ask_audit(&self, asked: Option<&Asked<'_>>, part: &Part) -> Verdict {
+        let lacks = self.lacks(part);
+        let known = self.ask_known(asked, part, &lacks);
+        match part.barred(&lacks) {
+            None => known,
+            Some(barred) if known.outcome == Outcome::Forbid => {
+                Verdict { policies: names(barred.policies.iter().chain(&*known.policies)), ..barred }
+            }
+            Some(barred) => barred,
+        }
+    }
+
+    /// Of each member why it is not known what it says; nothing at all where that is known of all.
+    fn lacks(&self, part: &Part) -> Vec<Option<Reason>> {
+        let lacks = || part.members.iter().map(|compiled| self.about.lack(compiled));
+        if lacks().any(|lack| lack.is_some()) { lacks().collect() } else { Vec::new() }
+    }
+
+    /// What the members say that lack nothing.
+    fn ask_known(&self, asked: Option<&Asked<'_>>, part: &Part, lacks: &[Option<Reason>]) -> Verdict {
         if part.members.is_empty() {
             return Verdict { outcome: Outcome::Silent, policies: Arc::default(), failed: Arc::default() };
         }
-        // What is not known is left out of the request: whatever reads it must not be listened to. Where only permits do, what
-        // they would have said does not matter as soon as another permit holds, or a forbid.
-        let lack = |compiled: &Compiled| self.about.lack(compiled);
-        let mut lacking = Vec::new();
-        if let Some(reason) = part.members.iter().find_map(|compiled| lack(compiled)) {
-            let all = || part.members.iter().filter_map(|compiled| Some((compiled, lack(compiled)?)));
-            lacking.extend(all().map(|(compiled, _)| &compiled.name));
-            let may_be_passed_over =
-                all().all(|(compiled, reason)| compiled.permits && reason == Reason::FactsMissing);
-            if !may_be_passed_over {
-                return Verdict::unknown(reason, names(lacking.into_iter()));
-            }
-        }
-        let is_known = |name: &&Arc<str>| !lacking.contains(name);
+        let is_known = |index: usize| lacks.get(index).is_none_or(Option::is_none);
         let (mut permitting, mut forbidding, mut failing) = (Vec::new(), Vec::new(), Vec::new());
-        for compiled in part.members.iter().filter(|compiled| is_known(&&compiled.name)) {
+        for (_, compiled) in part.members.iter().enumerate().filter(|(index, _)| is_known(*index)) {
             let Evaluation::Plain(term) = &compiled.evaluation else { continue };
             match term.holds(self.about.attempt) {
                 Some(true) if compiled.permits => permitting.push(&compiled.name),
@@ -231,8 +248,8 @@ impl Case<'_> {
                 self.inner.authorizer.is_authorized(&asked.request, &part.for_cedar, &asked.entities);
             let diagnostics = response.diagnostics();
             let named = |id: &PolicyId| {
-                let member = part.members.iter().find(|member| *member.name == *AsRef::<str>::as_ref(id));
-                member.map(|member| &member.name)
+                let index = *part.asked_of_cedar.get(id)?;
+                Some((index, &part.members.get(index)?.name))
             };
             let reasons: Option<Vec<_>> = diagnostics.reason().map(named).collect();
             let errors = diagnostics.errors().map(|error| match error {
@@ -242,11 +259,12 @@ impl Case<'_> {
             let (Some(reasons), Some(errors)) = (reasons, errors.collect::<Option<Vec<_>>>()) else {
                 return Verdict::unknown(Reason::EvaluationError, Arc::default());
             };
+            let known = |said: Vec<(usize, _)>| said.into_iter().filter(|(index, _)| is_known(*index));
             match response.decision() {
-                CedarDecision::Allow => permitting.extend(reasons.into_iter().filter(is_known)),
-                CedarDecision::Deny => forbidding.extend(reasons),
+                CedarDecision::Allow => permitting.extend(known(reasons).map(|(_, name)| name)),
+                CedarDecision::Deny => forbidding.extend(known(reasons).map(|(_, name)| name)),
             }
-            failing.extend(errors.into_iter().filter(is_known));
+            failing.extend(known(errors).map(|(_, name)| name));
         }
         // Cedar leaves out policies that fail, and so would pass over a forbid: any failure denies here.
         let failed = names(failing.into_iter());
@@ -257,41 +275,39 @@ impl Case<'_> {
             return Verdict { outcome, policies: Arc::clone(&failed), failed };
         } else if !permitting.is_empty() {
             (Outcome::Permit, permitting)
-        } else if !lacking.is_empty() {
-            return Verdict::unknown(Reason::FactsMissing, names(lacking.into_iter()));
+        } else if !lacks.is_empty() {
+            return Verdict::unknown(Reason::FactsMissing, names(part.lacking(lacks)));
         } else {
             (Outcome::Silent, Vec::new())
         };
-        let failed = if lacking.is_empty() { failed } else { names(failed.iter().chain(lacking)) };
+        let failed = if lacks.is_empty() { failed } else { names(failed.iter().chain(part.lacking(lacks))) };
         Verdict { outcome, policies: names(policies.into_iter()), failed }
-    }
-
-    /// What policies in audit say together. Where it is not known of some, the forbids that hold are named beside these: of
-    /// each it is counted whether it would have denied.
-    fn ask_audit(&self, asked: Option<&Asked<'_>>, part: &Part) -> Verdict {
-        let verdict = self.ask(asked, part);
-        if !matches!(verdict.outcome, Outcome::Unknown(_)) {
-            return verdict;
-        }
-        let mut known = Part::default();
-        for compiled in part.members.iter().filter(|compiled| self.about.lack(compiled).is_none()) {
-            if let Some(policy) = compiled.evaluation.for_cedar()
-                && known.for_cedar.add(policy.clone()).is_err()
-            {
-                return verdict;
-            }
-            known.members.push(Arc::clone(compiled));
-        }
-        let also = self.ask(asked, &known);
-        if also.outcome != Outcome::Forbid {
-            return verdict;
-        }
-        Verdict { policies: names(verdict.policies.iter().chain(&*also.policies)), ..verdict }
     }
 
     fn denied(&self) -> Decision {
         let (action, resource) = (Some(self.about.action), Some(self.governed.label.clone()));
         Decision { action, resource, ..Decision::denied(Reason::EvaluationError) }
+    }
+}
+
+impl Part {
+    /// What is said without asking anybody where some lack what they read. What is not known is left out of the request, so
+    /// whatever reads it must not be listened to; where only permits do, what they would have said does not matter as soon as
+    /// another permit holds, or a forbid.
+    fn barred(&self, lacks: &[Option<Reason>]) -> Option<Verdict> {
+        let reason = lacks.iter().find_map(|lack| *lack)?;
+        let is_passed_over = |(compiled, lack): (&Arc<Compiled>, &Option<Reason>)| match lack {
+            Some(reason) => compiled.permits && *reason == Reason::FactsMissing,
+            None => true,
+        };
+        let are_passed_over = self.members.iter().zip(lacks).all(is_passed_over);
+        (!are_passed_over).then(|| Verdict::unknown(reason, names(self.lacking(lacks))))
+    }
+
+    /// The names of those that lack something.
+    fn lacking<'p>(&'p self, lacks: &'p [Option<Reason>]) -> impl Iterator<Item = &'p Arc<str>> {
+        let lacking = self.members.iter().zip(lacks).filter(|(_, lack)| lack.is_some());
+        lacking.map(|(compiled, _)| &compiled.name)
     }
 }
 

@@ -40,7 +40,7 @@ use residual::Residual;
 use summary::View;
 
 /// Who would ask.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Asker {
     /// The caller.
     pub caller: Caller,

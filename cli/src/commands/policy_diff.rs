@@ -5,7 +5,7 @@ use hauberk_proto::admin::v1::{DiffRequest, Difference, Outlook, Prospect};
 use crate::arguments::{Global, PolicyDiff, TableFormat};
 use crate::commands::apply;
 use crate::commands::prospect::{self, Notes};
-use crate::documents::{self, Defaults, Tree, tree_of};
+use crate::documents::{self, Defaults, Tree, to_json, tree_of};
 use crate::error::CommandError;
 use crate::output::{self, Format};
 use crate::session::Session;
@@ -48,7 +48,11 @@ async fn compare(global: &Global, arguments: PolicyDiff) -> Result<bool, Command
         found.iter().map(|one| tree_of("hauberk.admin.v1.Difference", one, Defaults::Omit)).collect()
     };
     match arguments.output {
-        TableFormat::Json => output::trees(Format::Json, trees(&differences), false)?,
+        TableFormat::Json => {
+            let not_compared = not_compared.iter().map(Tree::text).collect();
+            let all = [("items", trees(&differences)), ("notCompared", not_compared)];
+            output::raw(&to_json(&Tree::map(all.map(|(field, values)| (field, Tree::List(values))))))?;
+        }
         TableFormat::Yaml => output::trees(Format::Yaml, trees(&differences), false)?,
         TableFormat::Table if differences.is_empty() => {}
         TableFormat::Table => output::raw(&table(&differences))?,

@@ -218,6 +218,12 @@ fn a_draft_is_compared_and_tested_before_it_holds() {
     let moved = mesh.hauberk_with_input(&["policy", "diff", "-f", "-"], &outside("b.example"));
     assert!(moved.code == 1 && moved.stderr.contains("external service outside: which hosts"), "{moved:?}");
     assert!(!moved.stderr.contains("nothing would change"), "{moved:?}");
+    let diff = ["policy", "diff", "-f", "-", "-o", "json"];
+    let moved: serde_json::Value =
+        serde_json::from_str(&mesh.hauberk_with_input(&diff, &outside("b.example")).stdout).unwrap();
+    assert_eq!(moved["items"], serde_json::json!([]));
+    let not_compared = moved["notCompared"][0].as_str().unwrap_or_default();
+    assert!(not_compared.contains("external service outside: which hosts"), "{moved}");
 
     // The control plane's own resources, where no files are named.
     let tests = mesh.folder().join("tests.yaml");

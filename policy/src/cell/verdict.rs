@@ -8,8 +8,9 @@ use crate::decision::Reason;
 /// What one set of policies says.
 pub(super) struct Verdict {
     pub(super) outcome: Outcome,
+    /// Those that say so, sorted.
     pub(super) policies: Arc<[Arc<str>]>,
-    /// Those that could not be evaluated, or lacked what they read.
+    /// Those that could not be evaluated, or lacked what they read, sorted.
     pub(super) failed: Arc<[Arc<str>]>,
 }
 
@@ -30,7 +31,7 @@ impl Verdict {
 
     /// Whether the conditions of one of those that were asked were met, where what was decided tells.
     pub(super) fn met_by(&self, member: &Compiled) -> Option<bool> {
-        let has = |names: &[Arc<str>]| names.contains(&member.name);
+        let has = |sorted: &[Arc<str>]| sorted.binary_search(&member.name).is_ok();
         match (self.outcome, member.permits) {
             (Outcome::Silent, _) | (Outcome::Permit, false) => Some(false),
             (Outcome::Permit, true) => (!has(&self.failed)).then(|| has(&self.policies)),

@@ -157,6 +157,9 @@ fn forbids_in_audit_are_named_beside_what_is_not_known() {
     let never =
         "forbid(principal, action == Action::\"GET\", resource) when { context.path like \"/never/*\" };";
     let query = "permit(principal is Node, action == Action::\"GET\", resource) when { context.query.hasTag(\"a\") };";
+    // It would hold if Cedar were listened to about what is left out.
+    let absent =
+        "forbid(principal, action == Action::\"GET\", resource) unless { context.query.hasTag(\"a\") };";
     let permit = (Mode::Enforce, ANY_NODE);
     let audited = |texts: &[&'static str]| {
         let all: Vec<_> = [permit].into_iter().chain(texts.iter().map(|text| (Mode::Audit, *text))).collect();
@@ -173,6 +176,9 @@ fn forbids_in_audit_are_named_beside_what_is_not_known() {
         (&[plain, query, never, timed], "p1 p2 p4"),
         (&[query, never], "p1"),
         (&[query], "p1"),
+        (&[absent, never, timed], "p1 p3"),
+        (&[absent, plain, query], "p1 p2 p3"),
+        (&[absent], "p1"),
     ] {
         assert_eq!(audited(texts), (Effect::Deny, named.to_owned()), "{texts:?}");
     }

@@ -153,6 +153,13 @@ impl<'a> At<'a> {
     }
 }
 
+impl Budget {
+    /// Nothing of the node at hand was compiled.
+    pub(super) fn spare_node(&mut self) {
+        self.nodes += 1;
+    }
+}
+
 /// The callers of one node that still fit onto the page.
 pub(super) struct CallersOf {
     next: usize,
@@ -166,6 +173,11 @@ impl CallersOf {
             self.next += 1;
             self.next - 1
         })
+    }
+
+    /// Passes over those that are left.
+    pub(super) fn skip(&mut self) {
+        self.next = self.count;
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a draft changes for whom, a page at a time.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use hauberk_identity::Name;
@@ -22,12 +22,11 @@ pub(super) fn differences(
 ) -> Result<Found<Difference>, Status> {
     let callers = callers(before, after);
     let is_any_moved = callers.iter().any(|caller| caller.is_moved);
-    let places = places(before, after, is_any_moved);
+    let places = places(before, after);
     let wanted =
         Wanted { ports: None, spoken: Spoken::Anything, method: None, path: None, include_never: true };
     page(places.len(), callers.len(), from, |place, callers_of, budget| {
-        let Some(Change { before: place_before, after: place_after, has_same_rules }) = places.get(place)
-        else {
+        let Some(Change { before: place_before, after: place_after }) = places.get(place) else {
             return Ok(Vec::new());
         };
         let Some((id, external)) = place_after.or(*place_before).map(|place| named(after, place)) else {
@@ -35,8 +34,19 @@ pub(super) fn differences(
         };
         let former = before.zip(*place_before);
         let latter = place_after.map(|place| (after, place));
+        let has_same_rules = former.and_then(|(mesh, place)| mesh.rules(place))
+            == latter.and_then(|(mesh, place)| mesh.rules(place));
+        if has_same_rules && !is_any_moved {
+            callers_of.skip();
+            budget.spare_node();
+            return Ok(Vec::new());
+        }
         let engine_before = former.map(|(mesh, place)| mesh.engine(place)).transpose()?;
-        let engine_after = latter.map(|(mesh, place)| mesh.engine(place)).transpose()?;
+        let engine_after = match (latter, &engine_before) {
+            (Some(_), Some(same)) if has_same_rules => Some(same.clone()),
+            (Some((mesh, place)), _) => Some(mesh.engine(place)?),
+            (None, _) => None,
+        };
         let sides = [&engine_before, &engine_after];
         let sides = sides.map(|engine| engine.as_ref().map(|engine| At { engine, node: &id, external }));
         let [surveys_before, surveys_after] = sides.map(|at| at.map(|at| at.surveys(&wanted)));
@@ -44,7 +54,7 @@ pub(super) fn differences(
         let surveys_after = surveys_after.transpose()?.unwrap_or_default();
         let mut found = Vec::new();
         while let Some(caller) = callers_of.next(budget).and_then(|index| callers.get(index)) {
-            if *has_same_rules && !caller.is_moved {
+            if has_same_rules && !caller.is_moved {
                 continue;
             }
             let mut cells_before = match former {
@@ -89,7 +99,8 @@ fn callers(before: Option<&Mesh<'_>>, after: &Mesh<'_>) -> Vec<Calling> {
     let (former, residents_before) = before.map(everybody).unwrap_or_default();
     let labels = |all: &[Somebody]| all.iter().map(|one| one.label.clone()).collect::<BTreeSet<_>>();
     let (labels_before, labels_after) = (labels(&former), labels(&all));
-    all.extend(former.into_iter().filter(|one| !all.contains(one)).collect::<Vec<_>>());
+    let known: HashSet<Somebody> = all.iter().cloned().collect();
+    all.extend(former.into_iter().filter(|one| !known.contains(one)));
     let calling = |somebody: Somebody| {
         let (was_there, is_there) = match &somebody.asker.caller {
             _ if somebody.asker.is_representative => {
@@ -142,11 +153,10 @@ impl Calling {
 struct Change<'b, 'a> {
     before: Option<mesh::Place<'b>>,
     after: Option<mesh::Place<'a>>,
-    has_same_rules: bool,
 }
 
-/// The nodes and external services whose rules differ, or all.
-fn places<'b, 'a>(before: Option<&Mesh<'b>>, after: &Mesh<'a>, are_all_meant: bool) -> Vec<Change<'b, 'a>> {
+/// All nodes and external services, so that a page needs to compare the rules of no others than its own.
+fn places<'b, 'a>(before: Option<&Mesh<'b>>, after: &Mesh<'a>) -> Vec<Change<'b, 'a>> {
     fn name_of(place: mesh::Place<'_>) -> (bool, Name) {
         match place {
             mesh::Place::Node(name, _) => (false, name.clone()),
@@ -160,12 +170,7 @@ fn places<'b, 'a>(before: Option<&Mesh<'b>>, after: &Mesh<'a>, are_all_meant: bo
     for place in after.places() {
         all.entry(name_of(place)).or_default().after = Some(place);
     }
-    let compared = all.into_values().map(|change| {
-        let former = before.zip(change.before).and_then(|(mesh, place)| mesh.rules(place));
-        let has_same_rules = former == change.after.and_then(|place| after.rules(place));
-        Change { has_same_rules, ..change }
-    });
-    compared.filter(|change| are_all_meant || !change.has_same_rules).collect()
+    all.into_values().collect()
 }
 
 /// Whether the same is let through under the same conditions, whichever policies say so.
@@ -295,6 +300,35 @@ mod tests {
         before[4] = policy("anybody", named);
         after[4] = policy("anybody", named);
         assert_eq!(told(&before, &after), row("spiffe://partner.example/billing: never to always"));
+    }
+
+    #[test]
+    fn pages_hold_what_differs_and_go_on_where_the_former_ended() {
+        let (domain, shop) = (trust_domain(), Name::parse("shop").unwrap());
+        let mut before = open_shop();
+        before.extend((0..120).map(|number| node(&format!("n{number}"), [listener(80, "http")])));
+        let pages = |after: &[Resource]| {
+            let [before, after] = [catalog_of(&before), catalog_of(after)];
+            let [before, after] = [&before, &after].map(|catalog| Mesh::of(catalog, &domain, &shop).unwrap());
+            let (mut pages, mut called, mut from) = (0, Vec::new(), Some(Position::default()));
+            while let Some(position) = from {
+                let page = differences(Some(&before), &after, position).unwrap();
+                let either = page.found.into_iter().filter_map(|one| one.after.or(one.before));
+                called.extend(either.filter(|one| one.action == "GET").map(|one| one.node));
+                (pages, from) = (pages + 1, page.next);
+            }
+            let count = called.len();
+            called.dedup();
+            (pages, [count, called.len()], [&before, &after].map(Mesh::compiled))
+        };
+        assert_eq!(pages(&before), (1, [0, 0], [0, 0]));
+        // What lies between those that differ is on no page.
+        let forbid = "forbid(principal == Node::\"web\", action, resource in Node::\"n99\"); \
+                      forbid(principal == Node::\"web\", action, resource in Node::\"n0\");";
+        assert_eq!(pages(&[before.clone(), vec![policy("some", forbid)]].concat()), (1, [2, 2], [2, 2]));
+        // One who comes may call all that listen, by rules that are the same for all but itself.
+        let comes = pages(&[before.clone(), vec![node("cart", [])]].concat());
+        assert_eq!(comes, (3, [123, 122], [122, 1]));
     }
 
     #[test]

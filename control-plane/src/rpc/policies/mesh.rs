@@ -48,7 +48,7 @@ pub(super) enum Place<'a> {
 const EXTERNAL: &str = "external/";
 
 /// Somebody who may call.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Somebody {
     /// A SPIFFE id, or `anonymous`; of representatives what their ids begin with.
     pub(super) label: String,
@@ -104,6 +104,12 @@ impl<'a> Mesh<'a> {
         let engine = Engine::compile(scope, &policies, None).map_err(|error| status::internal(&error))?;
         self.engines.borrow_mut().insert(key, engine.clone());
         Ok(engine)
+    }
+
+    /// Of how many places the rules were compiled.
+    #[cfg(test)]
+    pub(super) fn compiled(&self) -> usize {
+        self.engines.borrow().len()
     }
 
     /// Everything that may be called: nodes, then external services.

@@ -150,6 +150,19 @@ impl<'a> PolicyIndex<'a> {
         if scope.mesh != *self.mesh {
             return PolicySlice::default();
         }
+        cut(&self.chosen(scope, known).collect::<Vec<_>>(), None, scope.node(), known)
+    }
+
+    /// How many characters follow the wildcards of the statements that [`slice`](Self::slice) picks, where Cedar is asked about
+    /// them.
+    pub fn following(&self, scope: &NodeScope, known: Known<'_>) -> usize {
+        if scope.mesh != *self.mesh {
+            return 0;
+        }
+        self.chosen(scope, known).map(|entry| entry.statement.following).sum()
+    }
+
+    fn chosen(&self, scope: &NodeScope, known: Known<'_>) -> impl Iterator<Item = &Entry<'a>> {
         // Of its resources only the node's own roles are asked for.
         let own = scope.node().into_iter().flat_map(|node| {
             let of_node = known.roles.iter().filter(|role| role.members.contains(node));
@@ -167,8 +180,7 @@ impl<'a> PolicyIndex<'a> {
                 })
             }));
         }
-        let chosen = chosen.into_iter().filter_map(|index| self.entries.get(index));
-        cut(&chosen.collect::<Vec<_>>(), None, scope.node(), known)
+        chosen.into_iter().filter_map(|index| self.entries.get(index))
     }
 }
 
@@ -211,13 +223,23 @@ impl<'a> EgressIndex<'a> {
     /// What the agents of `node` need of it: every statement but those that are about another caller by name, and the members of
     /// the roles that these mention, its own and named nodes' labels that they read, and the ports that they ask about.
     pub fn slice(&self, node: &SpiffeId, known: Known<'_>) -> PolicySlice {
+        cut(&self.chosen(node).collect::<Vec<_>>(), Some(node), None, known)
+    }
+
+    /// How many characters follow the wildcards of the statements that [`slice`](Self::slice) picks, where Cedar is asked about
+    /// them.
+    pub fn following(&self, node: &SpiffeId) -> usize {
+        self.chosen(node).map(|entry| entry.statement.following).sum()
+    }
+
+    fn chosen(&self, node: &SpiffeId) -> impl Iterator<Item = &Entry<'a>> {
         let own = Kind::Node.uid(node);
-        let is_meant = |entry: &&Entry<'_>| match entry.statement.policy.principal_constraint() {
+        let is_meant = move |entry: &&Entry<'_>| match entry.statement.policy.principal_constraint() {
             PrincipalConstraint::Eq(uid) => uid == own,
             PrincipalConstraint::Is(kind) | PrincipalConstraint::IsIn(kind, _) => kind == *own.type_name(),
             PrincipalConstraint::Any | PrincipalConstraint::In(_) => true,
         };
-        cut(&self.entries.iter().filter(is_meant).collect::<Vec<_>>(), Some(node), None, known)
+        self.entries.iter().filter(is_meant)
     }
 }
 

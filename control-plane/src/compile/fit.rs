@@ -1,7 +1,7 @@
 //! Whether the views of nodes fit into messages, and into agents: asked before a change is committed, since a view that does not
 //! would stay as it was.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use hauberk_identity::{Name, NodeName, SpiffeId, TrustDomain};
 use hauberk_policy::{NamedListener, NamedPort, NodeLabel, PolicyDocument, PolicySlice};
@@ -69,8 +69,11 @@ pub(crate) fn oversized<'a>(
     after: &Catalog,
     changed: impl Iterator<Item = &'a ResourceKey>,
 ) -> Option<Oversized> {
-    let meshes: BTreeSet<&Name> = changed.map(|key| &key.mesh).collect();
-    meshes.into_iter().find_map(|mesh| {
+    let mut meshes: BTreeMap<&Name, Vec<&ResourceKey>> = BTreeMap::new();
+    for key in changed {
+        meshes.entry(&key.mesh).or_default().push(key);
+    }
+    meshes.into_iter().find_map(|(mesh, changed)| {
         let views = MeshViews::new(trust_domain, mesh, after.mesh(mesh.as_str())?);
         let resources = after.mesh(mesh.as_str())?;
         // Where even a node that all of it concerns has room, nothing is made.
@@ -81,7 +84,7 @@ pub(crate) fn oversized<'a>(
             return Some(Oversized::OfAll { mesh: mesh.clone(), statements });
         }
         let former = former.map(|former| (&**former, MeshViews::new(trust_domain, mesh, former)));
-        if let Some(heavy) = patterns::grown(mesh, (resources, &views), former.as_ref()) {
+        if let Some(heavy) = patterns::grown(mesh, (resources, &views), former.as_ref(), &changed) {
             return Some(Oversized::Patterns(heavy));
         }
         resources.nodes_and_gateways().find_map(|(name, node)| {

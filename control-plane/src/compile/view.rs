@@ -130,8 +130,19 @@ impl<'a> MeshViews<'a> {
 
     /// The policies that can concern a node.
     pub(super) fn slice(&self, scope: &NodeScope) -> PolicySlice {
-        let index = self.policies.get_or_init(|| PolicyIndex::new(self.mesh, self.resources.policies()));
-        index.slice(scope, self.known())
+        self.index().slice(scope, self.known())
+    }
+
+    fn index(&self) -> &PolicyIndex<'a> {
+        self.policies.get_or_init(|| PolicyIndex::new(self.mesh, self.resources.policies()))
+    }
+
+    /// How many characters follow wildcards in the policies about calls to a node, and in those about its calls out of the
+    /// mesh.
+    pub(super) fn following(&self, scope: &NodeScope, known: Known<'_>) -> [usize; 2] {
+        let caller = scope.node().filter(|_| self.resources.externals().next().is_some());
+        let out = caller.map(|caller| self.egress_index().1.following(caller)).unwrap_or_default();
+        [self.index().following(scope, known), out]
     }
 
     /// What policies may ask for of the mesh.

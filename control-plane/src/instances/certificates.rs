@@ -7,7 +7,7 @@ use hauberk_identity::{InstanceId, Serial, SpiffeId, UnixMillis};
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
-use super::{Instances, IssuedTo, Peer};
+use super::{Instance, Instances, IssuedTo, Peer};
 use crate::clock::Clock;
 use crate::issuance::{Holder, InstanceRecord, IssuedRecord};
 use crate::registry::{Store, StoreError, Stored, Version, WatchEnd, document, keys};
@@ -151,6 +151,30 @@ impl Instances {
             Some(recorded) => self.recorded(recorded),
             None => error!(event = "instance_record_unreadable", key, "an instance is left out"),
         }
+    }
+}
+
+impl Instance {
+    /// Takes note of a certificate of its, which may have been issued before the one that is known to end last.
+    pub(super) fn hold(&mut self, certificate: IssuedTo) {
+        self.take(certificate, self.certificate.not_after < certificate.not_after);
+    }
+
+    /// The same of the latest one.
+    pub(super) fn hold_latest(&mut self, certificate: IssuedTo) {
+        self.take(certificate, self.certificate.not_after <= certificate.not_after);
+    }
+
+    fn take(&mut self, certificate: IssuedTo, is_last: bool) {
+        if certificate.serial == self.certificate.serial {
+            if is_last {
+                self.certificate = certificate;
+            }
+            return;
+        }
+        let other = if is_last { std::mem::replace(&mut self.certificate, certificate) } else { certificate };
+        self.others.retain(|known| ![other.serial, self.certificate.serial].contains(&known.serial));
+        self.others.push(other);
     }
 }
 

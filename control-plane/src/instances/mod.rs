@@ -370,28 +370,6 @@ impl State {
 }
 
 impl Instance {
-    /// Takes note of a certificate of its, which may have been issued before the one that is known to end last.
-    fn hold(&mut self, certificate: IssuedTo) {
-        self.take(certificate, self.certificate.not_after < certificate.not_after);
-    }
-
-    /// The same of the latest one.
-    fn hold_latest(&mut self, certificate: IssuedTo) {
-        self.take(certificate, self.certificate.not_after <= certificate.not_after);
-    }
-
-    fn take(&mut self, certificate: IssuedTo, is_last: bool) {
-        if certificate.serial == self.certificate.serial {
-            if is_last {
-                self.certificate = certificate;
-            }
-            return;
-        }
-        let other = if is_last { std::mem::replace(&mut self.certificate, certificate) } else { certificate };
-        self.others.retain(|known| ![other.serial, self.certificate.serial].contains(&known.serial));
-        self.others.push(other);
-    }
-
     fn report(&self, id: InstanceId) -> Report {
         Report {
             id,

@@ -114,16 +114,19 @@ pub fn admit(
         let previous = catalog.get(&key).cloned();
         envelope::check_version(resource, previous.as_deref(), &mut problems);
         check_rights(&key, rights, &mut problems);
-        let model = match &normal.spec {
-            Some(spec) => Model::parse(spec, &key, trust_domain, &mut problems),
-            None => None,
-        };
-        let Some(model) = model else { continue };
         let outcome = match &previous {
             None => Outcome::Created,
             Some(previous) if envelope::is_same(previous.resource(), &normal) => Outcome::Unchanged,
             Some(_) => Outcome::Configured,
         };
+        // What stays as it is stored is no new text, and is not refused for what only those are.
+        problems.of_stored_from_here(outcome == Outcome::Unchanged);
+        let model = match &normal.spec {
+            Some(spec) => Model::parse(spec, &key, trust_domain, &mut problems),
+            None => None,
+        };
+        problems.of_stored_from_here(false);
+        let Some(model) = model else { continue };
         after.set(&key, Entry::new(normal.clone(), model));
         if problems.count() == count {
             changes.push(Change { key, outcome, resource: normal, previous });

@@ -56,6 +56,11 @@ impl Problems {
         Self { is_stored: true, ..Self::default() }
     }
 
+    /// What is read from here was admitted before, or was not.
+    pub(crate) fn of_stored_from_here(&mut self, is_stored: bool) {
+        self.is_stored = is_stored;
+    }
+
     /// Whether what is read was admitted before.
     pub(crate) fn are_of_stored(&self) -> bool {
         self.is_stored

@@ -94,7 +94,6 @@ pub(crate) fn parent(node: &str) -> EnrollmentParent {
     EnrollmentParent { node: Some(node) }
 }
 
-/// The same of a rule.
 /// A program beside the agents of a node.
 pub(crate) fn enrolled(name: &str, node: &str, path: &str) -> Resource {
     let selectors = vec!["unix:uid:1000".to_owned()];
@@ -115,6 +114,7 @@ pub(crate) fn partner() -> Resource {
     resource("shop", "partner.example", Spec::FederatedTrustDomain(spec))
 }
 
+/// The same of a rule.
 pub(crate) fn attest_rule(node: &str, selectors: &[&str]) -> AttestRule {
     use attest_rule::Node::{VirtualGateway, VirtualNode};
     let node = match node.strip_prefix("gateway/") {

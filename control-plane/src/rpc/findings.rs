@@ -6,12 +6,12 @@ mod tokens;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use hauberk_identity::{SpiffeId, TrustDomain, UnixMillis, Validity};
+use hauberk_identity::{SpiffeId, UnixMillis, Validity};
 use hauberk_proto::admin::v1::{Finding, Severity};
 use hauberk_tls::jwt::{JwtBundle, JwtKey};
 
 use crate::authority::Need;
-use crate::compile::Compilation;
+use crate::compile::{Compilation, HeavyPatterns};
 use crate::enrollment::{JOINS_AT_ONCE, MOST_INSTANCES, TokenView};
 use crate::federation::{Followed, FollowedIssuer};
 use crate::instances::{Lag, Laggard, Report, Rollout};
@@ -54,7 +54,7 @@ pub(super) struct Facts<'a> {
     pub(super) lists: &'a Trouble,
     pub(super) compilation: &'a Compilation,
     pub(super) catalog: &'a Catalog,
-    pub(super) trust_domain: &'a TrustDomain,
+    pub(super) heavy: &'a [HeavyPatterns],
     pub(super) rollout: &'a Rollout,
     pub(super) reports: &'a [Report],
     pub(super) followed: &'a [Followed],
@@ -101,7 +101,7 @@ pub(super) fn collect(facts: &Facts<'_>) -> Vec<Finding> {
             &finding.fix,
         )
     }));
-    findings.extend(stored::stored(facts.catalog, facts.trust_domain));
+    findings.extend(stored::stored(facts.catalog, facts.heavy));
     findings.extend(each(facts.rollout.laggards.iter().map(laggard), "instances do not enforce the latest"));
     let live = || facts.reports.iter().filter(|report| facts.now <= report.certificate.not_after);
     findings.extend(each(live().filter_map(registration), "instances have registered what cannot be called"));

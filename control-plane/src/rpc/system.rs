@@ -12,6 +12,7 @@ use super::{findings, message, refused, status};
 use crate::access::{CallContext, Caller};
 use crate::app::ControlPlane;
 use crate::audit::Act;
+use crate::compile::heavy_patterns;
 use crate::federation::Federation;
 use crate::push::Push;
 use crate::registry::Condition;
@@ -65,6 +66,12 @@ impl System for SystemService {
             server: control.identity.current().svid().map(|svid| svid.validity()),
         };
         let catalog = self.resources.catalogs().current().await.map_err(|error| status::of_store(&error))?;
+        // Every policy may be looked at for every node, and nothing else waits for that.
+        let heavy = tokio::task::spawn_blocking({
+            let (catalog, trust_domain) = (Arc::clone(&catalog), authority.trust_domain().clone());
+            move || heavy_patterns(&trust_domain, &catalog)
+        });
+        let heavy = heavy.await.map_err(|error| status::internal(&error))?;
         let need = control.authorities.need().await.map_err(|error| status::of_authority(&error))?;
         let findings = findings::collect(&findings::Facts {
             now,
@@ -76,7 +83,7 @@ impl System for SystemService {
             lists: &self.push.revocation_lists().trouble,
             compilation: &compilation,
             catalog: &catalog,
-            trust_domain: authority.trust_domain(),
+            heavy: &heavy,
             rollout: &self.push.instances().rollout(&compilation, compilation.revision, None, now),
             reports: &self.push.instances().reports(|_| true),
             followed: &self.federation.followed(&catalog),

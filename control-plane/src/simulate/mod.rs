@@ -192,9 +192,10 @@ impl Simulation {
     }
 }
 
-/// What cannot be read proves nothing: it might be a forbid.
+/// What holds back the views of agents proves nothing: a forbid may be in it. What they are sent their views without is left
+/// out here too.
 fn check_readable(mesh: &Name, resources: &MeshCatalog) -> Result<(), SimulateError> {
-    match resources.unreadable().next() {
+    match resources.holding_back().next() {
         None => Ok(()),
         Some((kind, name, reason)) => Err(SimulateError::Unreadable {
             mesh: mesh.clone(),

@@ -212,13 +212,21 @@ fn what_is_stored_and_not_understood_proves_nothing() {
         mesh: Name::parse("shop").unwrap(),
         name: Name::parse("odd").unwrap(),
     };
-    let entry = crate::resources::Entry::new(
-        policy("odd", "forbid"),
-        crate::resources::Model::Unreadable("from the future".to_owned()),
-    );
-    before.set(&key, entry);
+    let odd = |text: &str| {
+        let unreadable = crate::resources::Model::Unreadable("from the future".to_owned());
+        crate::resources::Entry::new(policy("odd", text), unreadable)
+    };
+    let name = Name::parse("allow-web-to-orders").unwrap();
+    let other = crate::resources::ResourceKey { name, ..key.clone() };
+    // What can only permit is left out, as agents' views are made without it.
+    before.set(&key, odd("permit(principal is Nobody, action, resource);"));
     let mut after = before.clone();
-    let other = crate::resources::ResourceKey { name: Name::parse("allow-web-to-orders").unwrap(), ..key };
+    after.remove(&other);
+    let seen_once = records(vec![seen("web", "GET", ALLOW, &[("/orders/1", 5)])]);
+    let found = simulate(&trust_domain(), &before, &after, &seen_once).unwrap();
+    assert_eq!(found.denied, Figure { flows: 1, decisions: 5 });
+    before.set(&key, odd("forbid"));
+    let mut after = before.clone();
     after.remove(&other);
     let records = records(vec![seen("web", "GET", ALLOW, &[("/orders/1", 5)])]);
     let error = simulate(&trust_domain(), &before, &after, &records).unwrap_err();

@@ -388,10 +388,16 @@ async fn what_only_new_texts_are_refused_for_goes_on_being_enforced() {
         outdated,
         ["policy asks", "policy follows", "policy heavy", "boundary never", "policy template t"]
     );
-    for new in old.iter().chain([&linked("another", "t", Some("Node::\"web\""), None)]) {
-        let refused = scratch.resources.apply(&owner(), std::slice::from_ref(new), true).await;
+    let changed = old.iter().map(|stored| labelled(stored.clone(), &[("team", "checkout")]));
+    for new in changed.chain([linked("another", "t", Some("Node::\"web\""), None)]) {
+        let refused = scratch.resources.apply(&owner(), std::slice::from_ref(&new), true).await;
         assert!(refused.is_err(), "{} is admitted", new.name);
     }
+    // Whoever applies all that they have, with something new, is not refused for what stays as it is.
+    let [_, unchanged @ ..] = &old;
+    let batch: Vec<_> = unchanged.iter().cloned().chain([forbid("new", "orders", "orders")]).collect();
+    scratch.resources.apply(&owner(), &batch, false).await.unwrap();
+    scratch.resources.apply(&owner(), &old[3..4], false).await.unwrap();
 }
 
 #[tokio::test]

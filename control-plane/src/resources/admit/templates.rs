@@ -3,7 +3,7 @@
 use hauberk_identity::Name;
 use hauberk_policy::{LinkProblem, PolicyDocument, Slot};
 
-use super::Step;
+use super::{Step, envelope};
 use crate::resources::catalog::Model;
 use crate::resources::choice::did_you_mean;
 use crate::resources::key::{Kind, ResourceKey};
@@ -68,6 +68,9 @@ impl<'a> Step<'a> {
             let message = format!("policy template {template:?} does not exist");
             problems.report(Fault::Invalid, "spec.template.name", message, help);
         }
+        if self.stays(key, policy) {
+            return;
+        }
         for problem in policy.problems() {
             match &problem {
                 LinkProblem::Slot { slot, message, help } => {
@@ -80,6 +83,21 @@ impl<'a> Step<'a> {
                 LinkProblem::Policy(_) => problems.invalid("spec.template", describe(&problem)),
             }
         }
+    }
+
+    /// Whether a policy that says something goes on saying what it said, since neither it nor its template changes: what only
+    /// new texts are refused for is no problem then.
+    fn stays(&self, key: &ResourceKey, policy: &LinkedPolicy) -> bool {
+        let template = ResourceKey {
+            kind: Kind::PolicyTemplate,
+            mesh: key.mesh.clone(),
+            name: policy.template().clone(),
+        };
+        let is_same = |key: &ResourceKey| match (self.before.get(key), self.after.get(key)) {
+            (Some(before), Some(after)) => envelope::is_same(before.resource(), after.resource()),
+            _ => false,
+        };
+        policy.document().is_some() && is_same(key) && is_same(&template)
     }
 
     fn check_followers(
@@ -95,7 +113,8 @@ impl<'a> Step<'a> {
             if self.places.contains_key(&own) {
                 continue;
             }
-            for problem in policy.problems() {
+            let problems_of = if self.stays(&own, policy) { Vec::new() } else { policy.problems() };
+            for problem in problems_of {
                 let message = format!("{own} follows it, and would be wrong: {}", describe(&problem));
                 problems.report(Fault::InUse, "spec.cedar", message, None);
             }

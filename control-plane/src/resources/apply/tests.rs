@@ -307,6 +307,11 @@ async fn more_than_an_agent_can_match_is_refused_with_the_figures() {
     let told: Vec<_> = heavy_nodes.iter().map(ToString::to_string).collect();
     assert_eq!(told.len(), 6, "of three nodes, each in both directions: {told:?}");
     assert!(apply(heavy(9, "")).await.is_err());
+    // Nor to a node that is new; but with it nobody gets more to match.
+    let new = || node("new", [listener(1, "http")]);
+    let with_more: Vec<_> = heavy(9, " in Node::\"new\"").into_iter().chain([new()]).collect();
+    assert!(matches!(apply(with_more).await, Err(ChangeError::Oversized(_))));
+    apply(vec![new()]).await.unwrap();
 }
 
 #[tokio::test]

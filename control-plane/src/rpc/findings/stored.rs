@@ -1,14 +1,13 @@
 //! What is stored and would not be admitted today.
 
-use hauberk_identity::TrustDomain;
 use hauberk_proto::admin::v1::Finding;
 
 use super::{each, error, warning};
-use crate::compile::heavy_patterns;
+use crate::compile::HeavyPatterns;
 use crate::resources::Catalog;
 
 /// Resources that are left out, others of which new ones would be refused, and nodes whose patterns make too much work.
-pub(super) fn stored(catalog: &Catalog, trust_domain: &TrustDomain) -> Vec<Finding> {
+pub(super) fn stored(catalog: &Catalog, heavy: &[HeavyPatterns]) -> Vec<Finding> {
     let meshes = || catalog.meshes().iter();
     let left_out = meshes().flat_map(|(mesh, resources)| {
         resources.left_out().map(move |(kind, name, reason)| {
@@ -29,7 +28,7 @@ pub(super) fn stored(catalog: &Catalog, trust_domain: &TrustDomain) -> Vec<Findi
             ))
         })
     });
-    let heavy = heavy_patterns(trust_domain, catalog).into_iter().map(|heavy| {
+    let heavy = heavy.iter().map(|heavy| {
         warning(heavy.to_string(), "nothing is refused for what stands, but a change that adds to it is")
     });
     let mut findings = each(left_out, "stored resources are left out");

@@ -1,9 +1,9 @@
 use std::sync::Arc;
 
-use hauberk_identity::{InstanceId, Name, NodeName, Serial};
+use hauberk_identity::{InstanceId, Name, NodeName, Serial, TrustDomain};
 
 use super::*;
-use crate::compile::{CompileFinding, CompiledView, Unmade};
+use crate::compile::{CompileFinding, CompiledView, Unmade, heavy_patterns};
 use crate::instances::{HelloFacts, IssuedTo, Refusal};
 
 const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
@@ -110,7 +110,7 @@ impl World {
             lists: &self.lists,
             compilation: &self.compilation,
             catalog: &self.catalog,
-            trust_domain: self.own_keys.trust_domain(),
+            heavy: &heavy_patterns(self.own_keys.trust_domain(), &self.catalog),
             rollout: &self.rollout,
             reports: &self.reports,
             followed: &self.followed,

@@ -67,8 +67,9 @@ impl<'a> Mesh<'a> {
             let hint = did_you_mean(mesh.as_str(), catalog.meshes().keys().map(Name::as_str));
             status::missing(&format!("mesh {mesh} does not exist"), hint)
         })?;
-        // What cannot be read might be a forbid, and agents have their views of before it.
-        if let Some((kind, name, reason)) = resources.unreadable().next() {
+        // A forbid may be in it, and agents have their views of before it. What can only permit, or decides nothing, is left
+        // out of their views, and so here.
+        if let Some((kind, name, reason)) = resources.holding_back().next() {
             let message = format!(
                 "the stored {} {name} of mesh {mesh} is not accepted: {reason}; apply it again, corrected, or delete it",
                 kind.noun()
@@ -285,7 +286,7 @@ pub(super) fn numbers(ports: &[(u16, Protocol)]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::resources::testing::{boundary, catalog_of, mesh, node, trust_domain};
+    use crate::resources::testing::{boundary, catalog_of, mesh, node, policy, trust_domain};
     use crate::resources::{Entry, Model, ResourceKey};
 
     #[test]
@@ -303,5 +304,20 @@ mod tests {
                 .message()
                 .starts_with("the stored boundary b of mesh shop is not accepted: from the future")
         );
+    }
+
+    #[test]
+    fn what_agents_are_sent_views_without_is_left_out_here_too() {
+        let mut catalog = catalog_of(&[mesh("shop"), node("web", [])]);
+        let shop = Name::parse("shop").unwrap();
+        let key = ResourceKey { kind: Kind::Policy, mesh: shop.clone(), name: Name::parse("p").unwrap() };
+        let unreadable = Model::Unreadable("from the future".to_owned());
+        let permits = policy("p", "permit(principal is Nobody, action, resource);");
+        catalog.set(&key, Entry::new(permits, unreadable));
+        let domain = trust_domain();
+        let mesh = Mesh::of(&catalog, &domain, &shop).unwrap_or_else(|status| panic!("{status}"));
+        for place in mesh.places() {
+            assert!(mesh.engine(place).is_ok());
+        }
     }
 }

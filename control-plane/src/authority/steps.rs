@@ -119,11 +119,10 @@ pub(super) fn due(book: &Book, has_upstream: bool, at: Instants) -> Vec<Step> {
         let is_outlived = surely_past >= UnixMillis(entry.record.changed_at).plus(OUTLIVED_AFTER);
         let has_trusted_under = || book.under(&entry.serial).any(Entry::is_trusted);
         match entry.record.state {
+            // It goes on signing where its key is.
+            State::Delegated | State::Tainted if entry.is_anothers() && surely_past <= entry.not_after() => {}
             State::Delegated | State::Tainted if entry.is_anothers() => {
-                // It goes on signing where its key is.
-                if surely_past > entry.not_after() {
-                    steps.push(Step::Retire(entry.serial.clone()));
-                }
+                steps.push(Step::Retire(entry.serial.clone()));
             }
             State::Retiring | State::Tainted if is_outlived && !has_trusted_under() => {
                 steps.push(Step::Retire(entry.serial.clone()));

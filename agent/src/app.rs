@@ -147,7 +147,7 @@ pub async fn run(config: Config, log_filter: LogFilter) -> Result<u8, AppError> 
     tasks.spawn(renewal.run(stop.clone()));
     let registrations = watch::Sender::new(pb::Register::default());
     let of_programs = open_files.of_programs();
-    let shares = open_files.shares(workloads::files(sockets.workload_api.as_ref(), of_programs));
+    let shares = open_files.shares(workloads::files(sockets.workload_api.is_some(), of_programs));
     let board = Board::new(sockets.workload_api.is_some());
     let parts = (credentials.clone(), connections.context());
     workloads::start((sockets.workload_api, of_programs), &board, &config, parts, &mut tasks, &stop);

@@ -5,9 +5,9 @@ use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit, setrlimit};
 /// The most sockets of one kind at once, wherever the system permits them.
 const MAX_OF_A_KIND: u64 = 16_384;
 /// The most connections of programs to the Workload API, a sixteenth of all files; and how many there are however few files
-/// there are. Each takes three files.
+/// there are. Each takes three files: so many are, with our own, in the half of 1,024 that the mesh does not get.
 const MAX_OF_PROGRAMS: u64 = 2_048;
-const MIN_OF_PROGRAMS: u64 = 256;
+const MIN_OF_PROGRAMS: u64 = 96;
 /// What is left for ourselves, whoever calls us and whatever the app does: state, listeners, the control plane, names,
 /// proofs, and the connections of probes and people (`local_http.rs`). Half of all files where there are few.
 const OWN: u64 = 128;
@@ -71,6 +71,7 @@ impl OpenFiles {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::workloads;
 
     #[test]
     fn leaves_files_for_all_the_rest() {
@@ -88,17 +89,21 @@ mod tests {
         assert_eq!(of(Some(0)).from_mesh, 1);
         let now = Rlimit { current: Some(1_024), maximum: Some(1_024) };
         assert_eq!(OpenFiles { found: now, now }.shares(512).from_app, 128);
+        // Nor do programs take what the mesh has.
+        for files in [1_024, 2_048, 4_096, 1 << 20] {
+            let now = Rlimit { current: Some(files), maximum: Some(files) };
+            let open = OpenFiles { found: now, now };
+            let of_programs = workloads::files(true, open.of_programs());
+            let of_mesh = 4 * open.shares(of_programs).from_app as u64;
+            assert!(OWN + of_programs + of_mesh <= files, "{files}: {of_programs} and {of_mesh}");
+        }
     }
 
     #[test]
     fn programs_have_more_connections_where_there_are_more_files() {
-        for (files, of_programs) in [
-            (Some(256), 256),
-            (Some(1_024), 256),
-            (Some(16_384), 1_024),
-            (Some(1 << 20), 2_048),
-            (None, 2_048),
-        ] {
+        for (files, of_programs) in
+            [(Some(256), 96), (Some(1_024), 96), (Some(16_384), 1_024), (Some(1 << 20), 2_048), (None, 2_048)]
+        {
             let now = Rlimit { current: files, maximum: files };
             assert_eq!(OpenFiles { found: now, now }.of_programs(), of_programs, "{files:?}");
         }

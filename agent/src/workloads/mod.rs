@@ -65,12 +65,12 @@ use places::Places;
 use serve::serve;
 use tokens::Tokens;
 
-/// How many files all of it may have open where there are so many connections: each takes two, the socket and its process.
-pub(crate) fn files(socket: Option<&ApiSocket>, connections: usize) -> u64 {
+/// How many files all of it may have open where it is served and there are so many connections.
+pub(crate) fn files(is_served: bool, connections: usize) -> u64 {
     // A look opens the first process of a container, and a file of either.
     let asking = docker::AT_ONCE + systemd::AT_ONCE + looks::AT_ONCE;
     // A connection has its socket, and of its program the directory in /proc and the executable.
-    if socket.is_some() { (3 * connections + 2 * asking + serve::REFUSED_AT_ONCE) as u64 } else { 0 }
+    if is_served { (3 * connections + 2 * asking + serve::REFUSED_AT_ONCE) as u64 } else { 0 }
 }
 
 /// Forgets the keys that verify tokens: where no Workload API is served nobody is told of their changes, and one that is served

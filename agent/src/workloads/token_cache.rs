@@ -4,9 +4,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::Shared;
 use hauberk_identity::{Name, SpiffeId, UnixMillis};
-use tokio::sync::Mutex as Turn;
+use tokio::sync::{Mutex as Turn, oneshot};
 use tokio::time::Instant;
+use tonic::{Code, Status};
 use zeroize::Zeroizing;
 
 use super::audience::Audience;
@@ -15,7 +17,7 @@ use crate::skew::TOLERATED;
 /// How many audiences of one enrollment have their tokens kept; beyond, the one that was asked for longest ago goes.
 const MOST_OF_ONE: usize = 64;
 
-/// How long nobody asks for another after that was in vain.
+/// How long nobody asks for another after that was in vain, or has brought one that is ahead.
 const REST: Duration = Duration::from_secs(10);
 
 /// A token by our own clock: it lives from when it was asked for.
@@ -30,12 +32,30 @@ pub(super) struct HeldToken {
     /// Half of its life has passed.
     pub(super) renew_at: UnixMillis,
     pub(super) not_after: UnixMillis,
-    /// When another was asked for in vain.
-    pub(super) refused_at: Option<Instant>,
+    /// Another is not asked for now.
+    pub(super) rest: Option<Rest>,
+    /// Another is being asked for.
+    pub(super) renewal: Option<Renewal>,
 }
 
-/// One enrollment's token for one audience. Whoever has it minted holds the turn, so that the many who want the same wait for
-/// the same.
+/// Since when another is not asked for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rest {
+    pub(super) since: Instant,
+    /// Whether its key was tainted already when another was asked for: a taint that came later is a new reason to ask.
+    pub(super) was_tainted: bool,
+}
+
+/// The wait for another, which goes on when nobody waits.
+#[derive(Clone)]
+pub(super) struct Renewal {
+    pub(super) begun: Instant,
+    /// Why there is no other, once it is known.
+    pub(super) ended: Shared<oneshot::Receiver<Option<Status>>>,
+}
+
+/// One enrollment's token for one audience. Whoever has the first one minted holds the turn, so that the many who want the same
+/// wait for the same.
 pub(super) type Slot = Arc<Turn<Option<HeldToken>>>;
 
 /// All of them.
@@ -73,9 +93,11 @@ impl HeldToken {
         self.since.since(now) > TOLERATED
     }
 
-    /// Whether another was asked for in vain just now, so that nobody has to wait for that again.
-    pub(super) fn rests(&self, now: Instant) -> bool {
-        self.refused_at.is_some_and(|at| now.duration_since(at) < REST)
+    /// Whether another was asked for just now, and nothing better is to be had by asking again.
+    pub(super) fn rests(&self, now: Instant, is_tainted: bool) -> bool {
+        self.rest.is_some_and(|Rest { since, was_tainted }| {
+            now.duration_since(since) < REST && (was_tainted || !is_tainted)
+        })
     }
 
     /// Whether it is still of use as it is.
@@ -89,9 +111,64 @@ impl HeldToken {
     }
 }
 
+/// Takes over what came of asking for another: it takes the place of the one that is held, a denial takes that away, and after
+/// anything else it stays. Why there is no other is returned.
+pub(super) fn settle(
+    held: &mut Option<HeldToken>,
+    outcome: Result<HeldToken, Status>,
+    rest: Rest,
+) -> Option<Status> {
+    match outcome {
+        Ok(minted) => {
+            *held = Some(minted);
+            None
+        }
+        Err(status) => {
+            if status.code() == Code::PermissionDenied {
+                *held = None;
+            }
+            if let Some(held) = held {
+                (held.rest, held.renewal) = (Some(rest), None);
+            }
+            Some(status)
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn held(text: &str) -> HeldToken {
+        HeldToken {
+            id: SpiffeId::parse("spiffe://shop.local/workload/a").unwrap(),
+            token: Arc::new(Zeroizing::new(text.to_owned())),
+            key_id: "k".to_owned(),
+            since: UnixMillis(0),
+            renew_at: UnixMillis(1),
+            not_after: UnixMillis(2),
+            rest: None,
+            renewal: None,
+        }
+    }
+
+    #[test]
+    fn a_denial_takes_the_token_away_and_what_is_in_vain_rests_until_a_taint() {
+        let since = Instant::now();
+        let rest = |was_tainted| Rest { since, was_tainted };
+        let mut slot = Some(held("one"));
+        assert!(settle(&mut slot, Err(Status::unavailable("no")), rest(false)).is_some());
+        let one = slot.as_ref().unwrap();
+        assert!(one.rests(since, false) && !one.rests(since, true) && !one.rests(since + REST, false));
+        settle(&mut slot, Err(Status::unavailable("no")), rest(true));
+        assert!(slot.as_ref().unwrap().rests(since, true), "it is known");
+        assert!(settle(&mut slot, Ok(held("two")), rest(false)).is_none());
+        let two = slot.as_ref().unwrap();
+        assert!(two.token.as_str() == "two" && !two.rests(since, false));
+        let denied = settle(&mut slot, Err(Status::permission_denied("no")), rest(false));
+        assert_eq!(denied.unwrap().code(), Code::PermissionDenied);
+        assert!(slot.is_none());
+    }
 
     fn audience(number: usize) -> Audience {
         Audience::new(vec![number.to_string()]).unwrap()

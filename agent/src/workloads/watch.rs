@@ -241,6 +241,11 @@ async fn follow(
                 return Ok(());
             }
         }
+        let look = match &found.x509 {
+            Some(_) => found.tokens.next_look(&wanted.tokens).clamp(SOON, LOOK),
+            // Without knowing whom they name no token is asked for.
+            None => LOOK,
+        };
         tokio::select! {
             answer = x509.message() => {
                 let answer = answer.map_err(judge)?.ok_or_else(nothing)?;
@@ -251,7 +256,7 @@ async fn follow(
                 found.jwks = bundles;
                 found.replace_tokens();
             }
-            () = sleep(found.tokens.next_look(&wanted.tokens).clamp(SOON, LOOK)) => {}
+            () = sleep(look) => {}
         }
     }
 }

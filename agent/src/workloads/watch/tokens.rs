@@ -19,32 +19,26 @@ const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const MOST_PAUSE: Duration = Duration::from_secs(30);
 
 /// What there is of them, by the names of their files.
+#[derive(Default)]
 pub(super) struct Tokens {
     held: BTreeMap<String, Token>,
     /// Whom they name.
     id: String,
+    /// Those that were asked for in vain the last time: each waits for itself.
+    failing: BTreeMap<String, Failing>,
+}
+
+struct Failing {
     backoff: Backoff,
-    /// Nothing is asked for before, for the last time was in vain.
-    rest_until: Option<Instant>,
-    /// What was said of that.
+    /// It is not asked for before.
+    rest_until: Instant,
+    /// What was said of it.
     said: String,
 }
 
 struct Token {
     text: Zeroizing<String>,
     renew_at: UnixMillis,
-}
-
-impl Default for Tokens {
-    fn default() -> Self {
-        Self {
-            held: BTreeMap::new(),
-            id: String::new(),
-            backoff: Backoff::new(FIRST_PAUSE, MOST_PAUSE),
-            rest_until: None,
-            said: String::new(),
-        }
-    }
 }
 
 impl Tokens {
@@ -55,10 +49,13 @@ impl Tokens {
 
     /// Those whose key is none of these are due.
     pub(super) fn replace_unverifiable(&mut self, keys: &JwtKeySet) {
-        for token in self.held.values_mut() {
+        for (name, token) in &mut self.held {
             let key_id = unverified_key_id(&token.text);
             if key_id.is_ok_and(|key_id| keys.key(&key_id).is_none()) {
                 token.renew_at = UnixMillis(0);
+                if let Some(failing) = self.failing.get_mut(name) {
+                    failing.rest_until = Instant::now();
+                }
             }
         }
     }
@@ -68,50 +65,52 @@ impl Tokens {
         if self.id != id {
             // They name somebody else.
             self.held.clear();
+            self.failing.clear();
             id.clone_into(&mut self.id);
         }
-        if self.rest_until.is_some_and(|until| Instant::now() < until) {
-            return;
-        }
-        let mut failed = None;
         for (name, audience) in wanted {
             if self.is_due(name) {
                 match ask(id, audience, client).await {
-                    Ok(token) => drop(self.held.insert(name.clone(), token)),
-                    Err(error) => failed = failed.or(Some(format!("--jwt: {name}: {error}"))),
+                    Ok(token) => {
+                        self.held.insert(name.clone(), token);
+                        self.failing.remove(name);
+                    }
+                    Err(error) => self.fails(name, &error.to_string()),
                 }
             }
         }
-        match failed {
-            Some(problem) => {
-                self.rest_until = Some(Instant::now() + self.backoff.step());
-                if self.said != problem {
-                    say(&format!(
-                        "{problem}; the former token stays, if there is one, and it is tried again"
-                    ));
-                    self.said = problem;
-                }
-            }
-            None => {
-                self.rest_until = None;
-                self.backoff.reset();
-                self.said.clear();
-            }
+    }
+
+    fn fails(&mut self, name: &str, problem: &str) {
+        let failing = self.failing.entry(name.to_owned()).or_insert_with(|| Failing {
+            backoff: Backoff::new(FIRST_PAUSE, MOST_PAUSE),
+            rest_until: Instant::now(),
+            said: String::new(),
+        });
+        failing.rest_until = Instant::now() + failing.backoff.step();
+        if failing.said != problem {
+            say(&format!(
+                "--jwt: {name}: {problem}; the former token stays, if there is one, and it is tried again"
+            ));
+            problem.clone_into(&mut failing.said);
         }
     }
 
     /// When to ask again, from now.
     pub(super) fn next_look(&self, wanted: &BTreeMap<String, String>) -> Duration {
-        if let Some(until) = self.rest_until {
-            return until.duration_since(Instant::now());
-        }
-        let now = Clock::system().now();
-        let due = |name: &String| self.held.get(name).map(|token| token.renew_at.since(now));
+        let (now, instant) = (Clock::system().now(), Instant::now());
+        let due = |name: &String| match self.failing.get(name) {
+            Some(failing) => Some(failing.rest_until.duration_since(instant)),
+            None => self.held.get(name).map(|token| token.renew_at.since(now)),
+        };
         wanted.keys().filter_map(due).min().unwrap_or(LOOK)
     }
 
     fn is_due(&self, name: &str) -> bool {
-        self.held.get(name).is_none_or(|token| Clock::system().now() >= token.renew_at)
+        match self.failing.get(name) {
+            Some(failing) => Instant::now() >= failing.rest_until,
+            None => self.held.get(name).is_none_or(|token| Clock::system().now() >= token.renew_at),
+        }
     }
 }
 

@@ -175,3 +175,27 @@ async fn without_a_token_certificates_go_on_and_the_former_token_stays() {
     }
     drop(serving);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_is_always_refused_keeps_no_other_waiting() {
+    let mut tokens = Tokens::default();
+    let wanted = ["never", "other"].map(|name| (name.to_owned(), name.to_owned())).into();
+    // A token of one header, which names the key `k`.
+    let token = |renew_at| Token { text: Zeroizing::new("eyJraWQiOiJrIn0.e30.AA".to_owned()), renew_at };
+    let later = Clock::system().now().plus(Duration::from_secs(600));
+    for name in ["never", "other"] {
+        tokens.held.insert(name.to_owned(), token(later));
+    }
+    for _ in 0..10 {
+        tokens.fails("never", "no");
+    }
+    assert!(!tokens.is_due("never") && !tokens.is_due("other"));
+    assert!(tokens.next_look(&wanted) >= MOST_PAUSE / 2);
+    tokens.held.insert("other".to_owned(), token(UnixMillis(0)));
+    assert!(tokens.is_due("other"));
+    assert_eq!(tokens.next_look(&wanted), Duration::ZERO);
+    tokens.held.insert("other".to_owned(), token(later));
+    // What nothing verifies any longer does not wait.
+    tokens.replace_unverifiable(&JwtKeySet::from_jwks(br#"{"keys":[]}"#).unwrap());
+    assert!(tokens.is_due("never") && tokens.is_due("other"));
+}

@@ -266,7 +266,7 @@ mod tests {
             async |node: &str| service.tokens_for(&mesh, &NodeName::parse(node).unwrap()).await.unwrap();
         let target = Target::Node(mesh.clone(), NodeName::parse(NODE.1).unwrap());
         let (_, told) = service.carry_out(&target, &actor()).await.unwrap();
-        assert_eq!(told.tokens, [open.view.id.clone()]);
+        assert_eq!(told.tokens, std::slice::from_ref(&open.view.id));
         assert!(named("other").await.is_empty());
         // By the tokens of one that was made anew nobody joins.
         enroll("second").await;

@@ -41,6 +41,7 @@ pub(super) struct Oracle<'a> {
 
 /// Those in one mode.
 struct Part {
+    mode: Mode,
     statements: Vec<Statement>,
     set: PolicySet,
 }
@@ -90,7 +91,7 @@ impl<'a> Oracle<'a> {
     /// What is asked by the policies of a world, those that the parser refuses left out.
     pub(super) fn new(world: &'a World, drafts: &[(String, Mode, &Draft)]) -> Self {
         let part = |mode: Mode| {
-            let mut part = Part { statements: Vec::new(), set: PolicySet::new() };
+            let mut part = Part { mode, statements: Vec::new(), set: PolicySet::new() };
             for (name, _, draft) in drafts.iter().filter(|(_, own, _)| *own == mode) {
                 let text = full(&draft.text(&world.theme));
                 if draft.is_linked() {
@@ -197,7 +198,12 @@ impl<'a> Oracle<'a> {
         if !cannot_tell.is_empty() {
             let What::Request { query, .. } = &asked.what else { unreachable!() };
             let reason = if query.is_none() { Reason::UnreadableQuery } else { Reason::UnreadableHeader };
-            return Answer { reason, policies: cannot_tell };
+            let forbids = match part.mode {
+                // Each that would have denied is counted.
+                Mode::Audit => self.forbids_beside(&cannot_tell, part, request, all),
+                _ => BTreeSet::new(),
+            };
+            return Answer { reason, policies: cannot_tell.into_iter().chain(forbids).collect() };
         }
         let response = self.authorizer.is_authorized(request, &part.set, all);
         let reasons: BTreeSet<_> = response.diagnostics().reason().map(ToString::to_string).collect();
@@ -212,6 +218,29 @@ impl<'a> Oracle<'a> {
             CedarDecision::Deny => (Reason::NoPolicyMatched, reasons),
         };
         Answer { reason, policies }
+    }
+}
+
+impl Oracle<'_> {
+    /// The forbids that hold among those of which it can be told.
+    fn forbids_beside(
+        &self,
+        cannot_tell: &BTreeSet<String>,
+        part: &Part,
+        request: &Request,
+        all: &Entities,
+    ) -> BTreeSet<String> {
+        let mut known = part.set.clone();
+        for name in cannot_tell {
+            if known.remove_static(PolicyId::new(name)).is_err() {
+                known.unlink(PolicyId::new(name)).unwrap();
+            }
+        }
+        let response = self.authorizer.is_authorized(request, &known, all);
+        match response.decision() {
+            CedarDecision::Deny => response.diagnostics().reason().map(ToString::to_string).collect(),
+            CedarDecision::Allow => BTreeSet::new(),
+        }
     }
 }
 

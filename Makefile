@@ -7,7 +7,7 @@ PROFILE_DIR = $(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 IMAGE ?= hauberk:dev
 BINARIES = hauberk-control-plane hauberk-agent hauberk
 
-.PHONY: help build test check demo bench image
+.PHONY: help build test check demo bench fuzz image
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -40,6 +40,13 @@ bench: ## Measure direct and through two agents, side by side, and print ratios;
 	$(CARGO) bench --locked --bench mesh -- $(PARTS)
 	$(CARGO) bench --locked --bench decide
 	$(CARGO) bench --locked --bench users
+
+TARGET ?= certificate_chain
+TIME ?= 60
+fuzz: ## Look for TIME seconds for input that breaks the parser TARGET of fuzz/ (needs a nightly compiler and cargo-fuzz)
+	$(CARGO) run --locked --package hauberk-fuzz --example seeds -- $(TARGET_DIR)/fuzz-seeds
+	mkdir -p fuzz/corpus/$(TARGET)
+	$(CARGO) +nightly fuzz run --features libfuzzer $(TARGET) fuzz/corpus/$(TARGET) $(TARGET_DIR)/fuzz-seeds/$(TARGET) -- -max_total_time=$(TIME)
 
 image: ## Build the image `hauberk:dev` from binaries of this machine, without any registry
 	$(CARGO) build --profile $(PROFILE) --locked --bins

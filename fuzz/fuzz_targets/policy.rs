@@ -1,0 +1,3 @@
+#![no_main]
+
+hauberk_fuzz::target!("policy");

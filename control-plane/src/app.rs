@@ -179,6 +179,11 @@ async fn start(
     addresses::write(settings, &addresses)?;
 
     let stop = &control.stop;
+    control.tasks.spawn({
+        let (admins, changes, stop) =
+            (Arc::clone(&control.admins), control.admins.changes().await?, stop.clone());
+        async move { admins.follow(changes, stop).await }
+    });
     serve(control, ("agent", failed), rpc::serve(agent, agent_routes, control.access(), stop.clone()));
     serve(control, ("admin", failed), rpc::serve(admin, admin_routes, control.access(), stop.clone()));
     serve(

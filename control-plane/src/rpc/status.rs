@@ -15,6 +15,7 @@ use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::admins::AdminError;
 use crate::authority::{AuthorityError, LifecycleError};
+use crate::bulkhead::Busy;
 use crate::federation::RefreshError;
 use crate::issuance::IssuanceError;
 use crate::jwt_svid::{MintError, SigningKeyError};
@@ -318,9 +319,15 @@ pub fn of_explain(error: &ExplainError) -> Status {
         ExplainError::Forgotten { .. } => refusal(Code::NotFound, "DECISION_FORGOTTEN", error.to_string()),
         ExplainError::NoAnswer { .. } => refusal(Code::Unavailable, "NO_ANSWER", error.to_string()),
     }
+        ExplainError::Busy(error) => of_busy(*error),
 }
 
 /// Of the log filter.
+/// Of a caller who asks too much at once.
+pub fn of_busy(error: Busy) -> Status {
+    refusal(Code::ResourceExhausted, "BUSY", error.to_string())
+}
+
 pub fn of_telemetry(error: &TelemetryError) -> Status {
     match error {
         TelemetryError::BadFilter { .. } => bad_field("filter", error),

@@ -223,7 +223,7 @@ async fn start(
 }
 
 /// From the registry to the agents: resources are followed, compiled into views, and pushed.
-async fn start_push(
+pub(crate) async fn start_push(
     control: &ControlPlane,
     revocation_lists: watch::Receiver<Arc<RevocationLists>>,
 ) -> Result<(Arc<Resources>, Arc<Push>), StoreError> {

@@ -204,6 +204,7 @@ pub fn of_revocation(error: &RevocationError) -> Status {
         RevocationError::Expired(_) => refused(Code::FailedPrecondition, "EXPIRED"),
         RevocationError::ControlPlane(_) => refused(Code::FailedPrecondition, "CONTROL_PLANE"),
         RevocationError::TooMany => refused(Code::ResourceExhausted, "TOO_MANY_REVOKED"),
+        RevocationError::NotInForce(_) => refused(Code::Unavailable, "NOT_IN_FORCE"),
         RevocationError::Store(error) => of_store(error),
         RevocationError::Sign(_) => internal(error),
     }
@@ -318,16 +319,16 @@ pub fn of_explain(error: &ExplainError) -> Status {
         ExplainError::Gone { .. } => refusal(Code::NotFound, "INSTANCE_GONE", error.to_string()),
         ExplainError::Forgotten { .. } => refusal(Code::NotFound, "DECISION_FORGOTTEN", error.to_string()),
         ExplainError::NoAnswer { .. } => refusal(Code::Unavailable, "NO_ANSWER", error.to_string()),
-    }
         ExplainError::Busy(error) => of_busy(*error),
+    }
 }
 
-/// Of the log filter.
 /// Of a caller who asks too much at once.
 pub fn of_busy(error: Busy) -> Status {
     refusal(Code::ResourceExhausted, "BUSY", error.to_string())
 }
 
+/// Of the log filter.
 pub fn of_telemetry(error: &TelemetryError) -> Status {
     match error {
         TelemetryError::BadFilter { .. } => bad_field("filter", error),

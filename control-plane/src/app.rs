@@ -8,7 +8,7 @@ mod control_plane;
 mod error;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use hauberk_tls::ClientAuth;
@@ -92,12 +92,15 @@ pub async fn run(
         lists.subscribe(),
         control.clock.clone(),
     );
-    let result = match start(&control, &health, lists).await {
+    let failed = Arc::default();
+    let result = match start(&control, &health, lists, &failed).await {
         Ok(()) => {
             tokio::select! {
                 () = stop.cancelled() => Ok(()),
                 // A listener that fails cancels the control plane's own token.
-                () = control.stop.cancelled() => Err(AppError::ListenerFailed("agent or admin")),
+                () = control.stop.cancelled() => {
+                    Err(AppError::ListenerFailed(failed.get().copied().unwrap_or("agent, admin or local")))
+                }
             }
         }
         Err(error) => Err(error),
@@ -111,6 +114,7 @@ async fn start(
     control: &Arc<ControlPlane>,
     health: &Health,
     lists: watch::Sender<Arc<RevocationLists>>,
+    failed: &Arc<OnceLock<&'static str>>,
 ) -> Result<(), AppError> {
     let settings = &control.settings;
     // A process that was killed left its own behind; it is gone where it was stopped.
@@ -175,9 +179,18 @@ async fn start(
     addresses::write(settings, &addresses)?;
 
     let stop = &control.stop;
-    serve(control, "agent", rpc::serve(agent, agent_routes, control.access(), stop.clone()));
-    serve(control, "admin", rpc::serve(admin, admin_routes, control.access(), stop.clone()));
-    serve(control, "local", rpc::serve_local(Arc::clone(control), local, control.access(), stop.clone()));
+    control.tasks.spawn({
+        let (admins, changes, stop) =
+            (Arc::clone(&control.admins), control.admins.changes().await?, stop.clone());
+        async move { admins.follow(changes, stop).await }
+    });
+    serve(control, ("agent", failed), rpc::serve(agent, agent_routes, control.access(), stop.clone()));
+    serve(control, ("admin", failed), rpc::serve(admin, admin_routes, control.access(), stop.clone()));
+    serve(
+        control,
+        ("local", failed),
+        rpc::serve_local(Arc::clone(control), local, control.access(), stop.clone()),
+    );
     control.tasks.spawn(health.clone().serve(probes.0, stop.clone()));
     for listener in of_web {
         control.tasks.spawn(listener.serve(stop.clone()));
@@ -210,7 +223,7 @@ async fn start(
 }
 
 /// From the registry to the agents: resources are followed, compiled into views, and pushed.
-async fn start_push(
+pub(crate) async fn start_push(
     control: &ControlPlane,
     revocation_lists: watch::Receiver<Arc<RevocationLists>>,
 ) -> Result<(Arc<Resources>, Arc<Push>), StoreError> {
@@ -289,16 +302,18 @@ fn start_federation(control: &ControlPlane, resources: &Resources, push: &Arc<Pu
     })
 }
 
-/// Starts a listener's task. One that fails stops the whole: half a control plane looks healthy and is not.
+/// Starts a listener's task. One that fails stops the whole, and is the first that has failed: half a control plane looks healthy and
+/// is not.
 fn serve<E: std::error::Error + Send>(
     control: &Arc<ControlPlane>,
-    name: &'static str,
+    (name, first): (&'static str, &Arc<OnceLock<&'static str>>),
     serving: impl Future<Output = Result<(), E>> + Send + 'static,
 ) {
-    let stop = control.stop.clone();
+    let (stop, first) = (control.stop.clone(), Arc::clone(first));
     control.tasks.spawn(async move {
         if let Err(error) = serving.await {
             tracing::error!(event = "listener_failed", listener = name, %error, cause = error.source());
+            first.get_or_init(|| name);
             stop.cancel();
         }
     });
@@ -355,4 +370,22 @@ async fn listen(address: SocketAddr, setting: &'static str) -> Result<(TcpListen
     let listener = TcpListener::bind(address).await.map_err(failed)?;
     let bound = listener.local_addr().map_err(failed)?;
     Ok((listener, bound))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_first_listener_that_fails_is_named_and_stops_the_rest() {
+        let scratch = crate::testing::scratch().await;
+        let (control, failed) = (&scratch.control, Arc::default());
+        for name in ["admin", "agent"] {
+            serve(control, (name, &failed), async { Err(std::io::Error::other("no more files")) });
+            control.stop.cancelled().await;
+        }
+        control.tasks.close();
+        control.tasks.wait().await;
+        assert_eq!(failed.get(), Some(&"admin"));
+    }
 }

@@ -9,6 +9,7 @@ pub mod ask;
 pub mod attestation;
 pub mod audit;
 pub mod authority;
+pub mod bulkhead;
 pub mod clock;
 pub mod compile;
 pub mod config;

@@ -37,11 +37,10 @@ pub fn replace(path: &Path, contents: &[u8]) -> io::Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{}.new", std::process::id()));
     let beside = path.with_file_name(name);
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
-    file.set_permissions(Permissions::from_mode(0o600))?;
-    file.write_all(contents)?;
-    file.sync_all()?;
-    std::fs::rename(&beside, path)?;
+    write_draft(&beside, contents).and_then(|()| std::fs::rename(&beside, path)).inspect_err(|_| {
+        // It may hold a private key, where nobody would look for one.
+        let _gone = std::fs::remove_file(&beside);
+    })?;
     sync_parent(path)
 }
 
@@ -72,9 +71,34 @@ pub fn is_open_to_others(directory: &Path) -> bool {
     std::fs::metadata(directory).is_ok_and(|metadata| metadata.permissions().mode() & 0o077 != 0)
 }
 
+fn write_draft(path: &Path, contents: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    file.set_permissions(Permissions::from_mode(0o600))?;
+    file.write_all(contents)?;
+    file.sync_all()
+}
+
 fn sync_parent(path: &Path) -> io::Result<()> {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => File::open(parent)?.sync_all(),
         _ => File::open(".")?.sync_all(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_could_not_be_put_in_its_place_is_left_nowhere() {
+        let directory = tempfile::tempdir().unwrap();
+        let target = directory.path().join("contexts.toml");
+        std::fs::create_dir(&target).unwrap();
+        replace(&target, b"a private key").unwrap_err();
+        let names = std::fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        assert_eq!(names.collect::<Vec<_>>(), ["contexts.toml"]);
+        std::fs::remove_dir(&target).unwrap();
+        replace(&target, b"a private key").unwrap();
+        assert_eq!(std::fs::read(&target).unwrap(), b"a private key");
     }
 }

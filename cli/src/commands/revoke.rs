@@ -61,6 +61,9 @@ pub(crate) async fn revoke(global: &Global, command: Revoke) -> Result<(), Comma
             tokens.join(", ")
         ));
     }
+    for what in &answer.unread {
+        output::note(output::printable(what));
+    }
     finish(&session, answer.revision, waiting, begun).await
 }
 

@@ -106,6 +106,15 @@ impl CallContext {
         }
     }
 
+    /// The same with the request's message.
+    ///
+    /// # Errors
+    /// As [`CallContext::of`].
+    pub fn with_message<T>(request: tonic::Request<T>) -> Result<(Self, T), tonic::Status> {
+        let context = Self::of(&request)?.clone();
+        Ok((context, request.into_inner()))
+    }
+
     /// The context of a request that has passed the layer.
     ///
     /// # Errors

@@ -4,6 +4,7 @@
 //! is refused at once, and one that is made anew under the same name does not bring old credentials back to life.
 
 mod context_file;
+mod dismissal;
 mod login;
 mod record;
 mod turn;
@@ -11,7 +12,6 @@ mod turn;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -28,6 +28,7 @@ use crate::registry::{Commit, Store, StoreError, Stored, document, keys};
 use crate::revocation;
 use crate::secret::{Secret, SecretHash};
 pub use context_file::{Context, ContextFileError, add_context, contexts_path, current_context};
+use dismissal::Dismissals;
 use record::LoginRecord;
 pub use record::{AdminRecord, Role, holding};
 use turn::Turns;
@@ -150,8 +151,7 @@ pub struct Admins {
     audit: Arc<Audit>,
     clock: Clock,
     trust_domain: TrustDomain,
-    /// Cancelled when the admin is deleted.
-    dismissals: Mutex<HashMap<Name, CancellationToken>>,
+    dismissals: Dismissals,
     /// How often each admin may renew.
     renewals: Mutex<Allowances>,
     turns: Turns,
@@ -168,7 +168,7 @@ impl Admins {
         trust_domain: TrustDomain,
     ) -> Self {
         let renewals = Mutex::new(Allowances::new(RENEWALS_AT_ONCE, CREDENTIAL_TTL / RENEWALS_IN_A_LIFE));
-        let (dismissals, turns) = (Mutex::default(), Turns::default());
+        let (dismissals, turns) = (Dismissals::default(), Turns::default());
         Self { store, issuer, ledger, audit, clock, trust_domain, dismissals, renewals, turns }
     }
 
@@ -221,14 +221,16 @@ impl Admins {
     /// Removes an admin, whose credentials are refused from the next call on.
     ///
     /// # Errors
-    /// When there is none of this name, it is the caller itself, or the last owner.
+    /// When there is none of this name, it is the caller itself, or the last owner; or others changed admins all the time.
     pub async fn delete(&self, name: &str, actor: &Actor) -> Result<(), AdminError> {
         let missing = || AdminError::NoSuchAdmin(name.to_owned());
         let name = Name::parse(name).map_err(|_| missing())?;
         if actor.name == SpiffeId::admin(&self.trust_domain, &name).as_str() {
             return Err(AdminError::Oneself);
         }
-        for _ in 0..ATTEMPTS {
+        let _turn = self.turns.of(&name).await;
+        let mut attempt = 1;
+        loop {
             let (stored, record) = self.read(&name).await?.ok_or_else(missing)?;
             let key = admin_key(&name);
             let mut commit = Commit::new().at(key.clone(), stored.version).delete(key);
@@ -242,15 +244,15 @@ impl Admins {
                 commit = commit.present(admin_key(&other.name));
             }
             match self.audit.commit(commit, Act::done(actor, "admin.delete", name.as_str())).await {
-                Err(StoreError::Conflict { .. }) => {}
+                Err(StoreError::Conflict { .. }) if attempt < ATTEMPTS => attempt += 1,
                 Err(error) => return Err(error.into()),
-                Ok(_) => {
-                    self.dismiss(&name);
+                Ok(committed) => {
+                    // Nobody who is answered finds the admin there still; who has gone before leaves that to `follow`.
+                    self.dismissals.dismiss(&name, committed.version);
                     return Ok(());
                 }
             }
         }
-        Err(missing())
     }
 
     /// For a peer that presents an admin's certificate: what is cancelled when that admin is deleted, for whoever
@@ -258,8 +260,7 @@ impl Admins {
     pub fn dismissal_of(&self, peer: &PeerIdentity) -> Option<CancellationToken> {
         let IdentityKind::Admin { name } = peer.id().kind() else { return None };
         let name = Name::parse(name).ok()?;
-        let mut dismissals = self.dismissals.lock().unwrap_or_else(PoisonError::into_inner);
-        Some(dismissals.entry(name).or_default().clone())
+        Some(self.dismissals.of(name))
     }
 
     /// Issues a fresh credential to an admin who has proved the present one.
@@ -371,12 +372,6 @@ impl Admins {
         let mut renewals = self.renewals.lock().unwrap_or_else(PoisonError::into_inner);
         let taken = renewals.take(name.as_str(), self.clock.now());
         taken.map_err(|again_in| AdminError::TooOften { again_in })
-    }
-
-    fn dismiss(&self, name: &Name) {
-        if let Some(token) = self.dismissals.lock().unwrap_or_else(PoisonError::into_inner).remove(name) {
-            token.cancel();
-        }
     }
 
     async fn credential(

@@ -2,7 +2,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use super::*;
 use crate::revocation::Target;
-use crate::testing::{actor, request, scratch};
+use crate::testing::{Busy, actor, request, scratch, scratch_over};
 
 fn name(text: &str) -> Name {
     Name::parse(text).unwrap()
@@ -119,6 +119,91 @@ async fn a_deleted_admin_is_refused_at_once_and_stays_so_under_the_same_name() {
     let after = admins.login(login.secret.reveal(), &csr, "s").await;
     assert!(matches!(after, Err(AdminError::UnknownLogin)));
     assert!(matches!(admins.delete("root", &actor()).await, Err(AdminError::LastOwner(_))));
+}
+
+#[tokio::test]
+async fn connections_are_cut_once_a_deletion_is_written_whoever_waits_for_its_answer() {
+    let scratch = scratch().await;
+    let admins = Arc::clone(&scratch.control.admins);
+    let mut dismissals = Vec::new();
+    for who in ["ada", "bob"] {
+        let credential = admins.issue_locally(&name(who), &[], &request().1, &actor()).await.unwrap();
+        dismissals.push(admins.dismissal_of(&scratch.peer(&credential.issued.svid)).unwrap());
+    }
+    let stop = CancellationToken::new();
+    let mut following = tokio::task::JoinSet::new();
+    following.spawn({
+        let (admins, stop) = (Arc::clone(&admins), stop.clone());
+        let changes = admins.changes().await.unwrap();
+        async move { admins.follow(changes, stop).await }
+    });
+    // As the call of one who has hung up leaves it.
+    scratch.control.store.commit(Commit::new().delete(admin_key(&name("ada")))).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(10), dismissals[0].cancelled()).await.unwrap();
+    assert!(!dismissals[1].is_cancelled(), "nobody else's");
+
+    // One who is made anew before the deletion is followed is another, and stays.
+    let boss = Actor { name: "spiffe://shop.local/admin/root".into(), source: "s".into() };
+    admins.issue_locally(&name("root"), &[Role::Owner], &request().1, &actor()).await.unwrap();
+    let late = admins.changes().await.unwrap();
+    stop.cancel();
+    following.join_next().await.unwrap().unwrap();
+    admins.delete("bob", &boss).await.unwrap();
+    assert!(dismissals[1].is_cancelled());
+    let anew = admins.issue_locally(&name("bob"), &[], &request().1, &actor()).await.unwrap();
+    let anew = admins.dismissal_of(&scratch.peer(&anew.issued.svid)).unwrap();
+    let after = admins.issue_locally(&name("eve"), &[], &request().1, &actor()).await.unwrap();
+    let after = admins.dismissal_of(&scratch.peer(&after.issued.svid)).unwrap();
+    scratch.control.store.commit(Commit::new().delete(admin_key(&name("eve")))).await.unwrap();
+    let stop = CancellationToken::new();
+    following.spawn({
+        let (admins, stop) = (Arc::clone(&admins), stop.clone());
+        async move { admins.follow(late, stop).await }
+    });
+    tokio::time::timeout(Duration::from_secs(10), after.cancelled()).await.unwrap();
+    assert!(!anew.is_cancelled());
+    stop.cancel();
+    following.join_all().await;
+}
+
+#[tokio::test]
+async fn where_deletions_may_have_been_missed_whoever_is_an_admin_connects_again() {
+    let scratch = scratch().await;
+    let admins = Arc::clone(&scratch.control.admins);
+    let credential = admins.issue_locally(&name("ada"), &[], &request().1, &actor()).await.unwrap();
+    let dismissed = admins.dismissal_of(&scratch.peer(&credential.issued.svid)).unwrap();
+    let changes = admins.changes().await.unwrap();
+    for _ in 0..2 {
+        let filler = (0..8_192).fold(Commit::new(), |commit, number| commit.put(format!("x/{number}"), "x"));
+        scratch.control.store.commit(filler).await.unwrap();
+    }
+    let stop = CancellationToken::new();
+    let mut following = tokio::task::JoinSet::new();
+    following.spawn({
+        let (admins, stop) = (Arc::clone(&admins), stop.clone());
+        async move { admins.follow(changes, stop).await }
+    });
+    tokio::time::timeout(Duration::from_secs(10), dismissed.cancelled()).await.unwrap();
+    stop.cancel();
+    following.join_all().await;
+}
+
+#[tokio::test]
+async fn who_cannot_be_deleted_for_others_changes_is_said_to_be_there() {
+    let mut busy = None;
+    let scratch = scratch_over(|store| Arc::clone(busy.insert(Busy::new(store)))).await;
+    let (admins, busy) = (&scratch.control.admins, busy.unwrap());
+    admins.issue_locally(&name("ada"), &[Role::Viewer], &request().1, &actor()).await.unwrap();
+    let key = admin_key(&name("ada"));
+    let record = scratch.control.store.get(&key).await.unwrap().unwrap().value;
+    let boss = Actor { name: "spiffe://shop.local/admin/root".into(), source: "s".into() };
+    for _ in 0..ATTEMPTS {
+        busy.before_next(Commit::new().put(key.clone(), record.clone()));
+    }
+    let contended = admins.delete("ada", &boss).await.unwrap_err();
+    assert!(contended.is_conflict(), "{contended}");
+    assert_eq!(crate::rpc::status::of_admin(&contended).code(), tonic::Code::Aborted);
+    admins.delete("ada", &boss).await.unwrap();
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ use tokio::time::timeout;
 
 use super::Push;
 use super::recall::{Present, RulesSince, recall, rules_since, without_policies};
+use crate::bulkhead::{Bulkhead, Busy};
 use crate::flows::{KeptDecision, instance_of_decision};
 use crate::instances::Ask;
 
@@ -64,20 +65,24 @@ pub enum ExplainError {
         /// Of what.
         spiffe_id: SpiffeId,
     },
+    /// The caller asks too much at once.
+    #[error(transparent)]
+    Busy(#[from] Busy),
 }
 
 impl Push {
-    /// Explains a decision by its id, which names the instance that made it.
+    /// Explains a decision by its id, which names the instance that made it. `asker`: where it waits for its turn to compile a view,
+    /// and whose turn that is.
     ///
     /// # Errors
-    /// Says what is not known: the instance, or its decision.
-    pub async fn explain(&self, id: &str) -> Result<Explained, ExplainError> {
+    /// Says what is not known: the instance, or its decision; or when the caller asks too much at once.
+    pub async fn explain(&self, id: &str, asker: (&Bulkhead, &str)) -> Result<Explained, ExplainError> {
         let instance = instance_of_decision(id)
             .ok_or_else(|| ExplainError::Malformed(id.chars().take(100).collect()))?;
         let unanswered = match self.ask(instance, id).await {
             Ok(detail) => {
                 let rules_since = match &detail.decision {
-                    Some(decision) => rules_since(decision, self.present(decision)).await,
+                    Some(decision) => rules_since(decision, self.present(decision), asker).await?,
                     None => None,
                 };
                 return Ok(Explained { detail, kept_at: None, rules_since });
@@ -88,10 +93,12 @@ impl Push {
             let kept_at = Some(kept_at);
             return Ok(match self.present(&decision) {
                 Present::Same(view) => {
-                    Explained { detail: recall(decision, view).await, kept_at, rules_since: None }
+                    let (bulkhead, asker) = asker;
+                    let turn = bulkhead.turn(asker).await?;
+                    Explained { detail: recall(decision, view, turn).await, kept_at, rules_since: None }
                 }
                 other => {
-                    let rules_since = rules_since(&decision, other).await;
+                    let rules_since = rules_since(&decision, other, asker).await?;
                     let detail = without_policies(&decision, agent::NoPolicies::RulesGone);
                     Explained { detail, kept_at, rules_since }
                 }

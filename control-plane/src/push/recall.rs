@@ -12,6 +12,7 @@ use hauberk_proto::convert::{
     encode_policy_note, explains,
 };
 
+use crate::bulkhead::{Bulkhead, Busy, Turn};
 use crate::compile::{Compilation, CompiledView};
 
 /// What has become of the rules since a decision.
@@ -73,22 +74,30 @@ impl Present {
     }
 }
 
-/// What has become of the rules since a decision; none where it was made by no view, or they are still the same.
-pub(super) async fn rules_since(decision: &agent::Decision, present: Present) -> Option<RulesSince> {
+/// What has become of the rules since a decision; none where it was made by no view, or they are still the same. `asker`: where it
+/// waits for its turn, and whose turn that is.
+///
+/// # Errors
+/// When too much of the caller waits.
+pub(super) async fn rules_since(
+    decision: &agent::Decision,
+    present: Present,
+    (bulkhead, asker): (&Bulkhead, &str),
+) -> Result<Option<RulesSince>, Busy> {
     let (epoch, view) = match present {
-        _ if decision.node.is_empty() => return None,
-        Present::Same(_) | Present::NotMade => return None,
-        Present::Gone => return Some(RulesSince { revision: None, now: Err(Undecidable::Gone) }),
+        _ if decision.node.is_empty() => return Ok(None),
+        Present::Same(_) | Present::NotMade => return Ok(None),
+        Present::Gone => return Ok(Some(RulesSince { revision: None, now: Err(Undecidable::Gone) })),
         Present::Other { epoch, view } => (epoch, view),
     };
     let revision = Some(view.revision);
     if Reason::parse(&decision.reason).is_none() {
-        return Some(RulesSince { revision, now: Err(Undecidable::RefusedBefore) });
+        return Ok(Some(RulesSince { revision, now: Err(Undecidable::RefusedBefore) }));
     }
     let decision = decision.clone();
     // Compiling a large view takes a while.
-    let asked = tokio::task::spawn_blocking(move || decide_now(epoch, &view, decision));
-    Some(RulesSince { revision, now: asked.await.unwrap_or(Err(Undecidable::Unreadable)) })
+    let asked = bulkhead.turn(asker).await?.run(move || decide_now(epoch, &view, decision));
+    Ok(Some(RulesSince { revision, now: asked.await.unwrap_or(Err(Undecidable::Unreadable)) }))
 }
 
 fn decide_now(
@@ -134,10 +143,14 @@ pub(super) fn without_policies(decision: &agent::Decision, why: agent::NoPolicie
 }
 
 /// A kept decision, with what the policies said of it.
-pub(super) async fn recall(decision: Arc<agent::Decision>, view: Arc<CompiledView>) -> agent::DecisionDetail {
+pub(super) async fn recall(
+    decision: Arc<agent::Decision>,
+    view: Arc<CompiledView>,
+    turn: Turn,
+) -> agent::DecisionDetail {
     // Compiling a large view takes a while.
     let kept = Arc::clone(&decision);
-    let asked = tokio::task::spawn_blocking(move || ask_again(&view, &kept));
+    let asked = turn.run(move || ask_again(&view, &kept));
     match asked.await {
         Ok(Ok(explanation)) if !explains(&explanation, &decision) => {
             let (now, then) = (explanation.decision.reason.as_str(), decision.reason.as_str());

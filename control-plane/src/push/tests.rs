@@ -13,6 +13,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
 
 use super::*;
+use crate::bulkhead::Bulkhead;
 use crate::compile::CompiledView;
 use crate::flows::Filter;
 use crate::instances::{IssuedTo, Lag};
@@ -543,6 +544,10 @@ async fn agents_send_everything_while_somebody_observes() {
     assert_eq!(agent.next().await, "observe false 0");
 }
 
+async fn explain(world: &World, id: &str) -> Result<Explained, ExplainError> {
+    world.push.explain(id, (&Bulkhead::new(1), "ada")).await
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_decision_is_explained_by_its_agent() {
     let world = World::new().await;
@@ -551,7 +556,7 @@ async fn a_decision_is_explained_by_its_agent() {
     agent.until_current(1).await;
     let push = Arc::clone(&world.push);
     let asked = tokio_util::task::AbortOnDropHandle::new(
-        world.push.tasks.spawn(async move { push.explain(&id_of(1, "a")).await }),
+        world.push.tasks.spawn(async move { push.explain(&id_of(1, "a"), (&Bulkhead::new(1), "ada")).await }),
     );
     let Some(Ok(ToAgent { message: Some(Message::Question(question)) })) = agent.down.recv().await else {
         panic!("no question");
@@ -573,19 +578,19 @@ async fn a_decision_of_a_lost_agent_is_explained_from_what_it_had_sent() {
     agent.decide(&decision("payments", 1, "b")).await;
     agent.decide(&decision("orders", 2, "c")).await;
     world.until(|world| world.push.flows.kept_decision(&id_of(1, "a")).is_some()).await;
-    let silent = world.push.explain(&id_of(1, "z")).await;
+    let silent = explain(&world, &id_of(1, "z")).await;
     assert!(matches!(silent, Err(ExplainError::NoAnswer { .. })), "{silent:?}");
     drop(agent);
     world.until(|world| world.push.instances.connected() == 0).await;
     let world = world.restart().await;
-    let explained = world.push.explain(&id_of(1, "a")).await.unwrap();
+    let explained = explain(&world, &id_of(1, "a")).await.unwrap();
     assert_eq!((explained.detail.decision.unwrap().id, explained.kept_at), (id_of(1, "a"), Some(NOW)));
     for (id, wanted) in [
         (id_of(1, "b"), ExplainError::UnknownInstance(instance(1))),
         (id_of(2, "c"), ExplainError::UnknownInstance(instance(2))),
         ("nonsense".to_owned(), ExplainError::Malformed("nonsense".to_owned())),
     ] {
-        assert_eq!(world.push.explain(&id).await.unwrap_err(), wanted);
+        assert_eq!(explain(&world, &id).await.unwrap_err(), wanted);
     }
 }
 
@@ -596,6 +601,7 @@ async fn what_has_become_of_the_rules_is_told() {
     world.publish(7, &[("orders", 5)], &[], &[]);
     world.amend(|compilation| drop(compilation.node_uids.insert(node_id("broken"), None)));
     let compilation = Arc::clone(&world.compilation.borrow());
+    let asker = (&Bulkhead::new(1), "ada");
     let made = agent::Decision {
         epoch: EPOCH,
         revision: 5,
@@ -614,7 +620,8 @@ async fn what_has_become_of_the_rules_is_told() {
         (agent::Decision { node: node_id("broken").to_string(), ..made.clone() }, None),
         (agent::Decision { node: node_id("payments").to_string(), ..made }, Some((None, Gone))),
     ] {
-        let since = recall::rules_since(&decision, recall::Present::of(&decision, &compilation)).await;
+        let since = recall::rules_since(&decision, recall::Present::of(&decision, &compilation), asker);
+        let since = since.await.unwrap();
         let found = since.map(|since| (since.revision, since.now.unwrap_err()));
         assert_eq!(found, wanted, "{decision:?}");
     }

@@ -1,29 +1,27 @@
 //! A change of resources as one durable transaction.
 
 mod draft;
+mod error;
 
 use std::sync::Arc;
 
 use hauberk_identity::{InstanceId, SpiffeId, TrustDomain, UnixMillis};
-use hauberk_proto::convert::{features, timestamp};
+use hauberk_proto::convert::timestamp;
 use hauberk_proto::mesh::v1::{Metadata, Resource};
 use prost::Message;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::admit::{Admission, Change, Outcome, Removal, Rights, Target, admit_removal};
-use super::catalog::Catalog;
 use super::follow::Catalogs;
 use super::key::{Kind, ResourceKey};
-use super::problem::Problem;
 use crate::audit::{self, Act, Actor, Audit};
 use crate::clock::Clock;
-use crate::compile::view::needed_features;
-use crate::compile::{Oversized, oversized};
 use crate::random::{self, NoRandomness};
 use crate::registry::{Commit, Revision, StoreError};
 use crate::server_certificate::ServerNames;
 
 pub use draft::{Draft, DraftTooLarge, MAX_DRAFT, MAX_DRAFT_BYTES, check_draft};
+pub use error::ChangeError;
 
 /// The most resources of one change.
 pub const MAX_BATCH: usize = 1_000;
@@ -48,58 +46,6 @@ pub struct Author {
 
 /// A live instance of a node that lacks one of the features, if there is one.
 pub type MissingFeature = Box<dyn Fn(&SpiffeId, &[&str]) -> Option<InstanceId> + Send + Sync>;
-
-/// A change that did not happen.
-#[derive(Debug, thiserror::Error)]
-pub enum ChangeError {
-    /// More resources than one change may have.
-    #[error("{0} resources are too many for one change: at most {MAX_BATCH}; split it")]
-    TooMany(usize),
-    /// More bytes than one change may have.
-    #[error("{0} bytes are too many for one change: at most {MAX_BATCH_BYTES}; split it")]
-    TooLarge(usize),
-    /// More than is looked at without being applied.
-    #[error(transparent)]
-    DraftTooLarge(#[from] DraftTooLarge),
-    /// The author's fault: everything that is wrong with it.
-    #[error("{}", summary(.0))]
-    Refused(Vec<Problem>),
-    /// A running agent could not enforce it.
-    #[error(
-        "instance {instance} of {node} cannot enforce this: it lacks {}; update its agent, or stop it",
-        .features.join(", ")
-    )]
-    Incapable {
-        /// The instance.
-        instance: InstanceId,
-        /// Its node.
-        node: SpiffeId,
-        /// What the change needs.
-        features: Vec<&'static str>,
-    },
-    /// A view would not fit into a message.
-    #[error(transparent)]
-    Oversized(#[from] Oversized),
-    /// Others changed resources all the time.
-    #[error("other changes came in between {ATTEMPTS} times: try again")]
-    Contended,
-    /// The registry failed.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// No unique id can be made.
-    #[error(transparent)]
-    NoRandomness(#[from] NoRandomness),
-}
-
-fn summary(problems: &[Problem]) -> String {
-    let first = problems.first().map(Problem::description).unwrap_or_default();
-    let place = problems.first().map(|problem| problem.field.as_str()).unwrap_or_default();
-    let place = if place.is_empty() { String::new() } else { format!("{place}: ") };
-    match problems.len() {
-        0 | 1 => format!("{place}{first}"),
-        many => format!("{many} problems, the first: {place}{first}"),
-    }
-}
 
 /// A change that happened, or would have.
 #[derive(Debug)]
@@ -150,15 +96,18 @@ pub struct ResourcesParts {
 
 /// Changes resources.
 pub struct Resources {
-    parts: ResourcesParts,
+    parts: Arc<ResourcesParts>,
     /// One change at a time is judged and committed here; the guard on the revision holds off other replicas.
-    changing: Mutex<()>,
+    changing: Arc<Mutex<()>>,
 }
+
+/// Held by the change whose turn it is.
+type Turn = OwnedMutexGuard<()>;
 
 impl Resources {
     /// Puts the parts together.
     pub fn new(parts: ResourcesParts) -> Self {
-        Self { parts, changing: Mutex::new(()) }
+        Self { parts: Arc::new(parts), changing: Arc::default() }
     }
 
     /// All resources.
@@ -227,11 +176,14 @@ impl Resources {
         action: &'static str,
     ) -> Result<Applied, ChangeError> {
         check_size(batch)?;
-        let _one_at_a_time = self.changing.lock().await;
+        let mut turn = Arc::clone(&self.changing).lock_owned().await;
+        let (batch, rights): (Arc<[Resource]>, _) = (batch.into(), author.rights);
         for _ in 0..ATTEMPTS {
             let catalog = self.parts.catalogs.current().await?;
-            let admission = self.judge(&catalog, batch, author.rights)?;
-            let Admission { changes, warnings, after: _ } = admission;
+            let (before, batch) = (Arc::clone(&catalog), Arc::clone(&batch));
+            let admission;
+            (admission, turn) = self.judged(turn, move |parts| parts.judge(&before, &batch, rights)).await?;
+            let Admission { changes, warnings, after: _ } = admission?;
             let written: Vec<_> =
                 changes.iter().filter(|change| change.outcome != Outcome::Unchanged).collect();
             if written.is_empty() {
@@ -275,12 +227,16 @@ impl Resources {
         if targets.len() > MAX_BATCH {
             return Err(ChangeError::TooMany(targets.len()));
         }
-        let _one_at_a_time = self.changing.lock().await;
+        let mut turn = Arc::clone(&self.changing).lock_owned().await;
+        let (targets, rights): (Arc<[Target]>, _) = (targets.into(), author.rights);
         for _ in 0..ATTEMPTS {
             let catalog = self.parts.catalogs.current().await?;
-            let Removal { removed, after: _ } =
-                admit_removal(&catalog, targets, author.rights, &self.parts.trust_domain)
-                    .map_err(ChangeError::Refused)?;
+            let (before, targets) = (Arc::clone(&catalog), Arc::clone(&targets));
+            let admission;
+            (admission, turn) = self
+                .judged(turn, move |parts| admit_removal(&before, &targets, rights, &parts.trust_domain))
+                .await?;
+            let Removal { removed, after: _ } = admission.map_err(ChangeError::Refused)?;
             let resources = removed.iter().map(|(_, entry)| entry.resource().clone()).collect();
             if validate_only || removed.is_empty() {
                 return Ok(Removed { resources, revision: catalog.revision() });
@@ -304,19 +260,16 @@ impl Resources {
         }
     }
 
-    /// Refuses what could not be pushed, and what a running agent would have to refuse, which would close it.
-    fn check_enforceable(&self, before: &Catalog, admission: &Admission) -> Result<(), ChangeError> {
-        let keys = || admission.changes.iter().map(|change| &change.key);
-        if let Some(oversized) = oversized(&self.parts.trust_domain, before, &admission.after, keys()) {
-            return Err(oversized.into());
-        }
-        for (node, features) in needed_features(&self.parts.trust_domain, before, &admission.after, keys()) {
-            debug_assert!(features.iter().all(|feature| features::ALL.contains(feature)), "{features:?}");
-            if let Some(instance) = (self.parts.missing_feature)(&node, &features) {
-                return Err(ChangeError::Incapable { instance, node, features });
-            }
-        }
-        Ok(())
+    /// Judges a change on a thread of its own: it may take a while, and agents are served meanwhile. The turn ends no sooner than that,
+    /// also where whoever asked has gone, so that one judgement runs at a time.
+    async fn judged<T: Send + 'static>(
+        &self,
+        turn: Turn,
+        judge: impl FnOnce(&ResourcesParts) -> T + Send + 'static,
+    ) -> Result<(T, Turn), ChangeError> {
+        let parts = Arc::clone(&self.parts);
+        let judged = tokio::task::spawn_blocking(move || (judge(&parts), turn));
+        judged.await.map_err(ChangeError::Unjudged)
     }
 
     /// Records what left no trace in the registry otherwise. The answer does not depend on it.

@@ -1,6 +1,7 @@
 //! Keeps all resources in memory, as of the last durable commit.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use hauberk_identity::TrustDomain;
 use tokio::sync::watch;
@@ -10,6 +11,9 @@ use tokio_util::task::TaskTracker;
 use super::catalog::Catalog;
 use super::own_issuer::{OwnIssuer, OwnIssuerParts};
 use crate::registry::{Change, Store, StoreError, Version, WatchEnd, keys};
+
+/// Before the registry is read again after a failure.
+const READ_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// Where that stands which others publish.
 const FETCHED: [&str; 2] = [keys::FETCHED_BUNDLES, keys::FETCHED_KEYS];
@@ -80,14 +84,26 @@ impl Follower {
                 Ok(change) => self.take_over(&change),
                 Err(WatchEnd::Closed) => return,
                 Err(WatchEnd::Compacted) => {
-                    match list(&*self.store, &self.trust_domain, self.own_issuer.as_ref()).await {
-                        Ok(catalog) => drop(self.sender.send_replace(Arc::new(catalog))),
-                        Err(error) => {
-                            tracing::error!(event = "resources_unreadable", %error, "resources are not followed any more");
-                            return;
-                        }
-                    }
+                    let catalog = self.read_again().await;
+                    self.sender.send_replace(Arc::new(catalog));
                     watch = self.store.watch("", self.version());
+                }
+            }
+        }
+    }
+
+    /// All resources, as soon as they can be read: whoever gave up would leave agents with what they have for good.
+    async fn read_again(&self) -> Catalog {
+        loop {
+            match list(&*self.store, &self.trust_domain, self.own_issuer.as_ref()).await {
+                Ok(catalog) => return catalog,
+                Err(error) => {
+                    tracing::error!(
+                        event = "resources_unreadable",
+                        %error,
+                        "changes of resources reach nobody until they can be read"
+                    );
+                    tokio::time::sleep(READ_AGAIN_AFTER).await;
                 }
             }
         }
@@ -140,5 +156,46 @@ async fn list(
             let own_issuer = own_issuer.map(|parts| OwnIssuer::read(parts, records, resources.revision));
             return Ok(Catalog::from_pages(&resources, &fetched, own_issuer, trust_domain));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message;
+
+    use super::*;
+    use crate::registry::{Commit, SledStore};
+    use crate::resources::testing::{mesh, trust_domain};
+    use crate::testing::Busy;
+
+    #[tokio::test(start_paused = true)]
+    async fn resources_that_cannot_be_read_for_a_while_are_followed_afterwards() {
+        let directory = tempfile::tempdir().unwrap();
+        let stored = |name: &str| {
+            let key = keys::resource("Mesh", name, name);
+            Commit::new().put(key, mesh(name).encode_to_vec()).raising_revision()
+        };
+        let store = SledStore::create(directory.path()).unwrap();
+        store.commit(stored("shop")).await.unwrap();
+        store.close().await;
+        drop(store);
+        // What was committed before a store was opened is no longer remembered as changes.
+        let store = Busy::new(SledStore::open(directory.path()).unwrap());
+        let (sender, mut latest) = watch::channel(Arc::new(Catalog::default()));
+        let follower = Follower {
+            store: Arc::clone(&store) as Arc<dyn Store>,
+            trust_domain: trust_domain(),
+            own_issuer: None,
+            sender,
+        };
+        store.damage(Some(keys::RESOURCES));
+        let mut following = tokio::task::JoinSet::new();
+        following.spawn(follower.run());
+        let given_up = tokio::time::timeout(READ_AGAIN_AFTER * 3, latest.changed()).await;
+        assert!(given_up.is_err(), "it waits until they can be read: {given_up:?}");
+        store.damage(None);
+        latest.wait_for(|catalog| catalog.mesh("shop").is_some()).await.unwrap();
+        store.commit(stored("depot")).await.unwrap();
+        latest.wait_for(|catalog| catalog.mesh("depot").is_some()).await.unwrap();
     }
 }

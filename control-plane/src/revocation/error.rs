@@ -68,12 +68,23 @@ pub enum RevocationError {
     /// The registry cannot be read or written.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The record is made, and the list for agents is not.
+    /// It is recorded for good, and the list of who is refused could not be made anew: that is tried again all the time.
+    #[error(
+        "it is recorded, and will be in force as soon as the records of revocations can be read and the denylist signed, which is tried \
+         every second: the control plane's log says what fails"
+    )]
+    NotInForce(#[source] Box<RevocationError>),
+    /// No list of who is refused can be made.
     #[error("the denylist cannot be signed")]
     Sign(#[from] SigningError),
 }
 
 impl RevocationError {
+    /// Whether it is recorded all the same, and so was not refused.
+    pub fn is_recorded(&self) -> bool {
+        matches!(self, Self::NotInForce(_))
+    }
+
     /// Whether another change came between.
     pub(super) fn is_conflict(&self) -> bool {
         matches!(self, Self::Store(StoreError::Conflict { .. }))

@@ -10,6 +10,7 @@ mod kept_lists;
 mod plan;
 mod records;
 mod revocations;
+mod revoke;
 #[cfg(test)]
 mod tests;
 
@@ -19,4 +20,5 @@ pub use denylist::{Denial, Denylist, Mark};
 pub use error::RevocationError;
 pub use plan::Left;
 pub use records::{check_certificate, check_instance, check_node};
-pub use revocations::{Revocations, RevocationsParts, Revoked, Target};
+pub use revocations::{Revocations, RevocationsParts, Target};
+pub use revoke::Revoked;

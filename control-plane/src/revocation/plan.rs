@@ -28,21 +28,13 @@ pub(super) struct Plan {
     instances: BTreeMap<InstanceId, (Option<RevokedInstance>, RevokedInstance)>,
     /// What is revoked newly.
     certificates: BTreeMap<Serial, RevokedCertificate>,
-    /// What of the same instance, or admin, stays good.
-    pub(super) left: Left,
     pub(super) action: &'static str,
     pub(super) object: String,
 }
 
 impl Plan {
     fn new(action: &'static str, object: String) -> Self {
-        Self {
-            instances: BTreeMap::new(),
-            certificates: BTreeMap::new(),
-            left: Left::default(),
-            action,
-            object,
-        }
+        Self { instances: BTreeMap::new(), certificates: BTreeMap::new(), action, object }
     }
 
     /// Whether the list has no room for those of these that need a place of their own.
@@ -170,7 +162,6 @@ impl Revocations {
             return Err(RevocationError::Expired(serial.to_string()));
         }
         let mut plan = Plan::new("revoke.serial", record.spiffe_id.clone());
-        plan.left = self.left_beside(serial).await?;
         self.plan_certificate(&mut plan, serial, &record, now).await?;
         Ok(plan)
     }

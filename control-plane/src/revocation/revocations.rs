@@ -10,7 +10,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::denylist::{Certificate, Denylist, Listed, Mark};
 use super::error::RevocationError;
-use super::plan::Left;
 use super::records::{self, Number, Quarantine, RevokedCertificate, RevokedInstance, quarantine_key};
 use crate::audit::{Act, Actor, Audit};
 use crate::authority::Authority;
@@ -26,7 +25,7 @@ use crate::secret::SecretId;
 pub(super) const MOST_CERTIFICATES: usize = 50_000;
 
 /// How often a change is tried again because another came between.
-const ATTEMPTS: usize = 32;
+pub(super) const ATTEMPTS: usize = 32;
 
 /// For how long the token of a revoked instance could be shown again: as long as tokens live.
 pub(super) const TOKENS_LIVE: Duration = Duration::from_secs(86_400);
@@ -47,17 +46,6 @@ pub enum Target {
     Node(Name, NodeName),
     /// All instances that joined by a token, which must have been deleted: none joins by it any longer.
     Token(SecretId),
-}
-
-/// What was revoked.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Revoked {
-    /// The revision from which on it holds.
-    pub revision: u64,
-    /// Certificates that had not been revoked before.
-    pub serials: Vec<Serial>,
-    /// What stays good beside a certificate that was revoked by its serial number.
-    pub left: Left,
 }
 
 /// What [`Revocations`] is made of.
@@ -156,65 +144,10 @@ impl Revocations {
         }
     }
 
-    /// Revokes certificates. When this returns, the control plane refuses them.
-    ///
-    /// # Errors
-    /// There is no such certificate, instance or node, or nothing could be recorded. Where there are too many certificates for
-    /// the list, their instances get nothing more all the same.
-    pub async fn revoke(&self, target: &Target, actor: &Actor) -> Result<Revoked, RevocationError> {
-        let mut attempt = 1;
-        let mut revoked = Vec::new();
-        loop {
-            let mut plan = self.plan(target).await?;
-            let list = self.denylist();
-            let serials: Vec<_> = plan.serials().filter(|serial| !list.is_revoked(*serial)).collect();
-            // Agents know them by their instances; who goes by serial numbers alone does not.
-            plan.leave_covered_without_room(&list);
-            let is_too_many = plan.is_too_many(&list);
-            if is_too_many {
-                plan.leave_certificates();
-            }
-            let commit = plan.commit()?;
-            if commit.is_empty() && is_too_many {
-                return Err(RevocationError::TooMany);
-            }
-            if commit.is_empty() {
-                let revision = list.mark.revision;
-                return Ok(Revoked { revision, serials: revoked, left: plan.left });
-            }
-            let why = if is_too_many {
-                "too many certificates for the denylist: renewals and streams are refused".to_owned()
-            } else {
-                in_words(&serials)
-            };
-            match self.commit(commit, Act::done(actor, plan.action, plan.object).because(why)).await {
-                Err(error) if error.is_conflict() && attempt < ATTEMPTS => {}
-                revision => {
-                    let revision = revision?;
-                    if is_too_many {
-                        return Err(RevocationError::TooMany);
-                    }
-                    revoked.extend(serials);
-                    // A certificate that was issued between reading and writing is not among them. None is issued any longer:
-                    // the next look sees all there are.
-                    if let Target::Serial(serial) = target {
-                        // What was issued for it meanwhile is told; by it nothing is issued any longer.
-                        let left = self.left_beside(*serial).await?;
-                        return Ok(Revoked { revision, serials: revoked, left });
-                    }
-                    if attempt >= ATTEMPTS {
-                        return Ok(Revoked { revision, serials: revoked, left: plan.left });
-                    }
-                }
-            }
-            attempt += 1;
-        }
-    }
-
     /// Puts a node or gateway in quarantine, or ends that. Gives the revision, and whether anything changed.
     ///
     /// # Errors
-    /// There is no such node, or nothing could be recorded.
+    /// There is no such node, or nothing could be recorded. [`RevocationError::NotInForce`]: it is recorded.
     pub async fn quarantine(
         &self,
         (mesh, node): (&Name, &NodeName),
@@ -270,8 +203,9 @@ impl Revocations {
         Ok(removed)
     }
 
-    /// Gives the revision. A conflict means that something came between: the change must be thought through again.
-    async fn commit(&self, commit: Commit, act: Act) -> Result<u64, RevocationError> {
+    /// Gives the revision. A conflict means that something came between: the change must be thought through again. What is recorded
+    /// and cannot be read again is put in force by [`Revocations::follow`].
+    pub(super) async fn commit(&self, commit: Commit, act: Act) -> Result<u64, RevocationError> {
         let now = self.store.revision().await?;
         let number = Number { revision: now.0 + 1 };
         let commit = commit
@@ -280,7 +214,10 @@ impl Revocations {
             .raising_revision()
             .using_reserve();
         self.audit.commit(commit, act).await?;
-        self.read_again().await?;
+        self.read_again().await.map_err(|error| {
+            tracing::error!(event = "revocations_unreadable", %error, "what was recorded is not in force yet");
+            RevocationError::NotInForce(Box::new(error))
+        })?;
         Ok(number.revision)
     }
 
@@ -383,13 +320,4 @@ fn with_room(
     let left = covered.split_off(room.min(covered.len()));
     let without_room = left.iter().map(|(_, certificate)| certificate.not_after).max();
     (alone.into_iter().chain(covered).collect(), without_room.unwrap_or_default())
-}
-
-/// For the audit record, which has little room.
-fn in_words(serials: &[Serial]) -> String {
-    match serials {
-        [] => "no certificate that is still good".to_owned(),
-        [only] => format!("serial {only}"),
-        [first, rest @ ..] => format!("serial {first} and {} more", rest.len()),
-    }
 }

@@ -849,6 +849,59 @@ async fn what_an_admin_holds_beside_a_revoked_credential_is_named() {
 }
 
 #[tokio::test]
+async fn a_credential_is_revoked_though_what_others_hold_cannot_be_read() {
+    let scratch = scratch().await;
+    let (admins, revocations) = (&scratch.control.admins, &scratch.control.revocations);
+    let issue = async |name: &str| {
+        let name = Name::parse(name).unwrap();
+        let issued = admins.issue_locally(&name, &[], &request().1, &actor()).await.unwrap().issued;
+        scratch.peer(&issued.svid)
+    };
+    let (eve, bob) = (issue("eve").await, issue("bob").await);
+    let damaged = Commit::new().put(format!("{}{}", keys::ISSUED, bob.serial()), "no record");
+    scratch.control.store.commit(damaged).await.unwrap();
+    let target = Target::Serial(eve.serial());
+    for serials in [vec![eve.serial()], Vec::new()] {
+        let revoked = revocations.revoke(&target, &actor()).await.unwrap();
+        assert_eq!((revoked.serials, revoked.left), (serials, Left::default()));
+        assert_eq!(revoked.unread.len(), 1, "{:?}", revoked.unread);
+        assert!(revoked.unread[0].contains("which stays good, could not be read"), "{:?}", revoked.unread);
+    }
+    assert_eq!(denial(&scratch, &eve), Some(Denial::Revoked));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_recorded_and_cannot_be_read_again_is_in_force_as_soon_as_it_can() {
+    let mut busy = None;
+    let scratch = scratch_over(|store| std::sync::Arc::clone(busy.insert(Busy::new(store)))).await;
+    let (busy, revocations) = (busy.unwrap(), &scratch.control.revocations);
+    let (_, peer) = join(&scratch).await;
+    busy.damage(Some(keys::REVOCATIONS));
+    let (mesh, name) = node();
+    let target = Target::Serial(peer.serial());
+    let late = revocations.revoke(&target, &actor()).await.unwrap_err();
+    assert!(matches!(late, RevocationError::NotInForce(_)) && late.is_recorded(), "{late}");
+    let late = revocations.quarantine((&mesh, &name), false, &actor()).await.unwrap_err();
+    assert!(late.is_recorded(), "{late}");
+    assert_eq!(denial(&scratch, &peer), None);
+    let stop = tokio_util::sync::CancellationToken::new();
+    let mut following = tokio::task::JoinSet::new();
+    following.spawn({
+        let (revocations, stop) = (std::sync::Arc::clone(revocations), stop.clone());
+        async move { revocations.follow(stop).await }
+    });
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(denial(&scratch, &peer), None);
+    busy.damage(None);
+    revocations.until_denied(peer.id(), peer.serial()).await;
+    assert!(revocations.denylist().is_in_quarantine(peer.id()));
+    let again = revocations.revoke(&target, &actor()).await.unwrap();
+    assert!(again.serials.is_empty(), "it is revoked already");
+    stop.cancel();
+    following.join_all().await;
+}
+
+#[tokio::test]
 async fn what_was_issued_while_a_certificate_was_revoked_is_named() {
     let mut busy = None;
     let scratch = scratch_over(|store| std::sync::Arc::clone(busy.insert(Busy::new(store)))).await;

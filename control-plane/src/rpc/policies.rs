@@ -21,11 +21,12 @@ use hauberk_proto::admin::v1::{
     TestRequest, TestResponse, WhatCanRequest, WhatCanResponse, WhoCanRequest, WhoCanResponse,
 };
 use hauberk_proto::mesh::v1::Resource;
-use tokio::sync::Semaphore;
 use tonic::{Code, Request, Response, Status};
 
 use super::{explain, status};
+use crate::access::CallContext;
 use crate::app::ControlPlane;
+use crate::bulkhead::Bulkhead;
 use crate::push::Push;
 use crate::resources::admit::{Rights, admit};
 use crate::resources::{Catalog, ChangeError, MAX_DRAFT_BYTES, Resources, check_draft};
@@ -56,7 +57,7 @@ pub(super) fn service(
         control: Arc::clone(control),
         resources: Arc::clone(resources),
         push: Arc::clone(push),
-        turns: Semaphore::new(AT_ONCE),
+        bulkhead: Bulkhead::new(AT_ONCE),
     })
     // Some more than a draft may have, so that one that is too large is told so in our words.
     .max_decoding_message_size(2 * MAX_DRAFT_BYTES)
@@ -66,7 +67,7 @@ pub(super) struct PoliciesService {
     control: Arc<ControlPlane>,
     resources: Arc<Resources>,
     push: Arc<Push>,
-    turns: Semaphore,
+    bulkhead: Bulkhead,
 }
 
 impl PoliciesService {
@@ -74,13 +75,13 @@ impl PoliciesService {
     /// waits for it.
     async fn answer<T: Send + 'static>(
         &self,
+        context: &CallContext,
         work: impl FnOnce(&Catalog, &TrustDomain) -> Result<T, Status> + Send + 'static,
     ) -> Result<Response<T>, Status> {
-        let stopping = |_| status::refusal(Code::Unavailable, "STOPPING", "the control plane is stopping");
-        let _turn = self.turns.acquire().await.map_err(stopping)?;
+        let turn = self.bulkhead.turn(&context.actor().name).await.map_err(status::of_busy)?;
         let catalog = self.resources.catalogs().current().await.map_err(|error| status::of_store(&error))?;
         let trust_domain = self.resources.trust_domain().clone();
-        let answered = tokio::task::spawn_blocking(move || work(&catalog, &trust_domain)).await;
+        let answered = turn.run(move || work(&catalog, &trust_domain)).await;
         answered.map_err(|error| status::internal(&error))?.map(Response::new)
     }
 }
@@ -88,9 +89,9 @@ impl PoliciesService {
 #[tonic::async_trait]
 impl policies_server::Policies for PoliciesService {
     async fn check(&self, request: Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
-        let (request, now) = (request.into_inner(), self.control.clock.now());
+        let ((context, request), now) = (CallContext::with_message(request)?, self.control.clock.now());
         let denylist = self.control.revocations.denylist();
-        self.answer(move |catalog, trust_domain| {
+        self.answer(&context, move |catalog, trust_domain| {
             let name = mesh_name(&request.mesh)?;
             let mesh = Mesh::of(catalog, trust_domain, &name)?;
             let answer = Check::new(&mesh, &request, now)?.answer_of(Known::Now(&denylist))?;
@@ -100,13 +101,15 @@ impl policies_server::Policies for PoliciesService {
     }
 
     async fn explain(&self, request: Request<ExplainRequest>) -> Result<Response<ExplainResponse>, Status> {
-        explain::explain(&self.push, request.into_inner()).await.map(Response::new)
+        let (context, request) = CallContext::with_message(request)?;
+        let asker = context.actor().name;
+        explain::explain(&self.push, request, (&self.bulkhead, &asker)).await.map(Response::new)
     }
 
     async fn who_can(&self, request: Request<WhoCanRequest>) -> Result<Response<WhoCanResponse>, Status> {
-        let request = request.into_inner();
+        let (context, request) = CallContext::with_message(request)?;
         let denylist = self.control.revocations.denylist();
-        self.answer(move |catalog, trust_domain| {
+        self.answer(&context, move |catalog, trust_domain| {
             let WhoCanRequest { mesh, target, port, method, path, include_never, page_token } = &request;
             let name = mesh_name(mesh)?;
             let mesh = Mesh::of(catalog, trust_domain, &name)?;
@@ -131,9 +134,9 @@ impl policies_server::Policies for PoliciesService {
     }
 
     async fn what_can(&self, request: Request<WhatCanRequest>) -> Result<Response<WhatCanResponse>, Status> {
-        let request = request.into_inner();
+        let (context, request) = CallContext::with_message(request)?;
         let denylist = self.control.revocations.denylist();
-        self.answer(move |catalog, trust_domain| {
+        self.answer(&context, move |catalog, trust_domain| {
             let WhatCanRequest { mesh, caller, include_never, page_token } = &request;
             let name = mesh_name(mesh)?;
             let mesh = Mesh::of(catalog, trust_domain, &name)?;
@@ -151,9 +154,9 @@ impl policies_server::Policies for PoliciesService {
     }
 
     async fn test(&self, request: Request<TestRequest>) -> Result<Response<TestResponse>, Status> {
-        let (request, now) = (request.into_inner(), self.control.clock.now());
+        let ((context, request), now) = (CallContext::with_message(request)?, self.control.clock.now());
         let denylist = self.control.revocations.denylist();
-        self.answer(move |catalog, trust_domain| {
+        self.answer(&context, move |catalog, trust_domain| {
             check_size(&request.resources)?;
             answer_all(catalog, trust_domain, &request, (Known::Now(&denylist), now))
         })
@@ -161,8 +164,8 @@ impl policies_server::Policies for PoliciesService {
     }
 
     async fn diff(&self, request: Request<DiffRequest>) -> Result<Response<DiffResponse>, Status> {
-        let request = request.into_inner();
-        self.answer(move |catalog, trust_domain| {
+        let (context, request) = CallContext::with_message(request)?;
+        self.answer(&context, move |catalog, trust_domain| {
             let DiffRequest { resources, mesh, page_token } = &request;
             let name = mesh_name(mesh)?;
             check_size(resources)?;

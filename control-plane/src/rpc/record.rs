@@ -9,14 +9,15 @@ use hauberk_proto::admin::v1::{
     SuggestRequest, SuggestResponse, WouldDenials,
 };
 use hauberk_proto::convert::timestamp;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Code, Request, Response, Status};
 
 use super::status;
+use crate::access::CallContext;
 use crate::app::ControlPlane;
+use crate::bulkhead::{Bulkhead, Turn};
 use crate::flows::{Auditing, Tally};
 use crate::push::Push;
-use crate::resources::{Catalog, MAX_DRAFT_BYTES, MeshCatalog, Resources, did_you_mean};
+use crate::resources::{Catalog, Draft, MAX_DRAFT_BYTES, MeshCatalog, Resources, did_you_mean};
 use crate::simulate::{self, SimulateError, Simulation, Suggestion};
 
 /// How many are answered at once: each keeps a processor busy.
@@ -35,7 +36,7 @@ pub(super) fn service(
         control: Arc::clone(control),
         resources: Arc::clone(resources),
         push: Arc::clone(push),
-        at_once: Arc::new(Semaphore::new(AT_ONCE)),
+        bulkhead: Bulkhead::new(AT_ONCE),
     })
     // Some more than a draft may have, so that one that is too large is told so in our words.
     .max_decoding_message_size(2 * MAX_DRAFT_BYTES)
@@ -45,7 +46,7 @@ pub(super) struct RecordService {
     control: Arc<ControlPlane>,
     resources: Arc<Resources>,
     push: Arc<Push>,
-    at_once: Arc<Semaphore>,
+    bulkhead: Bulkhead,
 }
 
 #[tonic::async_trait]
@@ -54,26 +55,26 @@ impl record_server::Record for RecordService {
         &self,
         request: Request<SimulateRequest>,
     ) -> Result<Response<SimulateResponse>, Status> {
-        let SimulateRequest { resources } = request.into_inner();
-        let draft = self.resources.draft(&resources).await;
-        let draft = draft.map_err(|error| status::of_change(&error, "resources"))?;
-        let records = self.push.flows().recorded().of(|_| true);
-        let (trust_domain, warnings) = (self.resources.trust_domain().clone(), draft.warnings);
-        let (before, after) = (draft.before, draft.after);
+        let (context, SimulateRequest { resources: batch }) = CallContext::with_message(request)?;
+        let turn = self.turn_of(&context).await?;
+        let before = self.catalog().await?;
         let revision = before.revision().0;
         let silent_instances = self.silent_instances(|mesh| before.mesh(mesh.as_str()).is_some());
-        let simulation =
-            self.in_turn(move || simulate::simulate(&trust_domain, &before, &after, &records)).await?;
-        Ok(Response::new(SimulateResponse {
-            silent_instances,
-            revision,
-            warnings,
-            ..encode(simulation.map_err(|error| cannot_say(&error))?)
-        }))
+        let (resources, push) = (Arc::clone(&self.resources), Arc::clone(&self.push));
+        let simulated = turn.run(move || {
+            let draft = resources.draft(&before, &batch);
+            let Draft { after, warnings } = draft.map_err(|error| status::of_change(&error, "resources"))?;
+            let records = push.flows().recorded().of(|_| true);
+            let simulation = simulate::simulate(resources.trust_domain(), &before, &after, &records);
+            Ok::<_, Status>((simulation.map_err(|error| cannot_say(&error))?, warnings))
+        });
+        let (simulation, warnings) = simulated.await.map_err(|error| status::internal(&error))??;
+        Ok(Response::new(SimulateResponse { silent_instances, revision, warnings, ..encode(simulation) }))
     }
 
     async fn suggest(&self, request: Request<SuggestRequest>) -> Result<Response<SuggestResponse>, Status> {
-        let SuggestRequest { mesh, node } = request.into_inner();
+        let (context, SuggestRequest { mesh, node }) = CallContext::with_message(request)?;
+        let turn = self.turn_of(&context).await?;
         let catalog = self.catalog().await?;
         let mesh = mesh_of(&catalog, &mesh)?;
         let resources = catalog.mesh(mesh.as_str()).cloned().unwrap_or_default();
@@ -83,8 +84,8 @@ impl record_server::Record for RecordService {
         let records = self.push.flows().recorded().of(|id| id.mesh_and_node().is_some_and(is_meant));
         let silent_instances = self.silent_instances(|own| *own == mesh);
         let trust_domain = self.resources.trust_domain().clone();
-        let suggestion =
-            self.in_turn(move || simulate::suggest(&trust_domain, &mesh, &resources, &records)).await?;
+        let suggested = turn.run(move || simulate::suggest(&trust_domain, &mesh, &resources, &records));
+        let suggestion = suggested.await.map_err(|error| status::internal(&error))?;
         let Suggestion { policies, generalisations, seen, covered, uncovered, used, since, unrecorded } =
             suggestion.map_err(|error| cannot_say(&error))?;
         Ok(Response::new(SuggestResponse {
@@ -116,20 +117,8 @@ impl record_server::Record for RecordService {
 }
 
 impl RecordService {
-    /// Runs what keeps a processor busy on a thread of its own, when its turn has come. It keeps its turn until it is done,
-    /// also where whoever asked has gone.
-    async fn in_turn<T: Send + 'static>(
-        &self,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, Status> {
-        let turn: OwnedSemaphorePermit =
-            Arc::clone(&self.at_once).acquire_owned().await.map_err(|_| status::stopping())?;
-        let work = move || {
-            let done = work();
-            drop(turn);
-            done
-        };
-        tokio::task::spawn_blocking(work).await.map_err(|error| status::internal(&error))
+    async fn turn_of(&self, context: &CallContext) -> Result<Turn, Status> {
+        self.bulkhead.turn(&context.actor().name).await.map_err(status::of_busy)
     }
 
     async fn catalog(&self) -> Result<Arc<Catalog>, Status> {
@@ -235,5 +224,42 @@ fn encode_tally(auditing: Auditing, tally: &Tally) -> WouldDenials {
         first_seen: seen(tally.first_seen_unix_ms),
         last_seen: seen(tally.last_seen_unix_ms),
         since: Some(timestamp(UnixMillis(tally.since_unix_ms))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+    use hauberk_proto::admin::v1::record_server::Record;
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::access::Caller;
+    use crate::app::start_push;
+    use crate::resources::testing::{mesh, service};
+    use crate::revocation::crl::RevocationLists;
+    use crate::testing::scratch;
+
+    #[tokio::test]
+    async fn a_draft_is_judged_when_its_turn_has_come() {
+        let scratch = scratch().await;
+        let lists = watch::Sender::<Arc<RevocationLists>>::default();
+        let (resources, push) = start_push(&scratch.control, lists.subscribe()).await.unwrap();
+        let control = Arc::clone(&scratch.control);
+        let record = RecordService { control, resources, push, bulkhead: Bulkhead::new(AT_ONCE) };
+        let context =
+            CallContext { caller: Caller::Local { uid: Some(0) }, source: "unix".to_owned(), channel: None };
+        let turn = record.bulkhead.turn(&context.actor().name).await.unwrap();
+        let draft = SimulateRequest { resources: vec![mesh("shop"), service("orders", "nobody", None)] };
+        let mut request = Request::new(draft);
+        request.extensions_mut().insert(context);
+        let mut asked = Box::pin(record.simulate(request));
+        for _ in 0..100 {
+            assert!(asked.as_mut().now_or_never().is_none(), "it was judged before its turn");
+            tokio::task::yield_now().await;
+        }
+        drop(turn);
+        assert_eq!(asked.await.unwrap_err().code(), Code::InvalidArgument);
+        scratch.control.stop.cancel();
     }
 }

@@ -16,7 +16,7 @@ use crate::access::CallContext;
 use crate::app::ControlPlane;
 use crate::audit::Actor;
 use crate::enrollment::{TokenError, TokenView};
-use crate::revocation::{Left, RevocationError, Revoked, Target};
+use crate::revocation::{RevocationError, Revoked, Target};
 use crate::secret::SecretId;
 
 /// How many certificates, or tokens, are named in one answer.
@@ -40,22 +40,20 @@ impl Revocations for RevocationsService {
         let (action, object) = describe(asked.as_ref());
         let revoked = match parse(asked, unrecorded) {
             Ok(target) => self.carry_out(&target, &actor).await,
-            Err(status) => Err(status),
+            Err(status) => Err(Undone::Refused(status)),
         };
         match revoked {
             Ok((revoked, told)) => Ok(Response::new(RevokeResponse {
                 token_deleted: told.token_deleted,
                 tokens: told.tokens,
+                unread: revoked.unread.into_iter().chain(told.unread).collect(),
                 revision: revoked.revision,
                 serials: revoked.serials.iter().map(ToString::to_string).collect(),
                 left: u32::try_from(revoked.left.serials.len()).unwrap_or(u32::MAX),
                 left_serials: revoked.left.serials.iter().take(MOST_NAMED).map(ToString::to_string).collect(),
                 left_of_admin: revoked.left.admin.map(|name| name.to_string()).unwrap_or_default(),
             })),
-            Err(status) => {
-                refused::record(&self.control.audit, &actor, action, object, status.message()).await;
-                Err(status)
-            }
+            Err(undone) => Err(self.answer(undone, &actor, action, object).await),
         }
     }
 
@@ -70,30 +68,60 @@ impl Revocations for RevocationsService {
         let changed = match parse_node(&node) {
             Ok((mesh, name)) => {
                 let changed = self.control.revocations.quarantine((&mesh, &name), undo, &actor).await;
-                changed.map_err(|error| status::of_revocation(&error))
+                changed.map_err(Undone::from)
             }
-            Err(status) => Err(status),
+            Err(status) => Err(Undone::Refused(status)),
         };
         match changed {
             Ok((revision, changed)) => Ok(Response::new(QuarantineResponse { revision, changed })),
-            Err(status) => {
+            Err(undone) => {
                 let action = if undo { "quarantine.undo" } else { "quarantine.node" };
-                refused::record(&self.control.audit, &actor, action, object, status.message()).await;
-                Err(status)
+                Err(self.answer(undone, &actor, action, object).await)
             }
         }
     }
 }
 
+/// What was not done, or not to its end.
+#[derive(Debug)]
+enum Undone {
+    /// Nothing was.
+    Refused(Status),
+    /// It is recorded, and not yet in force.
+    Recorded(Status),
+}
+
+impl From<RevocationError> for Undone {
+    fn from(error: RevocationError) -> Self {
+        let status = status::of_revocation(&error);
+        if error.is_recorded() { Self::Recorded(status) } else { Self::Refused(status) }
+    }
+}
+
 impl RevocationsService {
-    /// Revokes somebody. A token is deleted first, so that nobody joins by it while its instances are looked for.
-    async fn carry_out(&self, target: &Target, actor: &Actor) -> Result<(Revoked, Told), Status> {
+    /// The answer about what was not done. What is recorded as done is not recorded as refused.
+    async fn answer(&self, undone: Undone, actor: &Actor, action: &'static str, object: String) -> Status {
+        match undone {
+            Undone::Refused(status) => {
+                refused::record(&self.control.audit, actor, action, object, status.message()).await;
+                status
+            }
+            Undone::Recorded(status) => {
+                warn!(event = "not_in_force", action, object, why = status.message());
+                status
+            }
+        }
+    }
+
+    /// Revokes somebody. A token is deleted first, so that nobody joins by it while its instances are looked for. What cannot be read
+    /// once that is recorded is left out of what is told, which says so.
+    async fn carry_out(&self, target: &Target, actor: &Actor) -> Result<(Revoked, Told), Undone> {
         let token_deleted = match target {
             Target::Token(id) => match self.control.tokens.delete(id.as_str(), actor).await {
                 Ok(()) => true,
                 // Deleted or expired before: those who joined by it may be there all the same.
                 Err(TokenError::NoSuchToken(_)) => false,
-                Err(error) => return Err(status::of_token(&error)),
+                Err(error) => return Err(Undone::Refused(status::of_token(&error))),
             },
             Target::Serial(_) | Target::Instance(_) | Target::UnrecordedInstance(_) | Target::Node(..) => {
                 false
@@ -103,22 +131,31 @@ impl RevocationsService {
             Ok(revoked) => revoked,
             Err(RevocationError::UnknownToken(_)) if token_deleted => {
                 let revision = self.control.revocations.denylist().mark.revision;
-                Revoked { revision, serials: Vec::new(), left: Left::default() }
+                Revoked { revision, ..Revoked::default() }
             }
-            Err(error) => return Err(status::of_revocation(&error)),
+            Err(error) => return Err(error.into()),
         };
-        let tokens = match target {
-            Target::Node(mesh, node) => self.tokens_for(mesh, node).await?,
-            _ => Vec::new(),
-        };
-        Ok((revoked, Told { token_deleted, tokens }))
+        let mut told = Told { token_deleted, tokens: Vec::new(), unread: Vec::new() };
+        if let Target::Node(mesh, node) = target {
+            match self.tokens_for(mesh, node).await {
+                Ok(tokens) => told.tokens = tokens,
+                Err(error) => {
+                    warn!(event = "tokens_unreadable", %error, "what was revoked is answered without them");
+                    told.unread.push(
+                        "the join tokens by which more instances may come could not be read: the control plane's log says why"
+                            .to_owned(),
+                    );
+                }
+            }
+        }
+        Ok((revoked, told))
     }
 
     /// The join tokens by which more instances of a node may come, be it by labels, and those of which that cannot be told; the
     /// first hundred.
-    async fn tokens_for(&self, mesh: &Name, node: &NodeName) -> Result<Vec<String>, Status> {
+    async fn tokens_for(&self, mesh: &Name, node: &NodeName) -> Result<Vec<String>, TokenError> {
         let ControlPlane { tokens, enrollment, clock, .. } = &*self.control;
-        let listed = tokens.list(Some(mesh.as_str())).await.map_err(|error| status::of_token(&error))?;
+        let listed = tokens.list(Some(mesh.as_str())).await?;
         let past = clock.likely_past();
         let mut named = Vec::new();
         for TokenView { id, record, .. } in listed.into_iter().filter(|token| token.record.lets_in(past)) {
@@ -147,6 +184,8 @@ struct Told {
     token_deleted: bool,
     /// The node's join tokens by which more instances may come.
     tokens: Vec<String>,
+    /// What of it could not be read, for a person.
+    unread: Vec<String>,
 }
 
 /// As an audit record of a refusal names it.
@@ -195,11 +234,13 @@ mod tests {
     use prost::Message;
 
     use super::*;
+    use crate::access::Caller;
+    use crate::audit::Filter;
     use crate::enrollment::{AgentInfo, EnrollmentError, TokenFor, TokenRequest, Uses};
     use crate::registry::{Commit, keys};
     use crate::resources::testing::attest_rule;
     use crate::secret::SecretHash;
-    use crate::testing::{NODE, actor, request, scratch_over};
+    use crate::testing::{Busy, NODE, actor, request, scratch_over};
 
     #[tokio::test]
     async fn a_token_is_revoked_on_a_full_disk() {
@@ -221,6 +262,47 @@ mod tests {
         let (revoked, told) = service.carry_out(&target, &actor()).await.unwrap();
         assert_eq!((revoked.serials, told.token_deleted), (vec![joined.serial()], true));
         assert!(matches!(join().await, Err(EnrollmentError::UnknownToken)));
+    }
+
+    fn asked<T>(message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        let caller = Caller::Local { uid: Some(0) };
+        let context = CallContext { caller, source: "unix".to_owned(), channel: None };
+        request.extensions_mut().insert(context);
+        request
+    }
+
+    #[tokio::test]
+    async fn what_is_done_is_not_answered_as_refused_for_what_cannot_be_read_afterwards() {
+        let mut store = None;
+        let scratch = scratch_over(|made| Arc::clone(store.insert(Busy::new(made)))).await;
+        let (control, store) = (&scratch.control, store.unwrap());
+        let peer = crate::testing::joined(&scratch).await;
+        let service = RevocationsService { control: Arc::clone(control) };
+        let node = Some(NodeTarget { mesh: NODE.0.to_owned(), name: NODE.1.to_owned() });
+
+        store.damage(Some(keys::REVOCATIONS));
+        let quarantine = QuarantineRequest { node: node.clone(), undo: false };
+        let late = service.quarantine(asked(quarantine)).await.unwrap_err();
+        assert_eq!(late.code(), tonic::Code::Unavailable);
+        assert!(late.message().starts_with("it is recorded, and will be in force as soon as"), "{late}");
+        let serial =
+            RevokeRequest { target: Some(Asked::Serial(peer.serial().to_string())), unrecorded: false };
+        let late = service.revoke(asked(serial)).await.unwrap_err();
+        assert_eq!(late.code(), tonic::Code::Unavailable);
+
+        store.damage(Some(keys::TOKENS));
+        let revoke = RevokeRequest { target: node.map(Asked::Node), unrecorded: false };
+        let revoked = service.revoke(asked(revoke)).await.unwrap().into_inner();
+        assert_eq!((revoked.tokens.len(), revoked.unread.len()), (0, 1), "{revoked:?}");
+
+        store.damage(None);
+        let filter = Filter { refused_only: true, ..Filter::default() };
+        assert_eq!(control.audit.list(&filter, None, 10).await.unwrap().records, []);
+        let none =
+            RevokeRequest { target: Some(Asked::TokenId("0123456789ab".to_owned())), unrecorded: false };
+        service.revoke(asked(none)).await.unwrap_err();
+        assert_eq!(control.audit.list(&filter, None, 10).await.unwrap().records.len(), 1);
     }
 
     #[tokio::test]

@@ -15,6 +15,7 @@ use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::admins::AdminError;
 use crate::authority::{AuthorityError, LifecycleError};
+use crate::bulkhead::Busy;
 use crate::federation::RefreshError;
 use crate::issuance::IssuanceError;
 use crate::jwt_svid::{MintError, SigningKeyError};
@@ -121,7 +122,7 @@ pub fn of_change(error: &ChangeError, list: &str) -> Status {
         }
         ChangeError::Contended => refusal(Code::Aborted, "CONFLICT", error.to_string()),
         ChangeError::Store(error) => of_store(error),
-        ChangeError::NoRandomness(_) => internal(error),
+        ChangeError::NoRandomness(_) | ChangeError::Unjudged(_) => internal(error),
     }
 }
 
@@ -203,6 +204,7 @@ pub fn of_revocation(error: &RevocationError) -> Status {
         RevocationError::Expired(_) => refused(Code::FailedPrecondition, "EXPIRED"),
         RevocationError::ControlPlane(_) => refused(Code::FailedPrecondition, "CONTROL_PLANE"),
         RevocationError::TooMany => refused(Code::ResourceExhausted, "TOO_MANY_REVOKED"),
+        RevocationError::NotInForce(_) => refused(Code::Unavailable, "NOT_IN_FORCE"),
         RevocationError::Store(error) => of_store(error),
         RevocationError::Sign(_) => internal(error),
     }
@@ -317,7 +319,13 @@ pub fn of_explain(error: &ExplainError) -> Status {
         ExplainError::Gone { .. } => refusal(Code::NotFound, "INSTANCE_GONE", error.to_string()),
         ExplainError::Forgotten { .. } => refusal(Code::NotFound, "DECISION_FORGOTTEN", error.to_string()),
         ExplainError::NoAnswer { .. } => refusal(Code::Unavailable, "NO_ANSWER", error.to_string()),
+        ExplainError::Busy(error) => of_busy(*error),
     }
+}
+
+/// Of a caller who asks too much at once.
+pub fn of_busy(error: Busy) -> Status {
+    refusal(Code::ResourceExhausted, "BUSY", error.to_string())
 }
 
 /// Of the log filter.

@@ -1,5 +1,7 @@
 //! The admin API's `System` service.
 
+mod heavy;
+
 use std::sync::Arc;
 
 use hauberk_proto::admin::v1::system_server::{System, SystemServer};
@@ -12,12 +14,12 @@ use super::{findings, message, refused, status};
 use crate::access::{CallContext, Caller};
 use crate::app::ControlPlane;
 use crate::audit::Act;
-use crate::compile::heavy_patterns;
 use crate::federation::Federation;
 use crate::push::Push;
 use crate::registry::Condition;
 use crate::resources::Resources;
 use crate::server_certificate::host_from_elsewhere;
+use heavy::HeavyNodes;
 
 /// The service, ready to be mounted.
 pub(super) fn service(
@@ -31,6 +33,7 @@ pub(super) fn service(
         resources: Arc::clone(resources),
         push: Arc::clone(push),
         federation: Arc::clone(federation),
+        heavy: HeavyNodes::new(),
     };
     SystemServer::new(service).max_decoding_message_size(super::LARGEST_REQUEST)
 }
@@ -40,6 +43,7 @@ pub(super) struct SystemService {
     resources: Arc<Resources>,
     push: Arc<Push>,
     federation: Arc<Federation>,
+    heavy: HeavyNodes,
 }
 
 #[tonic::async_trait]
@@ -48,7 +52,8 @@ impl System for SystemService {
         &self,
         request: Request<GetStatusRequest>,
     ) -> Result<Response<GetStatusResponse>, Status> {
-        let (admin, roles) = match &CallContext::of(&request)?.caller {
+        let context = CallContext::of(&request)?;
+        let (admin, roles) = match &context.caller {
             Caller::Admin { name, roles, .. } => {
                 (name.to_string(), roles.iter().map(|role| role.as_str().to_owned()).collect())
             }
@@ -66,12 +71,7 @@ impl System for SystemService {
             server: control.identity.current().svid().map(|svid| svid.validity()),
         };
         let catalog = self.resources.catalogs().current().await.map_err(|error| status::of_store(&error))?;
-        // Every policy may be looked at for every node, and nothing else waits for that.
-        let heavy = tokio::task::spawn_blocking({
-            let (catalog, trust_domain) = (Arc::clone(&catalog), authority.trust_domain().clone());
-            move || heavy_patterns(&trust_domain, &catalog)
-        });
-        let heavy = heavy.await.map_err(|error| status::internal(&error))?;
+        let heavy = self.heavy.of(&catalog, authority.trust_domain(), &context.actor().name).await?;
         let need = control.authorities.need().await.map_err(|error| status::of_authority(&error))?;
         let findings = findings::collect(&findings::Facts {
             now,

@@ -14,6 +14,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::thread::JoinHandle;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -40,8 +41,8 @@ const META_KEY: &[u8] = b"m/state";
 pub struct SledStore {
     shared: Arc<Shared>,
     jobs: Mutex<Option<mpsc::Sender<Job>>>,
-    /// Answered by the writer once everything is durable and the files are closed.
-    closed: tokio::sync::Mutex<Option<oneshot::Receiver<()>>>,
+    /// Ends once everything is durable and the files are closed.
+    writer: tokio::sync::Mutex<Option<JoinHandle<()>>>,
 }
 
 /// What the writer and the readers share.
@@ -98,7 +99,7 @@ impl SledStore {
     /// # Errors
     /// When there is one already, or the file system refuses.
     pub fn create(directory: &Path) -> Result<Self, OpenError> {
-        open::create(directory).map(Self::start)
+        open::create(directory).and_then(Self::start)
     }
 
     /// Opens the store in `directory`, after checking every record in it.
@@ -106,10 +107,11 @@ impl SledStore {
     /// # Errors
     /// When there is none, it is in use, newer than this program, damaged, or has lost writes it had acknowledged.
     pub fn open(directory: &Path) -> Result<Self, OpenError> {
-        open::open(directory).map(Self::start)
+        open::open(directory).and_then(Self::start)
     }
 
-    fn start(opened: open::Opened) -> Self {
+    fn start(opened: open::Opened) -> Result<Self, OpenError> {
+        let path = opened.directory.clone();
         let shared = Arc::new(Shared {
             tree: opened.tree.clone(),
             directory: opened.directory.clone(),
@@ -124,9 +126,12 @@ impl SledStore {
             pretended_room: Mutex::new(None),
         });
         let (jobs, waiting) = mpsc::channel(WAITING_COMMITS);
-        let (done, closed) = oneshot::channel();
-        writer::start(opened, Arc::clone(&shared), waiting, done);
-        Self { shared, jobs: Mutex::new(Some(jobs)), closed: tokio::sync::Mutex::new(Some(closed)) }
+        let writer = writer::start(opened, Arc::clone(&shared), waiting).map_err(|source| {
+            let what =
+                "the system has no thread (see its limit of processes) for the writer of the registry in";
+            OpenError::Io { what, path, source }
+        })?;
+        Ok(Self { shared, jobs: Mutex::new(Some(jobs)), writer: tokio::sync::Mutex::new(Some(writer)) })
     }
 
     /// Has the store believe that so much is left on the disk.
@@ -201,9 +206,9 @@ impl Store for SledStore {
     fn close(&self) -> BoxFuture<'_, ()> {
         async move {
             self.jobs.lock().unwrap_or_else(PoisonError::into_inner).take();
-            if let Some(closed) = self.closed.lock().await.take() {
-                // An error means that the writer has ended already, which is what is waited for.
-                let _ended = closed.await;
+            if let Some(writer) = self.writer.lock().await.take() {
+                // One that has panicked has ended too, which is what is waited for.
+                let _ended = tokio::task::spawn_blocking(|| writer.join()).await;
             }
         }
         .boxed()

@@ -144,12 +144,14 @@ impl Trouble {
 /// Opens in a thread of its own, since sled panics on some kinds of damage.
 fn open_and_verify(sled: &Path, acknowledged: u64) -> Result<(sled::Db, sled::Tree, State), Trouble> {
     std::thread::scope(|scope| {
-        let attempt = scope.spawn(|| {
+        let attempt = std::thread::Builder::new().name("registry-check".to_owned());
+        let attempt = attempt.spawn_scoped(scope, || {
             let (db, tree) = open_sled(sled)?;
             let state = verify(&tree, acknowledged)?;
             Ok((db, tree, state))
         });
         attempt
+            .map_err(Trouble::Io)?
             .join()
             .unwrap_or_else(|_| Err(Trouble::Damaged("sled cannot make sense of its log".to_owned())))
     })

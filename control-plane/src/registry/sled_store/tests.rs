@@ -50,6 +50,16 @@ async fn survives_being_closed_and_opened() {
 }
 
 #[tokio::test]
+async fn its_thread_has_a_name_and_has_ended_once_it_is_closed() {
+    let store = SledStore::create(&scratch().path).unwrap();
+    let name = |writer: &JoinHandle<()>| writer.thread().name().map(str::to_owned);
+    assert_eq!(store.writer.lock().await.as_ref().and_then(name).as_deref(), Some(writer::NAME));
+    store.close().await;
+    assert!(store.writer.lock().await.is_none());
+    assert_eq!(Arc::strong_count(&store.shared), 1, "the thread has let go of what it shared");
+}
+
+#[tokio::test]
 async fn is_opened_once_at_a_time_and_made_once() {
     let scratch = scratch();
     assert!(matches!(SledStore::open(&scratch.path), Err(OpenError::Missing(_))));
@@ -212,7 +222,7 @@ async fn a_store_that_failed_once_is_read_only_and_shows_what_is_durable() {
 fn on_a_failing_disk(path: &Path) -> SledStore {
     let mut opened = open::create(path).unwrap();
     opened.disk.log = std::fs::File::open("/dev/null").unwrap();
-    SledStore::start(opened)
+    SledStore::start(opened).unwrap()
 }
 
 #[tokio::test]

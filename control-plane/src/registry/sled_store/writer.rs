@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,6 +11,9 @@ use tokio::sync::{mpsc, oneshot};
 use super::open::{Opened, State};
 use super::{META_KEY, Shared, physical, read, version};
 use crate::registry::{Change, Commit, Committed, Guard, Revision, StoreError, Stored, Version, record};
+
+/// What the system calls the thread: it shows fifteen characters of a name.
+pub(super) const NAME: &str = "registry-writer";
 
 /// How many commits at most share one flush.
 const GROUP_COMMITS: usize = 1_024;
@@ -70,14 +74,16 @@ impl Group {
     }
 }
 
-/// Starts the thread. It ends, with everything durable, once all senders of jobs are gone.
+/// Starts the thread. It ends, with everything durable and the files closed, once all senders of jobs are gone.
+///
+/// # Errors
+/// When the system has no thread to give.
 pub(super) fn start(
     opened: Opened,
     shared: Arc<Shared>,
     mut jobs: mpsc::Receiver<Job>,
-    done: oneshot::Sender<()>,
-) {
-    std::thread::spawn(move || {
+) -> std::io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name(NAME.to_owned()).spawn(move || {
         let mut writer = Writer { opened, shared };
         let mut last_group = 0;
         while let Some(first) = jobs.blocking_recv() {
@@ -92,8 +98,7 @@ pub(super) fn start(
             writer.commit_group(group.jobs);
         }
         writer.finish();
-        let _nobody_waits = done.send(());
-    });
+    })
 }
 
 struct Writer {

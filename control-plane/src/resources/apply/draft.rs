@@ -1,11 +1,12 @@
 //! How a change is judged; and one that is not made, so that others can look at what would follow from it.
 
-use std::sync::Arc;
-
+use hauberk_proto::convert::features;
 use hauberk_proto::mesh::v1::Resource;
 use prost::Message;
 
-use super::{ChangeError, Resources};
+use super::{ChangeError, Resources, ResourcesParts};
+use crate::compile::oversized;
+use crate::compile::view::needed_features;
 use crate::resources::admit::{Admission, Rights, admit};
 use crate::resources::catalog::Catalog;
 use crate::resources::svid_terms;
@@ -31,9 +32,7 @@ pub struct DraftTooLarge {
 /// A change that could be made.
 #[derive(Debug)]
 pub struct Draft {
-    /// All resources as they are.
-    pub before: Arc<Catalog>,
-    /// As they would be.
+    /// All resources as they would be.
     pub after: Catalog,
     /// What a person should know about it.
     pub warnings: Vec<String>,
@@ -41,18 +40,19 @@ pub struct Draft {
 
 impl Resources {
     /// Judges a batch as [`Resources::apply`] would for somebody who may change everything: who only asks needs no right to
-    /// change anything. Nothing waits for it.
+    /// change anything. It keeps a processor busy for as long as that takes; no change waits for it.
     ///
     /// # Errors
     /// What the change would be refused for.
-    pub async fn draft(&self, batch: &[Resource]) -> Result<Draft, ChangeError> {
+    pub fn draft(&self, before: &Catalog, batch: &[Resource]) -> Result<Draft, ChangeError> {
         check_draft(batch)?;
-        let before = self.parts.catalogs.current().await?;
         let rights = Rights { resources: true, policies: true, boundaries: true, identities: true };
-        let admission = self.judge(&before, batch, rights)?;
-        Ok(Draft { before, after: admission.after, warnings: admission.warnings })
+        let Admission { after, warnings, changes: _ } = self.parts.judge(before, batch, rights)?;
+        Ok(Draft { after, warnings })
     }
+}
 
+impl ResourcesParts {
     /// Judges a batch against what is stored, the control plane's own names, and running agents.
     pub(super) fn judge(
         &self,
@@ -60,8 +60,8 @@ impl Resources {
         batch: &[Resource],
         rights: Rights,
     ) -> Result<Admission, ChangeError> {
-        let own = svid_terms::names_of_the_control_plane(batch, &self.parts.server_names);
-        match admit(before, batch, rights, &self.parts.trust_domain) {
+        let own = svid_terms::names_of_the_control_plane(batch, &self.server_names);
+        match admit(before, batch, rights, &self.trust_domain) {
             Ok(admission) if own.is_empty() => {
                 self.check_enforceable(before, &admission)?;
                 Ok(admission)
@@ -73,6 +73,21 @@ impl Resources {
                 Err(ChangeError::Refused(problems))
             }
         }
+    }
+
+    /// Refuses what could not be pushed, and what a running agent would have to refuse, which would close it.
+    fn check_enforceable(&self, before: &Catalog, admission: &Admission) -> Result<(), ChangeError> {
+        let keys = || admission.changes.iter().map(|change| &change.key);
+        if let Some(oversized) = oversized(&self.trust_domain, before, &admission.after, keys()) {
+            return Err(oversized.into());
+        }
+        for (node, features) in needed_features(&self.trust_domain, before, &admission.after, keys()) {
+            debug_assert!(features.iter().all(|feature| features::ALL.contains(feature)), "{features:?}");
+            if let Some(instance) = (self.missing_feature)(&node, &features) {
+                return Err(ChangeError::Incapable { instance, node, features });
+            }
+        }
+        Ok(())
     }
 }
 

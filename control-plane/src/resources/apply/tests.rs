@@ -3,6 +3,9 @@ use hauberk_proto::mesh::v1::{
     Metadata, WorkloadEnrollment, attest_enrollment::Evidence, resource::Spec,
 };
 
+use futures_util::FutureExt;
+use hauberk_proto::convert::features;
+
 use super::*;
 use crate::audit::{Filter, Outcome as AuditOutcome, Record};
 use crate::registry::keys;
@@ -192,6 +195,44 @@ async fn what_a_running_agent_cannot_enforce_is_refused() {
         "{refused}"
     );
     resources.apply(&owner(), &[node("web2", [routes(listener(1, "http"), &["/a"])])], false).await.unwrap();
+}
+
+#[tokio::test]
+async fn others_are_served_while_a_change_is_judged_and_one_is_judged_at_a_time() {
+    let scratch = Scratch::new().await;
+    scratch.apply(&shop()).await;
+    let (begins, mut begun) = tokio::sync::mpsc::unbounded_channel();
+    let (release, released) = std::sync::mpsc::channel::<()>();
+    let (released, serving) = (std::sync::Mutex::new(released), std::thread::current().id());
+    let resources = Resources::new(ResourcesParts {
+        catalogs: scratch.resources.catalogs().clone(),
+        audit: Arc::new(Audit::open(Arc::clone(&scratch.store), scratch.clock.clone()).await.unwrap()),
+        clock: scratch.clock.clone(),
+        trust_domain: trust_domain(),
+        server_names: Arc::default(),
+        missing_feature: Box::new(move |_, _| {
+            assert_ne!(std::thread::current().id(), serving, "it is judged where others are served");
+            begins.send(()).unwrap();
+            let _released = released.lock().unwrap().recv_timeout(std::time::Duration::from_secs(30));
+            None
+        }),
+    });
+    let with_routes = [node("orders", [routes(listener(8080, "http"), &["/a"]), listener(9090, "http")])];
+    let author = owner();
+    let mut asked = Box::pin(resources.apply(&author, &with_routes, false));
+    tokio::select! {
+        changed = &mut asked => panic!("nothing holds the judgement up: {changed:?}"),
+        begun = begun.recv() => begun.unwrap(),
+    }
+    // Whoever hangs up does not make room for another judgement beside the one that goes on.
+    drop(asked);
+    assert!(resources.changing.try_lock().is_err(), "the turn ended before the judgement");
+    let new = [node("new", [])];
+    let mut next = Box::pin(resources.apply(&author, &new, false));
+    assert!(next.as_mut().now_or_never().is_none());
+    let before = scratch.store.revision().await.unwrap();
+    drop(release);
+    assert_eq!(next.await.unwrap().revision.0, before.0 + 1);
 }
 
 #[tokio::test]

@@ -8,6 +8,9 @@ use hauberk_policy::UserTokens;
 use super::mesh::Mesh;
 use crate::resources::{Enrollment, Kind, Listener, MeshCatalog};
 
+/// How many changes one answer tells of.
+const MOST_TOLD: usize = 1_000;
+
 /// What changes besides cells, each with its resource: by cells alone one would believe that all are let in as before.
 pub(super) fn not_compared(before: Option<&Mesh<'_>>, after: &Mesh<'_>) -> Vec<String> {
     let Some(before) = before else { return Vec::new() };
@@ -53,6 +56,16 @@ pub(super) fn not_compared(before: Option<&Mesh<'_>>, after: &Mesh<'_>) -> Vec<S
             }
         }
     }
+    at_most(found)
+}
+
+/// The first of them, and how many more there are: they stand in one answer, beside a page of differences.
+fn at_most(mut found: Vec<String>) -> Vec<String> {
+    let more = found.len().saturating_sub(MOST_TOLD);
+    if more > 0 {
+        found.truncate(MOST_TOLD);
+        found.push(format!("and {more} more that are not told here"));
+    }
     found
 }
 
@@ -80,4 +93,33 @@ fn of_listener(before: &Listener, after: &Listener) -> Vec<&'static str> {
         (before.obs_text() != after.obs_text(), "what becomes of header fields beyond ASCII"),
     ];
     compared.into_iter().filter(|(is_other, _)| *is_other).map(|(_, what)| what).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resources::testing::{catalog_of, listener, mesh, node, service, trust_domain};
+
+    #[test]
+    fn an_answer_tells_of_so_many_and_counts_the_rest() {
+        let providers = [node("old", [listener(1, "http")]), node("new", [listener(1, "http")])];
+        let by = |provider: &str, count: usize| {
+            let services = (0..count).map(|number| service(&format!("s{number}"), provider, None));
+            let batch: Vec<_> = [mesh("shop")].into_iter().chain(providers.clone()).chain(services).collect();
+            catalog_of(&batch)
+        };
+        let (trust_domain, name) = (trust_domain(), Name::parse("shop").unwrap());
+        let told = |count: usize| {
+            let (before, after) = (by("old", count), by("new", count));
+            let of = |catalog| Mesh::of(catalog, &trust_domain, &name).unwrap();
+            not_compared(Some(&of(&before)), &of(&after))
+        };
+        assert_eq!(
+            told(2),
+            ["s0", "s1"].map(|one| format!("virtual service {one}: which node it is that callers reach"))
+        );
+        let told = told(MOST_TOLD + 7);
+        assert_eq!(told.len(), MOST_TOLD + 1);
+        assert_eq!(told.last().unwrap(), "and 7 more that are not told here");
+    }
 }

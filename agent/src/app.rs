@@ -38,7 +38,7 @@ use crate::local_http;
 use crate::mesh::Mesh;
 use crate::outbound::{Outbound, TcpService};
 use crate::random;
-use crate::renew::Renewal;
+use crate::renew::{Expiry, Renewal};
 use crate::resident;
 use crate::state::State;
 use crate::status::{Joined, Status};
@@ -139,12 +139,12 @@ pub async fn run(config: Config, log_filter: LogFilter) -> Result<u8, AppError> 
         state: Arc::clone(&state),
         clock,
         credentials: credentials.clone(),
-        gate: Arc::clone(&mesh.gate),
         decisions: Arc::clone(&decisions),
         instance,
         issued_at,
     };
     tasks.spawn(renewal.run(stop.clone()));
+    tasks.spawn(Expiry::new(credentials.clone(), Arc::clone(&mesh.gate), clock).run(stop.clone()));
     let registrations = watch::Sender::new(pb::Register::default());
     let of_programs = open_files.of_programs();
     let shares = open_files.shares(workloads::files(sockets.workload_api.is_some(), of_programs));

@@ -199,8 +199,8 @@ async fn become_somebody(
     let issued = door.join(clock).await?;
     state.save_trust(&issued.trust).map_err(EnrollError::State)?;
     state
-        .membership()
-        .and_then(|member| member.save_identity(&issued.identity))
+        .keeping()
+        .and_then(|keeping| keeping.save_identity(&issued.identity))
         .map_err(EnrollError::State)?;
     Ok(issued)
 }
@@ -243,11 +243,15 @@ struct Door {
 
 impl Door {
     /// Goes as far as can be gone without using a token.
-    async fn reach(config: &Config, state: &State, clock: Clock) -> Result<Self, Attempt> {
+    async fn reach(config: &Config, state: &Arc<State>, clock: Clock) -> Result<Self, Attempt> {
         // What could be wrong on our side comes first, so that it is told whether or not the control plane is there.
         let (trust, pin) = bootstrap_trust(config, state)?;
         let evidence = read_evidence(config).await?;
-        let key = own_key(config, state)?;
+        let (state, may_be_last) = (Arc::clone(state), matches!(config.join, Some(Join::Evidence { .. })));
+        let key = match tokio::task::spawn_blocking(move || own_key(may_be_last, &state)).await {
+            Ok(key) => key.map_err(EnrollError::State)?,
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        };
         let csr = CertificateRequest::create(&key).map_err(EnrollError::Request)?;
         let connector =
             bootstrap_connector(trust.clone(), control_plane::ALPN, control_plane::HANDSHAKE_TIMEOUT)
@@ -290,17 +294,15 @@ impl Door {
     }
 }
 
-/// The key that is to be certified. Evidence may count for one key alone: whoever was in by it comes back by the last key
-/// that it had.
-fn own_key(config: &Config, state: &State) -> Result<KeyPair, EnrollError> {
-    // A token would be spent in vain.
-    state.membership()?;
-    if let Some(Join::Evidence { .. }) = &config.join
-        && let Ok(Some(identity)) = state.identity()
-    {
+/// The key that is to be certified: where it may be the last one that we had, that. Evidence may count for one key alone, and
+/// whoever was in by it comes back by that key.
+fn own_key(may_be_last: bool, state: &State) -> Result<KeyPair, StateError> {
+    // Where our node is gone a token would be spent in vain.
+    let keeping = state.keeping()?;
+    if may_be_last && let Ok(Some(identity)) = state.identity() {
         return Ok(identity.key);
     }
-    Ok(state.pending_key()?)
+    keeping.pending_key()
 }
 
 fn accept(

@@ -56,7 +56,7 @@ async fn a_reply_that_was_lost_is_asked_for_again_after_a_restart() {
     let plane = ControlPlane::start(&authorities).await;
     let newcomer = Newcomer::new();
     let config = newcomer.config(&plane, &[&pin(&authorities)]);
-    let before = newcomer.state.pending_key().unwrap().public_key().fingerprint();
+    let before = newcomer.state.keeping().unwrap().pending_key().unwrap().public_key().fingerprint();
     let issued = newcomer.obtain(&config).await.unwrap();
     assert_eq!(issued.identity.svid.key_fingerprint(), before);
 }
@@ -81,7 +81,7 @@ async fn an_expired_certificate_is_replaced_by_a_token_and_its_own_bundle() {
     let now = crate::testing::now();
     let expired = hauberk_identity::Validity::new(now.minus(HOUR * 2), now.minus(HOUR)).unwrap();
     let identity = authorities.identity("mesh/shop/node/orders", expired);
-    newcomer.state.membership().unwrap().save_identity(&identity).unwrap();
+    newcomer.state.keeping().unwrap().save_identity(&identity).unwrap();
     newcomer.state.save_trust(&authorities.stored_trust()).unwrap();
     let without = newcomer.obtain(&config(plane.address, newcomer.state.directory(), &[])).await;
     assert!(matches!(without, Err(EnrollError::NoToken { .. })));
@@ -105,7 +105,7 @@ async fn a_clock_that_is_set_while_we_wait_finds_the_certificate_and_uses_no_tok
             hauberk_identity::Validity::new(now.plus(Duration::from_secs(2)), now.plus(HOUR)).unwrap();
         let identity = authorities.identity("mesh/shop/node/orders", later);
         let serial = identity.svid.serial();
-        newcomer.state.membership().unwrap().save_identity(&identity).unwrap();
+        newcomer.state.keeping().unwrap().save_identity(&identity).unwrap();
         assert_eq!(newcomer.obtain(&config).await.unwrap().identity.svid.serial(), serial);
     }
     assert!(plane.enrollment.asked.lock().unwrap().is_empty());
@@ -118,7 +118,7 @@ async fn what_has_expired_by_our_clock_alone_is_waited_for_and_said() {
     let now = crate::testing::now();
     let expired = hauberk_identity::Validity::new(now.minus(HOUR * 2), now.minus(HOUR)).unwrap();
     let identity = authorities.identity("mesh/shop/node/orders", expired);
-    newcomer.state.membership().unwrap().save_identity(&identity).unwrap();
+    newcomer.state.keeping().unwrap().save_identity(&identity).unwrap();
     newcomer.state.save_trust(&authorities.stored_trust()).unwrap();
     let comes_of = async |address: std::net::SocketAddr, clock: Clock| {
         let lack = stored(&newcomer.state, clock.now()).err().unwrap();

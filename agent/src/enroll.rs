@@ -2,6 +2,7 @@
 
 mod shown;
 mod stored;
+mod strangers;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,6 +30,7 @@ use crate::skew;
 use crate::state::{State, StateError};
 use shown::{Evidence, read_evidence};
 use stored::{Lack, stored};
+use strangers::Strangers;
 
 /// Why there is no certificate.
 #[derive(Debug, Error)]
@@ -101,6 +103,9 @@ pub enum EnrollError {
 enum Attempt {
     #[error(transparent)]
     Final(#[from] EnrollError),
+    /// Somebody else answers than the control plane that let us in before. It may be in its place for a while only.
+    #[error(transparent)]
+    Stranger(EnrollError),
     /// There is nothing to join with yet.
     #[error("{0}")]
     Nothing(String),
@@ -152,6 +157,7 @@ pub async fn obtain(
     stop: &CancellationToken,
 ) -> Result<Issued, EnrollError> {
     let (mut is_told, mut damage_told) = (false, None);
+    let mut strangers = Strangers::default();
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
     loop {
         let lack = match stored(state, clock.now()) {
@@ -168,7 +174,12 @@ pub async fn obtain(
             outcome = become_somebody(config, state, clock, lack) => match outcome {
                 Ok(issued) => return Ok(issued),
                 Err(Attempt::Final(error)) => return Err(error),
-                Err(Attempt::Nothing(problem) | Attempt::Again(problem)) => problem,
+                Err(Attempt::Stranger(error)) if strangers.are_to_stay() => return Err(error),
+                Err(Attempt::Stranger(error)) => error.to_string(),
+                Err(Attempt::Nothing(problem) | Attempt::Again(problem)) => {
+                    strangers = Strangers::default();
+                    problem
+                }
             },
         };
         let wait = backoff.step();
@@ -191,7 +202,11 @@ async fn become_somebody(
     if config.join.is_none() {
         return Err(lack.without_joining(config, clock).await);
     }
-    let door = Door::reach(config, state, clock).await?;
+    let was_in = lack.is_of_time();
+    let door = Door::reach(config, state, clock).await.map_err(|attempt| match attempt {
+        Attempt::Final(error @ EnrollError::WrongControlPlane { .. }) if was_in => Attempt::Stranger(error),
+        other => other,
+    })?;
     // The clock may have been set since we looked, and what is on disk be as good as what would be issued: no token is used.
     if let Ok(issued) = stored(state, clock.now()) {
         return Ok(issued);
@@ -223,7 +238,7 @@ pub(crate) async fn join_anew(
             Attempt::Final(EnrollError::Refused { .. } | EnrollError::Evidence(_)) | Attempt::Nothing(_) => {
                 problem.clone()
             }
-            Attempt::Final(_) | Attempt::Again(_) => return NotJoined::Yet(problem),
+            Attempt::Final(_) | Attempt::Stranger(_) | Attempt::Again(_) => return NotJoined::Yet(problem),
         };
         NotJoined::ByNothing { problem, kind }
     })

@@ -15,9 +15,13 @@ impl Newcomer {
     }
 
     fn config(&self, plane: &ControlPlane, more: &[&str]) -> Config {
+        self.config_at(plane.address, more)
+    }
+
+    fn config_at(&self, address: std::net::SocketAddr, more: &[&str]) -> Config {
         let token = format!("--join-token-file={}", self.directory.path().join("token").display());
         let more: Vec<&str> = more.iter().copied().chain([token.as_str()]).collect();
-        config(plane.address, self.state.directory(), &more)
+        config(address, self.state.directory(), &more)
     }
 
     async fn obtain(&self, config: &Config) -> Result<Issued, EnrollError> {
@@ -137,8 +141,42 @@ async fn what_has_expired_by_our_clock_alone_is_waited_for_and_said() {
     // It is there, and by another root than that which was kept: no clock mends that.
     let other = ControlPlane::start(&Authorities::new()).await;
     let refused = comes_of(other.address, Clock::system()).await;
-    let Attempt::Final(EnrollError::NoToken { why, .. }) = &refused else { panic!("{refused}") };
+    let Attempt::Stranger(EnrollError::NoToken { why, .. }) = &refused else { panic!("{refused}") };
     assert!(why.contains("the peer is refused") && why.contains("--root-fingerprint"), "{why}");
+}
+
+#[tokio::test]
+async fn a_stranger_who_answers_for_a_while_ends_no_agent_that_was_in() {
+    let authorities = Authorities::new();
+    let stranger = ControlPlane::start(&Authorities::new()).await;
+    for has_token in [false, true] {
+        let newcomer = Newcomer::new();
+        let now = crate::testing::now();
+        let expired = hauberk_identity::Validity::new(now.minus(HOUR * 2), now.minus(HOUR)).unwrap();
+        let identity = authorities.identity("mesh/shop/node/orders", expired);
+        newcomer.state.keeping().unwrap().save_identity(&identity).unwrap();
+        newcomer.state.save_trust(&authorities.stored_trust()).unwrap();
+        // Counts those who come, and passes them on.
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let config = match has_token {
+            true => newcomer.config_at(address, &[]),
+            false => config(address, newcomer.state.directory(), &[]),
+        };
+        let second_attempt = async {
+            for _ in 0..2 {
+                let (mut from, _) = listener.accept().await.unwrap();
+                let mut to = tokio::net::TcpStream::connect(stranger.address).await.unwrap();
+                let _ended = tokio::io::copy_bidirectional(&mut from, &mut to).await;
+            }
+        };
+        let obtaining = newcomer.obtain(&config);
+        tokio::select! {
+            obtained = obtaining => panic!("{has_token}: {obtained:?}"),
+            () = second_attempt => {}
+        }
+    }
+    assert!(stranger.enrollment.asked.lock().unwrap().is_empty());
 }
 
 #[tokio::test]

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Code;
 use tonic::transport::Channel;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, millis};
 use crate::config::{Config, EnrollmentName, Join, Pin};
 use crate::control_plane::{self, ConnectError};
 use crate::credentials::{CredentialsError, Issued};
@@ -184,7 +184,7 @@ pub async fn obtain(
         };
         let wait = backoff.step();
         let event = if config.join.is_some() { "join_delayed" } else { "identity_awaited" };
-        tracing::warn!(event, problem, retry_in_ms = wait.as_millis() as u64);
+        tracing::warn!(event, problem, retry_in_ms = millis(wait));
         tokio::select! {
             () = stop.cancelled() => return Err(EnrollError::Stopped),
             () = tokio::time::sleep(wait) => {}

@@ -9,11 +9,11 @@ use hauberk_identity::{InstanceId, NodeName, UnixMillis, renewal_at};
 use hauberk_proto::agent::v1::SignCertificateRequest;
 use hauberk_proto::agent::v1::enrollment_client::EnrollmentClient;
 use hauberk_proto::refusal;
-use hauberk_tls::{BootstrapTrust, CertificateRequest, KeyPair, ServerExpectation};
+use hauberk_tls::{BootstrapTrust, CertificateRequest, KeyPair};
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, millis};
 use crate::config::{Config, EnrollmentName, Join};
 use crate::control_plane;
 use crate::credentials::{Credentials, CredentialsError, Issued};
@@ -102,7 +102,7 @@ impl Renewal {
 
     /// What only a person can mend is told with what to do, once for as long as it is the same: it lasts for hours.
     fn tell(&self, problem: &RenewError, told: &mut Option<String>, wait: Duration) {
-        let (not_after, retry_in_ms) = (self.credentials.not_after(), wait.as_millis() as u64);
+        let (not_after, retry_in_ms) = (self.credentials.not_after(), millis(wait));
         match problem {
             RenewError::Delayed(problem) => {
                 tracing::warn!(event = "renewal_delayed", problem, %not_after, retry_in_ms);
@@ -225,19 +225,8 @@ impl Renewal {
     async fn ask_to_sign(&self) -> Result<Signed, String> {
         let key = KeyPair::generate().map_err(|error| error.to_string())?;
         let csr = CertificateRequest::create(&key).map_err(|error| error.to_string())?;
-        let connector = self
-            .credentials
-            .live()
-            .connector(
-                ServerExpectation::ControlPlane,
-                control_plane::ALPN,
-                true,
-                control_plane::HANDSHAKE_TIMEOUT,
-            )
-            .map_err(|error| error.to_string())?;
-        let mut channel = control_plane::connect(&self.config.control_plane, &connector)
-            .await
-            .map_err(|error| error.to_string())?;
+        let connected = control_plane::connect_as(&self.config.control_plane, self.credentials.live()).await;
+        let mut channel = connected.map_err(|error| error.to_string())?;
         match skew::over(&mut channel, self.clock).await {
             Some(Skew::Behind(_)) => {
                 return Err("a certificate that is issued now would not be valid here yet".to_owned());

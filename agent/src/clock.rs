@@ -31,9 +31,14 @@ impl Clock {
             Source::System => {
                 #[expect(clippy::disallowed_methods, reason = "this is the clock that everybody else asks")]
                 let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-                UnixMillis(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX))
+                UnixMillis(millis(since_epoch))
             }
             Source::Steady { base, since } => base.plus(since.elapsed()),
         }
     }
+}
+
+/// A span of time in whole milliseconds, as lines of the log tell it; the most that there is where it is longer.
+pub fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }

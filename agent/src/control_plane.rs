@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hauberk_tls::device::ChannelBinding;
-use hauberk_tls::{Connector, ExporterError, HandshakeError};
+use hauberk_tls::{Connector, ExporterError, HandshakeError, LiveIdentity, ServerExpectation, SetupError};
 use hyper_util::rt::TokioIo;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -47,6 +47,9 @@ pub enum ConnectError {
     /// The TLS library does not name it. The fault is ours.
     #[error(transparent)]
     Unnamed(#[from] ExporterError),
+    /// The TLS library refuses. The fault is ours.
+    #[error(transparent)]
+    Setup(#[from] SetupError),
     /// The connection broke before it could be used.
     #[error("the connection to the control plane broke: {0}")]
     Broken(#[from] tonic::transport::Error),
@@ -61,7 +64,16 @@ pub async fn connect(address: &HostPort, connector: &Connector) -> Result<Channe
     Ok(connect_named(address, connector).await?.0)
 }
 
-/// The same, with what names the connection: for evidence that is good on this one alone.
+/// Connects once as ourselves, to a control plane for which the trust that we hold vouches.
+///
+/// # Errors
+/// See [`ConnectError`].
+pub async fn connect_as(address: &HostPort, identity: &LiveIdentity) -> Result<Channel, ConnectError> {
+    let connector = identity.connector(ServerExpectation::ControlPlane, ALPN, true, HANDSHAKE_TIMEOUT)?;
+    connect(address, &connector).await
+}
+
+/// The same as [`connect`], with what names the connection: for evidence that is good on this one alone.
 ///
 /// # Errors
 /// See [`ConnectError`].

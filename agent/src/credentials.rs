@@ -23,8 +23,8 @@ pub struct Credentials {
     kept_trust: watch::Sender<Arc<StoredTrust>>,
     /// Held by whoever writes it, so that an older one is not written over a newer.
     writing_trust: Arc<Mutex<()>>,
-    /// Our certificate and its key, where the disk does not have them. They are put here and written only while a
-    /// [`Membership`](crate::state::Membership) is held.
+    /// Our certificate and its key, where the disk does not have them. They are put here only while a
+    /// [`Membership`](crate::state::Membership) is held, and written only while a [`Keeping`](crate::state::Keeping) is.
     unsaved: watch::Sender<Option<Arc<StoredIdentity>>>,
     /// Of the last certificate of which the control plane has said that it has no record.
     not_on_record: watch::Sender<Option<Serial>>,
@@ -185,10 +185,9 @@ impl Credentials {
         self.live.current().svid().map_or(UnixMillis(0), |svid| svid.validity().not_after())
     }
 
-    /// Publishes a renewed certificate and keeps it. It must be for the id that we are.
+    /// Publishes a renewed certificate, which must be for the id that we are. Waits for no disk.
     ///
-    /// What the disk refuses is in force all the same, and [`Self::save`] brings it there later: a restart before that finds
-    /// the former certificate, which is good until it ends.
+    /// [`Self::save`] brings it there: a restart before that finds the former certificate, which is good until it ends.
     ///
     /// # Errors
     /// It names somebody else, or comes when our virtual node is gone.
@@ -223,13 +222,10 @@ impl Credentials {
         self.live.publish(identity.svid.clone(), &identity.key)?;
         self.unsaved.send_replace(Some(Arc::new(identity)));
         drop(membership);
-        if let Err(error) = self.save() {
-            tracing::error!(event = "state_not_saved", %error, "the new certificate is in force all the same");
-        }
         Ok(())
     }
 
-    /// Brings to the disk what is in force and not there.
+    /// Brings to the disk what is in force and not there, which takes as long as the disk does.
     ///
     /// # Errors
     /// The disk refuses. What is in force stays so, and may be written later.
@@ -238,12 +234,15 @@ impl Credentials {
         self.forget_if_gone()?;
         // A restart would not believe the certificate without it.
         self.save_trust()?;
-        let membership = self.state.membership()?;
-        // Nobody puts another in its place while we hold that.
+        let keeping = self.state.keeping()?;
+        // Looked at only now: what was issued for a node that went before is not there any longer.
         let unsaved = self.unsaved.borrow().clone();
         if let Some(identity) = unsaved {
-            membership.save_identity(&identity)?;
-            self.unsaved.send_replace(None);
+            keeping.save_identity(&identity)?;
+            // Another may have come into force meanwhile.
+            self.unsaved.send_if_modified(|unsaved| {
+                unsaved.take_if(|unsaved| Arc::ptr_eq(unsaved, &identity)).is_some()
+            });
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 mod shown;
 mod stored;
+mod strangers;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Code;
 use tonic::transport::Channel;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, millis};
 use crate::config::{Config, EnrollmentName, Join, Pin};
 use crate::control_plane::{self, ConnectError};
 use crate::credentials::{CredentialsError, Issued};
@@ -29,6 +30,7 @@ use crate::skew;
 use crate::state::{State, StateError};
 use shown::{Evidence, read_evidence};
 use stored::{Lack, stored};
+use strangers::Strangers;
 
 /// Why there is no certificate.
 #[derive(Debug, Error)]
@@ -101,6 +103,9 @@ pub enum EnrollError {
 enum Attempt {
     #[error(transparent)]
     Final(#[from] EnrollError),
+    /// Somebody else answers than the control plane that let us in before. It may be in its place for a while only.
+    #[error(transparent)]
+    Stranger(EnrollError),
     /// There is nothing to join with yet.
     #[error("{0}")]
     Nothing(String),
@@ -152,6 +157,7 @@ pub async fn obtain(
     stop: &CancellationToken,
 ) -> Result<Issued, EnrollError> {
     let (mut is_told, mut damage_told) = (false, None);
+    let mut strangers = Strangers::default();
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
     loop {
         let lack = match stored(state, clock.now()) {
@@ -168,12 +174,17 @@ pub async fn obtain(
             outcome = become_somebody(config, state, clock, lack) => match outcome {
                 Ok(issued) => return Ok(issued),
                 Err(Attempt::Final(error)) => return Err(error),
-                Err(Attempt::Nothing(problem) | Attempt::Again(problem)) => problem,
+                Err(Attempt::Stranger(error)) if strangers.are_to_stay() => return Err(error),
+                Err(Attempt::Stranger(error)) => error.to_string(),
+                Err(Attempt::Nothing(problem) | Attempt::Again(problem)) => {
+                    strangers = Strangers::default();
+                    problem
+                }
             },
         };
         let wait = backoff.step();
         let event = if config.join.is_some() { "join_delayed" } else { "identity_awaited" };
-        tracing::warn!(event, problem, retry_in_ms = wait.as_millis() as u64);
+        tracing::warn!(event, problem, retry_in_ms = millis(wait));
         tokio::select! {
             () = stop.cancelled() => return Err(EnrollError::Stopped),
             () = tokio::time::sleep(wait) => {}
@@ -191,7 +202,11 @@ async fn become_somebody(
     if config.join.is_none() {
         return Err(lack.without_joining(config, clock).await);
     }
-    let door = Door::reach(config, state, clock).await?;
+    let was_in = lack.is_of_time();
+    let door = Door::reach(config, state, clock).await.map_err(|attempt| match attempt {
+        Attempt::Final(error @ EnrollError::WrongControlPlane { .. }) if was_in => Attempt::Stranger(error),
+        other => other,
+    })?;
     // The clock may have been set since we looked, and what is on disk be as good as what would be issued: no token is used.
     if let Ok(issued) = stored(state, clock.now()) {
         return Ok(issued);
@@ -199,8 +214,8 @@ async fn become_somebody(
     let issued = door.join(clock).await?;
     state.save_trust(&issued.trust).map_err(EnrollError::State)?;
     state
-        .membership()
-        .and_then(|member| member.save_identity(&issued.identity))
+        .keeping()
+        .and_then(|keeping| keeping.save_identity(&issued.identity))
         .map_err(EnrollError::State)?;
     Ok(issued)
 }
@@ -223,7 +238,7 @@ pub(crate) async fn join_anew(
             Attempt::Final(EnrollError::Refused { .. } | EnrollError::Evidence(_)) | Attempt::Nothing(_) => {
                 problem.clone()
             }
-            Attempt::Final(_) | Attempt::Again(_) => return NotJoined::Yet(problem),
+            Attempt::Final(_) | Attempt::Stranger(_) | Attempt::Again(_) => return NotJoined::Yet(problem),
         };
         NotJoined::ByNothing { problem, kind }
     })
@@ -243,11 +258,15 @@ struct Door {
 
 impl Door {
     /// Goes as far as can be gone without using a token.
-    async fn reach(config: &Config, state: &State, clock: Clock) -> Result<Self, Attempt> {
+    async fn reach(config: &Config, state: &Arc<State>, clock: Clock) -> Result<Self, Attempt> {
         // What could be wrong on our side comes first, so that it is told whether or not the control plane is there.
         let (trust, pin) = bootstrap_trust(config, state)?;
         let evidence = read_evidence(config).await?;
-        let key = own_key(config, state)?;
+        let (state, may_be_last) = (Arc::clone(state), matches!(config.join, Some(Join::Evidence { .. })));
+        let key = match tokio::task::spawn_blocking(move || own_key(may_be_last, &state)).await {
+            Ok(key) => key.map_err(EnrollError::State)?,
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        };
         let csr = CertificateRequest::create(&key).map_err(EnrollError::Request)?;
         let connector =
             bootstrap_connector(trust.clone(), control_plane::ALPN, control_plane::HANDSHAKE_TIMEOUT)
@@ -290,17 +309,15 @@ impl Door {
     }
 }
 
-/// The key that is to be certified. Evidence may count for one key alone: whoever was in by it comes back by the last key
-/// that it had.
-fn own_key(config: &Config, state: &State) -> Result<KeyPair, EnrollError> {
-    // A token would be spent in vain.
-    state.membership()?;
-    if let Some(Join::Evidence { .. }) = &config.join
-        && let Ok(Some(identity)) = state.identity()
-    {
+/// The key that is to be certified: where it may be the last one that we had, that. Evidence may count for one key alone, and
+/// whoever was in by it comes back by that key.
+fn own_key(may_be_last: bool, state: &State) -> Result<KeyPair, StateError> {
+    // Where our node is gone a token would be spent in vain.
+    let keeping = state.keeping()?;
+    if may_be_last && let Ok(Some(identity)) = state.identity() {
         return Ok(identity.key);
     }
-    Ok(state.pending_key()?)
+    keeping.pending_key()
 }
 
 fn accept(

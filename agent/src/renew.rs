@@ -1,5 +1,7 @@
 //! Where the certificate is renewed: one task, from half life until expiry and beyond.
 
+mod expiry;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,20 +9,20 @@ use hauberk_identity::{InstanceId, NodeName, UnixMillis, renewal_at};
 use hauberk_proto::agent::v1::SignCertificateRequest;
 use hauberk_proto::agent::v1::enrollment_client::EnrollmentClient;
 use hauberk_proto::refusal;
-use hauberk_tls::{BootstrapTrust, CertificateRequest, KeyPair, ServerExpectation};
+use hauberk_tls::{BootstrapTrust, CertificateRequest, KeyPair};
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, millis};
 use crate::config::{Config, EnrollmentName, Join};
 use crate::control_plane;
 use crate::credentials::{Credentials, CredentialsError, Issued};
 use crate::decisions::Decisions;
 use crate::enroll::{self, NotJoined};
-use crate::mesh::InboundGate;
 use crate::random::{Backoff, fraction};
 use crate::skew::{self, Skew};
 use crate::state::State;
+pub use expiry::Expiry;
 
 /// The longest sleep without looking at the clock, which may be set or stand still while the host sleeps.
 const LOOK: Duration = Duration::from_secs(15);
@@ -38,8 +40,6 @@ pub struct Renewal {
     pub clock: Clock,
     /// What is renewed.
     pub credentials: Credentials,
-    /// Closed while there is no valid certificate.
-    pub gate: Arc<InboundGate>,
     /// Learns of a new instance id.
     pub decisions: Arc<Decisions>,
     /// Our instance.
@@ -73,12 +73,15 @@ enum RenewError {
 }
 
 impl Renewal {
-    /// Renews until `stop`.
+    /// Renews until `stop`. What the disk does not have by then is written before this ends, if the disk takes it.
     pub async fn run(mut self, stop: CancellationToken) {
         tokio::select! {
             () = stop.cancelled() => {}
             () = keep_saved(self.credentials.clone()) => {}
             () = self.renew_for_ever() => {}
+        }
+        if self.credentials.is_unsaved() {
+            save(self.credentials).await;
         }
     }
 
@@ -92,14 +95,14 @@ impl Renewal {
                 let wait = backoff.step();
                 self.tell(&problem, &mut told, wait);
                 // By steady time: a clock that is set back meanwhile makes it no longer.
-                let _ = tokio::time::timeout(wait, self.wait_until(UnixMillis(u64::MAX))).await;
+                tokio::time::sleep(wait).await;
             }
         }
     }
 
     /// What only a person can mend is told with what to do, once for as long as it is the same: it lasts for hours.
     fn tell(&self, problem: &RenewError, told: &mut Option<String>, wait: Duration) {
-        let (not_after, retry_in_ms) = (self.credentials.not_after(), wait.as_millis() as u64);
+        let (not_after, retry_in_ms) = (self.credentials.not_after(), millis(wait));
         match problem {
             RenewError::Delayed(problem) => {
                 tracing::warn!(event = "renewal_delayed", problem, %not_after, retry_in_ms);
@@ -169,35 +172,14 @@ impl Renewal {
         }
     }
 
-    /// Sleeps, and closes everything at the instant of expiry. Where only the clock was ahead for a while, it opens again.
     async fn wait_until(&self, instant: UnixMillis) {
         loop {
             let now = self.clock.now();
-            let not_after = self.credentials.not_after();
-            let was_valid = self.gate.has_valid_certificate();
-            if now >= not_after && was_valid {
-                tracing::error!(event = "certificate_expired", %not_after);
-                self.gate.set_certificate_valid(false);
-            } else if !was_valid && self.is_valid(now) {
-                tracing::warn!(event = "certificate_valid_again", %not_after, "this host's clock was set back");
-                self.gate.set_certificate_valid(true);
-            }
             if now >= instant {
                 return;
             }
-            // A millisecond past the instant, for validity includes its last one.
-            let next =
-                if now < not_after { instant.min(not_after.plus(Duration::from_millis(1))) } else { instant };
-            tokio::time::sleep(next.since(now).clamp(Duration::from_millis(1), LOOK)).await;
+            tokio::time::sleep(instant.since(now).clamp(Duration::from_millis(1), LOOK)).await;
         }
-    }
-
-    /// Whether our certificate is valid at this instant.
-    fn is_valid(&self, now: UnixMillis) -> bool {
-        let current = self.credentials.live().current();
-        current
-            .svid()
-            .is_some_and(|svid| svid.validity().not_before() <= now && now < svid.validity().not_after())
     }
 
     /// Renews, or joins anew where nothing is renewed for us: after expiry, and at once where the control plane has no record
@@ -225,7 +207,6 @@ impl Renewal {
         self.instance = instance;
         self.issued_at = issued_at;
         self.decisions.set_instance(instance);
-        self.gate.set_certificate_valid(true);
         tracing::info!(event = "certificate_renewed", not_after = %self.credentials.not_after());
         Ok(())
     }
@@ -244,19 +225,8 @@ impl Renewal {
     async fn ask_to_sign(&self) -> Result<Signed, String> {
         let key = KeyPair::generate().map_err(|error| error.to_string())?;
         let csr = CertificateRequest::create(&key).map_err(|error| error.to_string())?;
-        let connector = self
-            .credentials
-            .live()
-            .connector(
-                ServerExpectation::ControlPlane,
-                control_plane::ALPN,
-                true,
-                control_plane::HANDSHAKE_TIMEOUT,
-            )
-            .map_err(|error| error.to_string())?;
-        let mut channel = control_plane::connect(&self.config.control_plane, &connector)
-            .await
-            .map_err(|error| error.to_string())?;
+        let connected = control_plane::connect_as(&self.config.control_plane, self.credentials.live()).await;
+        let mut channel = connected.map_err(|error| error.to_string())?;
         match skew::over(&mut channel, self.clock).await {
             Some(Skew::Behind(_)) => {
                 return Err("a certificate that is issued now would not be valid here yet".to_owned());
@@ -279,21 +249,30 @@ impl Renewal {
     }
 }
 
-/// Brings to the disk, again and again, what that has refused. Nothing else waits for it.
+/// Brings to the disk, again and again, what that does not have. Nothing else waits for it.
 async fn keep_saved(credentials: Credentials) {
     let [first, most] = SAVE_AGAIN;
     loop {
         credentials.unsaved().await;
         let mut backoff = Backoff::new(first, most);
-        while credentials.is_unsaved() {
-            tokio::time::sleep(backoff.step()).await;
-            let unsaved = credentials.clone();
-            match tokio::task::spawn_blocking(move || unsaved.save()).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::error!(event = "state_not_saved", %error),
-                Err(error) => tracing::error!(event = "state_not_saved", %error),
+        loop {
+            save(credentials.clone()).await;
+            if !credentials.is_unsaved() {
+                break;
             }
+            tokio::time::sleep(backoff.step()).await;
         }
+    }
+}
+
+/// Tries once, off the runtime's threads: a disk may hang.
+async fn save(credentials: Credentials) {
+    match tokio::task::spawn_blocking(move || credentials.save()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            tracing::error!(event = "state_not_saved", %error, "the new certificate is in force all the same");
+        }
+        Err(error) => tracing::error!(event = "state_not_saved", %error),
     }
 }
 

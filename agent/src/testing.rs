@@ -1,5 +1,7 @@
 //! A control plane for tests: authorities, signatures, and a server that does what a test tells it.
 
+mod stalled_file;
+
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -35,6 +37,7 @@ use crate::mesh::NodeView;
 use crate::state::{StoredIdentity, StoredTrust};
 use crate::sync::Recipient;
 use crate::sync::{Content, Floors, authenticate};
+pub(crate) use stalled_file::StalledFile;
 
 pub(crate) const HOUR: Duration = Duration::from_secs(3600);
 

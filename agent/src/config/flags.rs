@@ -165,9 +165,9 @@ pub struct RunFlags {
     /// Evidence: this EC2 instance's identity document, from its metadata service: on or off [default: off]
     #[arg(long, value_name = "on|off", env = "HAUBERK_AWS_IDENTITY_DOCUMENT")]
     pub aws_identity_document: Option<String>,
-    /// For tests only: a metadata service in the place of 169.254.169.254
-    #[arg(long, value_name = "IP:PORT", env = "HAUBERK_AWS_METADATA_FOR_TESTS", hide = true)]
-    pub aws_metadata_for_tests: Option<String>,
+    /// Where that service is: an address of this host's, or link-local [default: 169.254.169.254:80]
+    #[arg(long, value_name = "IP:PORT", env = "HAUBERK_AWS_METADATA_ENDPOINT")]
+    pub aws_metadata_endpoint: Option<String>,
     /// SHA-256 of the control plane's root, as `init` prints it; for the first contact
     #[arg(long, value_name = "HEX", env = "HAUBERK_ROOT_FINGERPRINT")]
     pub root_fingerprint: Option<String>,

@@ -11,7 +11,7 @@ use hauberk_identity::TrustDomain;
 use toml::{Table, Value};
 
 use super::values::{self, on_or_off};
-use super::{Config, ConfigError, EnrollmentName, EvidenceSource, HostPort, Join, Pin, RunFlags};
+use super::{Config, ConfigError, EnrollmentName, EvidenceSource, Join, Pin, RunFlags};
 
 /// Where EC2 instances find their metadata service.
 const IMDS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)), 80);
@@ -26,7 +26,7 @@ const NAMES: [&str; 26] = [
     "x509pop-key",
     "kubernetes-token-file",
     "aws-identity-document",
-    "aws-metadata-for-tests",
+    "aws-metadata-endpoint",
     "root-fingerprint",
     "bundle-file",
     "trust-domain",
@@ -89,7 +89,7 @@ impl Settings {
             x509pop_key,
             kubernetes_token_file,
             aws_identity_document,
-            aws_metadata_for_tests,
+            aws_metadata_endpoint,
             root_fingerprint,
             bundle_file,
             trust_domain,
@@ -139,44 +139,48 @@ impl Settings {
         let x509pop = self.x509pop(certificate, key);
         let token = self.one("kubernetes-token-file", kubernetes_token_file, values::path);
         let aws = self.one("aws-identity-document", aws_identity_document, on_or_off).unwrap_or(false);
-        let imds = self.one("aws-metadata-for-tests", aws_metadata_for_tests, values::metadata_for_tests);
+        let imds = self.one("aws-metadata-endpoint", aws_metadata_endpoint, values::metadata_endpoint);
         let aws = aws.then(|| EvidenceSource::Aws { imds: imds.unwrap_or(IMDS) });
         let evidence = [x509pop, token.map(EvidenceSource::Kubernetes), aws];
         let join = self.join(join_token_file, enrollment, evidence.into_iter().flatten().collect());
-        let config = Config {
-            control_plane: control_plane.unwrap_or_else(|| HostPort { host: String::new(), port: 0 }),
-            state_dir: self
-                .one("state-dir", state_dir, values::path)
-                .unwrap_or_else(|| "/var/lib/hauberk-agent".into()),
+        let state_dir = self.one("state-dir", state_dir, values::path);
+        let outbound = self.one("outbound", outbound, |text| {
+            values::speaks_as_node(text.strip_prefix("http://").unwrap_or(text).trim_end_matches('/'))
+        });
+        let tcp = self.many("tcp", tcp, values::tcp_binding);
+        let listeners = self.many("listener", listener, values::listener);
+        let advertise_ip = self.one("advertise-ip", advertise_ip, values::advertised_ip);
+        let admin = self.one("admin", admin, values::admin);
+        let health = self.one("health", health, values::address);
+        let workload_api_socket = self.one("workload-api-socket", workload_api_socket, values::unix_socket);
+        let docker_socket = self.one("docker-socket", docker_socket, values::unix_socket);
+        let drain_delay = self.one("drain-delay", drain_delay, values::duration);
+        let drain_timeout = self.one("drain-timeout", drain_timeout, values::duration);
+        let log_filter = self.one("log", log, values::log_filter);
+        let log_format = self.one("log-format", log_format, values::log_format);
+        let access_log = self.one("access-log", access_log, on_or_off);
+        let command = self.command(command);
+        Some(Config {
+            control_plane: control_plane?,
+            state_dir: state_dir.unwrap_or_else(|| "/var/lib/hauberk-agent".into()),
             join,
             pin,
             trust_domain,
-            outbound: self
-                .one("outbound", outbound, |text| {
-                    values::speaks_as_node(text.strip_prefix("http://").unwrap_or(text).trim_end_matches('/'))
-                })
-                .unwrap_or_else(|| loopback(15001)),
-            tcp: self.many("tcp", tcp, values::tcp_binding),
-            listeners: self.many("listener", listener, values::listener),
-            advertise_ip: self.one("advertise-ip", advertise_ip, values::advertised_ip),
-            admin: self.one("admin", admin, values::admin).unwrap_or_else(|| loopback(15000)),
-            health: self
-                .one("health", health, values::address)
-                .unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 15020))),
-            workload_api_socket: self.one("workload-api-socket", workload_api_socket, values::unix_socket),
-            docker_socket: self.one("docker-socket", docker_socket, values::unix_socket),
-            drain_delay: self.one("drain-delay", drain_delay, values::duration),
-            drain_timeout: self
-                .one("drain-timeout", drain_timeout, values::duration)
-                .unwrap_or(Duration::from_secs(20)),
-            log_filter: self.one("log", log, values::log_filter).unwrap_or_else(|| "info".to_owned()),
-            log_format: self
-                .one("log-format", log_format, values::log_format)
-                .unwrap_or(super::LogFormat::Auto),
-            access_log: self.one("access-log", access_log, on_or_off).unwrap_or(true),
-            command: self.command(command),
-        };
-        (!config.control_plane.host.is_empty()).then_some(config)
+            outbound: outbound.unwrap_or_else(|| loopback(15001)),
+            tcp,
+            listeners,
+            advertise_ip,
+            admin: admin.unwrap_or_else(|| loopback(15000)),
+            health: health.unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 15020))),
+            workload_api_socket,
+            docker_socket,
+            drain_delay,
+            drain_timeout: drain_timeout.unwrap_or(Duration::from_secs(20)),
+            log_filter: log_filter.unwrap_or_else(|| "info".to_owned()),
+            log_format: log_format.unwrap_or(super::LogFormat::Auto),
+            access_log: access_log.unwrap_or(true),
+            command,
+        })
     }
 
     fn x509pop(&mut self, certificate: Option<PathBuf>, key: Option<PathBuf>) -> Option<EvidenceSource> {

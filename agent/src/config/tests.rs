@@ -92,6 +92,28 @@ fn only_this_host_may_speak_as_the_node() {
 }
 
 #[test]
+fn durations_are_written_as_elsewhere() {
+    let read = |text: &str| load(&["--control-plane=cp:1", &format!("--drain-timeout={text}")]);
+    for (text, millis) in [
+        ("0s", 0),
+        ("500ms", 500),
+        ("90s", 90_000),
+        ("1m30s", 90_000),
+        ("1h30m", 5_400_000),
+        ("2h1m5s20ms", 7_265_020),
+        ("24h", 86_400_000),
+    ] {
+        assert_eq!(read(text).unwrap().drain_timeout, Duration::from_millis(millis), "{text}");
+    }
+    for wrong in ["20", "s", "1h30", "30m1h", "1m1m", "1d", "-1s", "1h 30m", "1.5h", "1H"] {
+        assert!(read(wrong).unwrap_err().to_string().contains("such as 20s or 1m30s"), "{wrong}");
+    }
+    for long in ["24h1ms", "99999999999999999h", "18446744073709551615h18446744073709551615m"] {
+        assert!(read(long).unwrap_err().to_string().contains("a day is the most"), "{long}");
+    }
+}
+
+#[test]
 fn notices_what_only_two_settings_show() {
     let error = load(&[
         "--control-plane=cp:1",
@@ -157,6 +179,13 @@ fn an_agent_joins_in_one_way() {
     assert_eq!(evidence(&["--kubernetes-token-file=t"]), EvidenceSource::Kubernetes("t".into()));
     let EvidenceSource::Aws { imds } = evidence(&["--aws-identity-document=on"]) else { panic!() };
     assert_eq!(imds.to_string(), "169.254.169.254:80");
+    for address in ["127.0.0.1:8080", "[::1]:80", "169.254.169.253:80", "[fe80::1%2]:80"] {
+        let endpoint = format!("--aws-metadata-endpoint={address}");
+        let EvidenceSource::Aws { imds } = evidence(&["--aws-identity-document=on", &endpoint]) else {
+            panic!()
+        };
+        assert_eq!(imds.to_string(), address);
+    }
     for (wrong, why) in [
         (&["--enrollment=shop/vms"][..], "what is shown to it?"),
         (&["--kubernetes-token-file=t"], "which one judges the evidence?"),
@@ -169,8 +198,8 @@ fn an_agent_joins_in_one_way() {
         ),
         // Nobody else gets to say which instance this is.
         (
-            &["--enrollment=a/b", "--aws-identity-document=on", "--aws-metadata-for-tests=10.0.0.1:80"],
-            "this is for tests, on loopback",
+            &["--enrollment=a/b", "--aws-identity-document=on", "--aws-metadata-endpoint=10.0.0.1:80"],
+            "a loopback or link-local address",
         ),
     ] {
         let told = join(wrong).unwrap_err().to_string();

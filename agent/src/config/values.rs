@@ -74,8 +74,18 @@ pub(super) fn admin(text: &str) -> Result<SocketAddr, String> {
     )
 }
 
-pub(super) fn metadata_for_tests(text: &str) -> Result<SocketAddr, String> {
-    loopback(text, "this is for tests, on loopback: whoever answers there says which instance this is")
+/// Whoever answers there says which instance this is.
+pub(super) fn metadata_endpoint(text: &str) -> Result<SocketAddr, String> {
+    let address = address(text)?;
+    let is_near = match address.ip() {
+        IpAddr::V4(ip) => ip.is_loopback() || ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unicast_link_local(),
+    };
+    is_near.then_some(address).ok_or_else(|| {
+        "whoever answers there says which instance this is; use a loopback or link-local address, which nobody reaches from \
+         elsewhere"
+            .to_owned()
+    })
 }
 
 fn loopback(text: &str, why: &str) -> Result<SocketAddr, String> {
@@ -91,21 +101,34 @@ pub(super) fn advertised_ip(text: &str) -> Result<IpAddr, String> {
     Ok(ip)
 }
 
+/// `20s`, or several such from the largest unit to the smallest: `1h30m`.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
-    let wanted = "write a number with ms, s, m or h, such as 20s";
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let (number, unit) = text.split_at(digits);
-    let number: u64 = number.parse().map_err(|_| wanted)?;
-    let millis = match unit {
-        "ms" => 1,
-        "s" => 1_000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        _ => return Err(wanted.to_owned()),
-    };
-    match number.checked_mul(millis) {
-        Some(millis) if millis <= 24 * 3_600_000 => Ok(Duration::from_millis(millis)),
-        _ => Err("a day is the most".to_owned()),
+    let wanted = "write a number with ms, s, m or h, such as 20s or 1m30s";
+    let (mut rest, mut total, mut smallest) = (text, 0_u64, u64::MAX);
+    loop {
+        let (number, after) = rest.split_at(rest.bytes().take_while(u8::is_ascii_digit).count());
+        let (unit, after) = after.split_at(after.bytes().take_while(u8::is_ascii_lowercase).count());
+        let number: u64 = number.parse().map_err(|_| wanted)?;
+        let millis = match unit {
+            "ms" => 1,
+            "s" => 1_000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            _ => return Err(wanted.to_owned()),
+        };
+        if millis >= smallest {
+            return Err(wanted.to_owned());
+        }
+        (rest, smallest) = (after, millis);
+        total = total.saturating_add(number.saturating_mul(millis));
+        if rest.is_empty() {
+            break;
+        }
+    }
+    if total <= 24 * 3_600_000 {
+        Ok(Duration::from_millis(total))
+    } else {
+        Err("a day is the most".to_owned())
     }
 }
 

@@ -336,7 +336,7 @@ impl Formatter for Printable {
     }
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands fields over by reference")]
+// By reference, as serde hands fields over.
 fn with_millis<S: serde::Serializer>(at: &UnixMillis, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(&format_args!("{at:.3}"))
 }
@@ -350,12 +350,10 @@ fn as_fields<S: serde::Serializer>(headers: &&[HeaderLines], serializer: S) -> R
     serializer.collect_map(headers.iter().map(|lines| (&*lines.name, lines.values.as_deref())))
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands fields over by reference")]
 fn is_once(attempts: &u32) -> bool {
     *attempts <= 1
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands fields over by reference")]
 fn is_zero(number: &u16) -> bool {
     *number == 0
 }

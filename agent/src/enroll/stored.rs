@@ -58,6 +58,11 @@ impl Lack {
         }
     }
 
+    /// Whether we were somebody, and need another certificate only for the time that has passed.
+    pub(super) fn is_of_time(&self) -> bool {
+        matches!(self, Self::OutOfTime { .. })
+    }
+
     /// Tells what is damaged, once for as long as it is the same: it is looked at before each attempt.
     pub(super) fn tell(&self, told: &mut Option<String>) {
         if let Self::Damaged(error) = self
@@ -90,7 +95,7 @@ impl Lack {
                      changed, --root-fingerprint tells the new one",
                     config.control_plane.authority()
                 );
-                return EnrollError::NoToken { state_dir, why }.into();
+                return Attempt::Stranger(EnrollError::NoToken { state_dir, why });
             }
             Ok(None) => {
                 format!("the control plane at {} does not tell its time", config.control_plane.authority())

@@ -15,9 +15,13 @@ impl Newcomer {
     }
 
     fn config(&self, plane: &ControlPlane, more: &[&str]) -> Config {
+        self.config_at(plane.address, more)
+    }
+
+    fn config_at(&self, address: std::net::SocketAddr, more: &[&str]) -> Config {
         let token = format!("--join-token-file={}", self.directory.path().join("token").display());
         let more: Vec<&str> = more.iter().copied().chain([token.as_str()]).collect();
-        config(plane.address, self.state.directory(), &more)
+        config(address, self.state.directory(), &more)
     }
 
     async fn obtain(&self, config: &Config) -> Result<Issued, EnrollError> {
@@ -56,7 +60,7 @@ async fn a_reply_that_was_lost_is_asked_for_again_after_a_restart() {
     let plane = ControlPlane::start(&authorities).await;
     let newcomer = Newcomer::new();
     let config = newcomer.config(&plane, &[&pin(&authorities)]);
-    let before = newcomer.state.pending_key().unwrap().public_key().fingerprint();
+    let before = newcomer.state.keeping().unwrap().pending_key().unwrap().public_key().fingerprint();
     let issued = newcomer.obtain(&config).await.unwrap();
     assert_eq!(issued.identity.svid.key_fingerprint(), before);
 }
@@ -81,7 +85,7 @@ async fn an_expired_certificate_is_replaced_by_a_token_and_its_own_bundle() {
     let now = crate::testing::now();
     let expired = hauberk_identity::Validity::new(now.minus(HOUR * 2), now.minus(HOUR)).unwrap();
     let identity = authorities.identity("mesh/shop/node/orders", expired);
-    newcomer.state.membership().unwrap().save_identity(&identity).unwrap();
+    newcomer.state.keeping().unwrap().save_identity(&identity).unwrap();
     newcomer.state.save_trust(&authorities.stored_trust()).unwrap();
     let without = newcomer.obtain(&config(plane.address, newcomer.state.directory(), &[])).await;
     assert!(matches!(without, Err(EnrollError::NoToken { .. })));
@@ -105,7 +109,7 @@ async fn a_clock_that_is_set_while_we_wait_finds_the_certificate_and_uses_no_tok
             hauberk_identity::Validity::new(now.plus(Duration::from_secs(2)), now.plus(HOUR)).unwrap();
         let identity = authorities.identity("mesh/shop/node/orders", later);
         let serial = identity.svid.serial();
-        newcomer.state.membership().unwrap().save_identity(&identity).unwrap();
+        newcomer.state.keeping().unwrap().save_identity(&identity).unwrap();
         assert_eq!(newcomer.obtain(&config).await.unwrap().identity.svid.serial(), serial);
     }
     assert!(plane.enrollment.asked.lock().unwrap().is_empty());
@@ -118,7 +122,7 @@ async fn what_has_expired_by_our_clock_alone_is_waited_for_and_said() {
     let now = crate::testing::now();
     let expired = hauberk_identity::Validity::new(now.minus(HOUR * 2), now.minus(HOUR)).unwrap();
     let identity = authorities.identity("mesh/shop/node/orders", expired);
-    newcomer.state.membership().unwrap().save_identity(&identity).unwrap();
+    newcomer.state.keeping().unwrap().save_identity(&identity).unwrap();
     newcomer.state.save_trust(&authorities.stored_trust()).unwrap();
     let comes_of = async |address: std::net::SocketAddr, clock: Clock| {
         let lack = stored(&newcomer.state, clock.now()).err().unwrap();
@@ -137,8 +141,42 @@ async fn what_has_expired_by_our_clock_alone_is_waited_for_and_said() {
     // It is there, and by another root than that which was kept: no clock mends that.
     let other = ControlPlane::start(&Authorities::new()).await;
     let refused = comes_of(other.address, Clock::system()).await;
-    let Attempt::Final(EnrollError::NoToken { why, .. }) = &refused else { panic!("{refused}") };
+    let Attempt::Stranger(EnrollError::NoToken { why, .. }) = &refused else { panic!("{refused}") };
     assert!(why.contains("the peer is refused") && why.contains("--root-fingerprint"), "{why}");
+}
+
+#[tokio::test]
+async fn a_stranger_who_answers_for_a_while_ends_no_agent_that_was_in() {
+    let authorities = Authorities::new();
+    let stranger = ControlPlane::start(&Authorities::new()).await;
+    for has_token in [false, true] {
+        let newcomer = Newcomer::new();
+        let now = crate::testing::now();
+        let expired = hauberk_identity::Validity::new(now.minus(HOUR * 2), now.minus(HOUR)).unwrap();
+        let identity = authorities.identity("mesh/shop/node/orders", expired);
+        newcomer.state.keeping().unwrap().save_identity(&identity).unwrap();
+        newcomer.state.save_trust(&authorities.stored_trust()).unwrap();
+        // Counts those who come, and passes them on.
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let config = match has_token {
+            true => newcomer.config_at(address, &[]),
+            false => config(address, newcomer.state.directory(), &[]),
+        };
+        let second_attempt = async {
+            for _ in 0..2 {
+                let (mut from, _) = listener.accept().await.unwrap();
+                let mut to = tokio::net::TcpStream::connect(stranger.address).await.unwrap();
+                let _ended = tokio::io::copy_bidirectional(&mut from, &mut to).await;
+            }
+        };
+        let obtaining = newcomer.obtain(&config);
+        tokio::select! {
+            obtained = obtaining => panic!("{has_token}: {obtained:?}"),
+            () = second_attempt => {}
+        }
+    }
+    assert!(stranger.enrollment.asked.lock().unwrap().is_empty());
 }
 
 #[tokio::test]

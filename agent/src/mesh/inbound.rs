@@ -224,11 +224,6 @@ impl InboundGate {
         self.change(|causes| causes.no_denylist = !known);
     }
 
-    /// The view that was opened last, in force or not.
-    pub fn latest_view(&self) -> Option<Arc<NodeView>> {
-        self.causes.lock().unwrap_or_else(PoisonError::into_inner).view.clone()
-    }
-
     fn change(&self, change: impl FnOnce(&mut Causes)) {
         // Held while sending, so that two changes are published in their order. Nothing under it blocks.
         let mut causes = self.causes.lock().unwrap_or_else(PoisonError::into_inner);

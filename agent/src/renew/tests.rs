@@ -4,10 +4,12 @@ use prost::Message;
 
 use super::*;
 use crate::mesh::{ClosedReason, Inbound, Mesh};
-use crate::testing::{Authorities, ControlPlane, HOUR, around, config, now};
+use crate::state::StateError;
+use crate::testing::{Authorities, ControlPlane, HOUR, StalledFile, around, config, now};
 
 struct Agent {
     renewal: Renewal,
+    expiry: Expiry,
     mesh: Mesh,
     credentials: Credentials,
     directory: tempfile::TempDir,
@@ -35,16 +37,20 @@ fn agent(authorities: &Authorities, plane: &ControlPlane, ahead: Duration, more:
         state,
         clock,
         credentials: credentials.clone(),
-        gate: Arc::clone(&mesh.gate),
         decisions: Arc::new(Decisions::new(clock, instance, [0; 4], None)),
         instance,
         issued_at,
     };
-    Agent { renewal, mesh, credentials, directory }
+    let expiry = Expiry::new(credentials.clone(), Arc::clone(&mesh.gate), clock);
+    Agent { renewal, expiry, mesh, credentials, directory }
 }
 
 fn key(credentials: &Credentials) -> Fingerprint {
     credentials.live().current().svid().unwrap().key_fingerprint()
+}
+
+fn is_expired(inbound: &Arc<Inbound>) -> bool {
+    matches!(**inbound, Inbound::Closed { reason: ClosedReason::CertificateExpired })
 }
 
 async fn within<T>(future: impl Future<Output = T>) -> T {
@@ -71,8 +77,17 @@ async fn after_half_life_there_is_a_new_certificate_for_a_new_key() {
     within(tasks.join_next()).await;
     // It is on disk, key and certificate together.
     let renewed = key(&agent.credentials);
-    drop((changes, agent.credentials));
-    let state = State::open(&agent.directory.path().join("state")).unwrap();
+    drop((changes, agent.credentials, agent.expiry));
+    let opened = async {
+        // Whoever has written may have it for a moment longer.
+        loop {
+            match State::open(&agent.directory.path().join("state")) {
+                Err(StateError::InUse(_)) => tokio::task::yield_now().await,
+                opened => break opened.unwrap(),
+            }
+        }
+    };
+    let state = within(opened).await;
     assert_eq!(state.identity().unwrap().unwrap().svid.key_fingerprint(), renewed);
 }
 
@@ -89,17 +104,36 @@ async fn at_expiry_everything_is_denied_until_a_token_lets_us_in_again() {
     plane.enrollment.refusals.lock().unwrap().push(tonic::Status::unavailable("later"));
     let stop = CancellationToken::new();
     let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(agent.expiry.run(stop.clone()));
     tasks.spawn(agent.renewal.run(stop.clone()));
-    let is_expired = |inbound: &Arc<Inbound>| {
-        matches!(**inbound, Inbound::Closed { reason: ClosedReason::CertificateExpired })
-    };
     within(inbound.wait_for(is_expired)).await.unwrap();
     assert!(!agent.mesh.gate.has_valid_certificate());
     within(inbound.wait_for(|inbound| !is_expired(inbound))).await.unwrap();
     assert!(agent.mesh.gate.has_valid_certificate());
     assert_eq!(plane.enrollment.asked.lock().unwrap()[0].0, "hbk1-secret");
     stop.cancel();
-    within(tasks.join_next()).await;
+    while within(tasks.join_next()).await.is_some() {}
+}
+
+#[tokio::test]
+async fn at_expiry_everything_is_denied_also_while_a_renewal_is_under_way() {
+    let authorities = Authorities::new();
+    let plane = ControlPlane::start(&authorities).await;
+    let agent = agent(&authorities, &plane, HOUR - Duration::from_secs(3), &[]);
+    let (clock, not_after) = (agent.renewal.clock, agent.credentials.not_after());
+    let mut inbound = agent.mesh.inbound();
+    let stop = CancellationToken::new();
+    let mut tasks = tokio::task::JoinSet::new();
+    let answers = plane.enrollment.may_answer.lock().await;
+    tasks.spawn(agent.expiry.run(stop.clone()));
+    tasks.spawn(agent.renewal.run(stop.clone()));
+    within(inbound.wait_for(is_expired)).await.unwrap();
+    assert_eq!(plane.enrollment.asked.lock().unwrap().len(), 1, "nothing was asked for");
+    let late = clock.now().since(not_after);
+    assert!(late < Duration::from_secs(5), "{late:?}");
+    drop(answers);
+    stop.cancel();
+    while within(tasks.join_next()).await.is_some() {}
 }
 
 #[tokio::test]
@@ -132,20 +166,50 @@ async fn a_full_disk_costs_one_request_and_the_certificate_is_written_once_there
 }
 
 #[tokio::test]
+async fn a_disk_that_hangs_keeps_no_certificate_from_coming_into_force() {
+    let authorities = Authorities::new();
+    let plane = ControlPlane::start(&authorities).await;
+    let mut agent = agent(&authorities, &plane, Duration::ZERO, &[]);
+    let state = Arc::clone(&agent.renewal.state);
+    let stalled = StalledFile::at(state.directory().join(".identity.new"));
+    let keeping = keep_saved(agent.credentials.clone());
+    let renewing = async {
+        // The second comes while the disk is at the first.
+        for _ in 0..2 {
+            let before = key(&agent.credentials);
+            within(Box::pin(agent.renewal.renew_once())).await.unwrap();
+            assert_ne!(key(&agent.credentials), before);
+            assert!(agent.credentials.is_unsaved());
+        }
+        drop(stalled);
+        let written = async {
+            while agent.credentials.is_unsaved() {
+                tokio::task::yield_now().await;
+            }
+        };
+        within(written).await;
+        assert_eq!(state.identity().unwrap().unwrap().svid.key_fingerprint(), key(&agent.credentials));
+    };
+    tokio::select! {
+        () = keeping => unreachable!(),
+        () = renewing => {}
+    }
+}
+
+#[tokio::test]
 async fn a_clock_that_was_ahead_for_a_while_opens_again_what_it_has_closed() {
     let authorities = Authorities::new();
     let plane = ControlPlane::start(&authorities).await;
-    let mut agent = agent(&authorities, &plane, HOUR * 2, &[]);
-    let renewal = &mut agent.renewal;
-    let is_open_at = async |renewal: &mut Renewal, at: UnixMillis| {
-        renewal.clock = Clock::starting_at(at);
-        renewal.wait_until(UnixMillis(0)).await;
-        renewal.gate.has_valid_certificate()
+    let agent = agent(&authorities, &plane, HOUR * 2, &[]);
+    let is_open_at = |at: UnixMillis| {
+        let gate = &agent.mesh.gate;
+        Expiry::new(agent.credentials.clone(), Arc::clone(gate), Clock::starting_at(at)).look();
+        gate.has_valid_certificate()
     };
-    assert!(!is_open_at(renewal, now().plus(HOUR * 2)).await);
+    assert!(!is_open_at(now().plus(HOUR * 2)));
     // Before the certificate begins it is as little valid.
-    assert!(!is_open_at(renewal, now().minus(HOUR * 2)).await);
-    assert!(is_open_at(renewal, now()).await);
+    assert!(!is_open_at(now().minus(HOUR * 2)));
+    assert!(is_open_at(now()));
     assert!(plane.enrollment.asked.lock().unwrap().is_empty());
 }
 
@@ -179,6 +243,7 @@ async fn a_renewal_that_is_answered_after_our_node_has_gone_is_neither_kept_nor_
     let (renewed, ()) = within(both).await;
     assert!(renewed.unwrap_err().to_string().contains("was deleted"));
     assert_eq!(key(&agent.credentials), before);
+    assert!(!agent.credentials.is_unsaved());
     assert!(state.identity().unwrap().is_none());
 
     // Nor does a token make somebody of us, or is it spent.
@@ -192,6 +257,7 @@ async fn a_renewal_that_is_answered_after_our_node_has_gone_is_neither_kept_nor_
     agent.renewal.clock = Clock::starting_at(now());
     within(Box::pin(agent.renewal.renew_once())).await.unwrap();
     assert_ne!(key(&agent.credentials), before);
+    agent.credentials.save().unwrap();
     assert!(state.identity().unwrap().is_some());
 }
 
@@ -218,7 +284,8 @@ async fn whoever_is_on_no_record_joins_anew_at_once_by_a_certificate_that_is_sti
     let now = key(&agent.credentials);
     assert_ne!(now, before);
     assert_eq!(now.to_string(), asked[1].1);
-    // It is on disk, and renewed from now on.
+    // It is kept, and renewed from now on.
+    agent.credentials.save().unwrap();
     assert_eq!(agent.renewal.state.identity().unwrap().unwrap().svid.key_fingerprint(), now);
     within(Box::pin(agent.renewal.renew_once())).await.unwrap();
     assert_eq!(plane.enrollment.asked.lock().unwrap()[2].0, "");

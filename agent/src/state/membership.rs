@@ -1,23 +1,34 @@
 //! Where an identity is kept, and where it is forgotten: one after the other, whoever comes first.
 //!
 //! A certificate may be asked for just when the control plane says that our virtual node is gone, and be answered only
-//! after that. So nobody keeps an identity but by way of a [`Membership`], which there is none of once the node is
-//! gone; and forgetting waits for those that are held.
+//! after that. So nobody puts an identity in force but by way of a [`Membership`], or keeps one but by way of a
+//! [`Keeping`], which there is none of once the node is gone; and forgetting waits for those that are held. They are two,
+//! for a disk may hang: who is in force is known without it.
 
 use std::fs::File;
 use std::sync::{MutexGuard, PoisonError};
 
+use hauberk_tls::KeyPair;
+
 use super::{ENDPOINTS, IDENTITY, NODE_VIEW, PENDING_KEY, SERVICE_VIEWS, State, StateError, StoredIdentity};
 
-/// That our virtual node is not gone, for as long as this is held. Whoever puts an identity in force does so meanwhile.
+/// That our virtual node is not gone, for as long as this is held: for no longer than memory takes, and no disk. Whoever
+/// puts an identity in force does so meanwhile.
 #[derive(Debug)]
 pub struct Membership<'a> {
-    state: &'a State,
     _is_node_gone: MutexGuard<'a, bool>,
 }
 
+/// That nothing of our virtual node is forgotten on disk while this is held. Whoever keeps what is the node's does so
+/// meanwhile. That takes as long as the disk does: not for the runtime's threads.
+#[derive(Debug)]
+pub struct Keeping<'a> {
+    state: &'a State,
+    _writing: MutexGuard<'a, ()>,
+}
+
 impl State {
-    /// Waits for whoever keeps or forgets an identity just now.
+    /// Waits for no disk.
     ///
     /// # Errors
     /// Our virtual node is gone.
@@ -26,17 +37,30 @@ impl State {
         if *is_node_gone {
             return Err(StateError::NodeGone);
         }
-        Ok(Membership { state: self, _is_node_gone: is_node_gone })
+        Ok(Membership { _is_node_gone: is_node_gone })
+    }
+
+    /// Waits for whoever keeps or forgets what is the node's just now, and so for the disk.
+    ///
+    /// # Errors
+    /// Our virtual node is gone.
+    pub fn keeping(&self) -> Result<Keeping<'_>, StateError> {
+        let writing = self.writing();
+        // Looked at last: whoever forgets says so first, and then waits for us.
+        self.membership()?;
+        Ok(Keeping { state: self, _writing: writing })
     }
 
     /// Forgets who we are and what we were to do: our virtual node is gone. What to trust and how far we have come stay.
-    /// From now on there is no [`Membership`], whatever the disk says.
+    /// From now on there is neither [`Membership`] nor [`Keeping`], whatever the disk says.
     ///
     /// # Errors
     /// The disk refuses.
     pub fn forget_node(&self) -> Result<(), StateError> {
-        let mut is_node_gone = self.is_node_gone();
-        *is_node_gone = true;
+        *self.is_node_gone() = true;
+        let _writing = self.writing();
+        // Whoever has waited before us may have remembered it.
+        *self.is_node_gone() = true;
         // In this order: without views nothing is let in; views without an identity would meet whoever joins next.
         for names in [&[NODE_VIEW, SERVICE_VIEWS, ENDPOINTS][..], &[IDENTITY, PENDING_KEY]] {
             for name in names {
@@ -51,17 +75,22 @@ impl State {
         Ok(())
     }
 
-    /// The control plane has a view for us again, so that we are somebody.
+    /// The control plane has a view for us again, so that we are somebody. Waits for whoever forgets.
     pub fn remember_node(&self) {
+        let _writing = self.writing();
         *self.is_node_gone() = false;
     }
 
     fn is_node_gone(&self) -> MutexGuard<'_, bool> {
         self.is_node_gone.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn writing(&self) -> MutexGuard<'_, ()> {
+        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-impl Membership<'_> {
+impl Keeping<'_> {
     /// Keeps key and certificate, together.
     ///
     /// # Errors
@@ -69,5 +98,14 @@ impl Membership<'_> {
     pub fn save_identity(&self, identity: &StoredIdentity) -> Result<(), StateError> {
         self.state.write(IDENTITY, &identity.encode())?;
         self.state.remove(PENDING_KEY)
+    }
+
+    /// The key that the first certificate is asked for, kept before it is used, so that a reply that was lost can be
+    /// asked for again.
+    ///
+    /// # Errors
+    /// There is none yet and none can be made or kept.
+    pub fn pending_key(&self) -> Result<KeyPair, StateError> {
+        self.state.pending_key()
     }
 }

@@ -21,7 +21,7 @@ use prost::Message;
 use rustix::fs::FlockOperation;
 use thiserror::Error;
 
-pub use membership::Membership;
+pub use membership::{Keeping, Membership};
 pub use records::{Mark, StoredIdentity, StoredTrust};
 
 const IDENTITY: &str = "identity";
@@ -40,8 +40,10 @@ const ADVERTISED: &str = "advertised-ip";
 #[derive(Debug)]
 pub struct State {
     directory: PathBuf,
-    /// Our virtual node is gone, so that we are nobody. See `membership.rs`.
+    /// Our virtual node is gone, so that we are nobody. Held for a moment only. See `membership.rs`.
     is_node_gone: Mutex<bool>,
+    /// Held by whoever writes or forgets what is the node's.
+    writing: Mutex<()>,
     _lock: File,
 }
 
@@ -109,9 +111,12 @@ impl State {
             .open(directory.join("lock"))
             .map_err(refused)?;
         match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {
-                Ok(Self { directory: directory.to_owned(), is_node_gone: Mutex::default(), _lock: lock })
-            }
+            Ok(()) => Ok(Self {
+                directory: directory.to_owned(),
+                is_node_gone: Mutex::default(),
+                writing: Mutex::default(),
+                _lock: lock,
+            }),
             Err(rustix::io::Errno::WOULDBLOCK) => Err(StateError::InUse(directory.to_owned())),
             Err(error) => Err(refused(error.into())),
         }
@@ -131,12 +136,7 @@ impl State {
         StoredIdentity::decode(&payload).map(Some).map_err(|problem| self.damaged(IDENTITY, problem))
     }
 
-    /// The key that the first certificate is asked for, kept before it is used, so that a reply that was lost can be
-    /// asked for again.
-    ///
-    /// # Errors
-    /// There is none yet and none can be made or kept.
-    pub fn pending_key(&self) -> Result<KeyPair, StateError> {
+    fn pending_key(&self) -> Result<KeyPair, StateError> {
         match self.read(PENDING_KEY) {
             Ok(Some(der)) => match KeyPair::from_pkcs8_der(&der) {
                 Ok(key) => return Ok(key),

@@ -1,4 +1,5 @@
 use super::*;
+use crate::testing::{Authorities, HOUR, around};
 
 fn opened() -> (tempfile::TempDir, State) {
     let directory = tempfile::tempdir().unwrap();
@@ -123,8 +124,28 @@ fn nothing_of_an_identity_is_left_when_its_node_is_gone() {
     state.forget_node().unwrap();
     assert_eq!(names.map(|name| state.directory().join(name).exists()), [false; 6]);
     assert!(matches!(state.membership(), Err(StateError::NodeGone)));
+    assert!(matches!(state.keeping(), Err(StateError::NodeGone)));
     state.remember_node();
-    assert!(state.membership().is_ok());
+    assert!(state.membership().is_ok() && state.keeping().is_ok());
+}
+
+#[test]
+fn whoever_keeps_an_identity_when_its_node_goes_is_waited_for_and_nothing_is_left() {
+    let (_directory, state) = opened();
+    let identity = Authorities::new().identity("mesh/shop/node/orders", around(HOUR));
+    let keeping = state.keeping().unwrap();
+    std::thread::scope(|scope| {
+        let forgetting = scope.spawn(|| state.forget_node());
+        while state.membership().is_ok() {
+            std::thread::yield_now();
+        }
+        keeping.save_identity(&identity).unwrap();
+        assert!(state.identity().unwrap().is_some() && !forgetting.is_finished());
+        drop(keeping);
+        forgetting.join().unwrap().unwrap();
+    });
+    assert!(state.identity().unwrap().is_none());
+    assert!(matches!(state.keeping(), Err(StateError::NodeGone)));
 }
 
 #[test]

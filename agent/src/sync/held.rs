@@ -224,7 +224,7 @@ impl Held {
         }
         self.on_disk(move |state| {
             // What was on its way when our node went is of no use to whoever joins next.
-            let Ok(_membership) = state.membership() else { return Ok(()) };
+            let Ok(_keeping) = state.keeping() else { return Ok(()) };
             services.map_or(Ok(()), |services| state.save_service_views(&services))?;
             endpoints.map_or(Ok(()), |endpoints| state.save_endpoints(&endpoints))?;
             confirmed.map_or(Ok(()), |now| state.save_view_confirmed_at(now.0))

@@ -14,8 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hauberk_proto::agent::v1 as pb;
-use hauberk_tls::{BootstrapTrust, ServerExpectation, SetupError};
-use thiserror::Error;
+use hauberk_tls::BootstrapTrust;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -24,6 +23,7 @@ pub use apply::{Authentic, Content, Floors, Prepared, Recipient, Rejection, auth
 pub use denylist::BadDenylist;
 pub use held::Held;
 
+use crate::clock::millis;
 use crate::config::HostPort;
 use crate::control_plane::{self, ConnectError};
 use crate::credentials::Credentials;
@@ -62,15 +62,6 @@ pub struct Sync {
     pub settled: watch::Sender<bool>,
 }
 
-/// Why there is no session.
-#[derive(Debug, Error)]
-enum NoSession {
-    #[error(transparent)]
-    Connect(#[from] ConnectError),
-    #[error(transparent)]
-    Setup(#[from] SetupError),
-}
-
 impl Sync {
     /// Runs one session after the other until `stop`.
     pub async fn run(self, mut held: Held, stop: CancellationToken) {
@@ -91,12 +82,12 @@ impl Sync {
                     reason
                 }
                 Err(error) => {
-                    may_be_clock &= !matches!(error, NoSession::Connect(ConnectError::Unreachable { .. }));
+                    may_be_clock &= !matches!(error, ConnectError::Unreachable { .. });
                     error.to_string()
                 }
             };
             let wait = backoff.step();
-            let retry_in_ms = wait.as_millis() as u64;
+            let retry_in_ms = millis(wait);
             // The same failure again at each attempt would bury everything else.
             if told.as_ref() == Some(&reason) {
                 tracing::debug!(event = "control_plane_away", reason, retry_in_ms);
@@ -114,17 +105,11 @@ impl Sync {
         self.session_ended(&mut held).await;
     }
 
-    async fn one_session(&self, held: &mut Held, backoff: &mut Backoff) -> Result<End, NoSession> {
+    async fn one_session(&self, held: &mut Held, backoff: &mut Backoff) -> Result<End, ConnectError> {
         // Taken before the handshake, so that a certificate which is renewed meanwhile ends the session at once.
         let mut identity = self.credentials.live().subscribe();
         identity.mark_unchanged();
-        let connector = self.credentials.live().connector(
-            ServerExpectation::ControlPlane,
-            control_plane::ALPN,
-            true,
-            control_plane::HANDSHAKE_TIMEOUT,
-        )?;
-        let channel = control_plane::connect(&self.control_plane, &connector).await?;
+        let channel = control_plane::connect_as(&self.control_plane, self.credentials.live()).await?;
         Ok(Session::new(self, held, identity).run(channel, backoff).await)
     }
 

@@ -384,7 +384,7 @@ async fn a_session_says_what_it_holds_and_acknowledges_what_live_traffic_obeys()
 async fn a_node_that_is_gone_denies_everything_also_after_a_restart() {
     let agent = Agent::new();
     let identity = agent.authorities.identity("mesh/shop/node/orders", around(HOUR));
-    agent.state.membership().unwrap().save_identity(&identity).unwrap();
+    agent.state.keeping().unwrap().save_identity(&identity).unwrap();
     let mut held = agent.held();
     agent.take(&mut held, &node_view(5)).await;
     agent.take(&mut held, &service_view("payments.shop", 3)).await;
@@ -445,13 +445,13 @@ async fn what_came_while_a_node_was_gone_is_kept_once_it_is_back() {
 async fn a_view_is_in_force_while_somebody_else_keeps_an_identity() {
     let agent = Agent::new();
     let mut held = agent.held();
-    let membership = agent.state.membership().unwrap();
+    let keeping = agent.state.keeping().unwrap();
     let view = node_view(5);
     let it_is_in_force = async {
         while agent.revision().is_none() {
             tokio::task::yield_now().await;
         }
-        drop(membership);
+        drop(keeping);
     };
     let (taken, ()) = tokio::join!(agent.take(&mut held, &view), it_is_in_force);
     assert!(matches!(taken, Taken::Node(_)));

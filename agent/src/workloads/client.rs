@@ -110,11 +110,7 @@ pub(super) async fn expiry(client: &mut Client, token: &str, audience: &str) -> 
     let request = ValidateJwtsvidRequest { audience: audience.to_owned(), svid: token.to_owned() };
     let answer = client.validate_jwtsvid(marked(request)).await.map_err(judge)?.into_inner();
     match answer.claims.unwrap_or_default().fields.remove("exp").and_then(|claim| claim.kind) {
-        #[allow(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "`as` goes to the nearest"
-        )]
+        // What is none, or too much, becomes the nearest that there is.
         Some(Kind::NumberValue(seconds)) => Ok(UnixMillis::from_secs(seconds as u64)),
         _ => Err(ApiError::Answer(Status::internal("a token without an end"))),
     }

@@ -12,8 +12,7 @@ use hauberk_proto::agent::v1 as pb;
 use hauberk_proto::agent::v1::workloads_client::WorkloadsClient;
 use hauberk_proto::refusal;
 use hauberk_tls::{
-    CertificateDer, CertificateRequest, KeyPair, LiveIdentity, ServerExpectation, Svid, TrustBundle, Usage,
-    verify_svid,
+    CertificateDer, CertificateRequest, KeyPair, LiveIdentity, Svid, TrustBundle, Usage, verify_svid,
 };
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -320,16 +319,7 @@ impl Keeper {
 
 /// Connects to the control plane as ourselves.
 pub(super) async fn connect(control_plane: &HostPort, credentials: &Credentials) -> Result<Channel, String> {
-    let connector = credentials
-        .live()
-        .connector(
-            ServerExpectation::ControlPlane,
-            control_plane::ALPN,
-            true,
-            control_plane::HANDSHAKE_TIMEOUT,
-        )
-        .map_err(|error| error.to_string())?;
-    control_plane::connect(control_plane, &connector).await.map_err(|error| error.to_string())
+    control_plane::connect_as(control_plane, credentials.live()).await.map_err(|error| error.to_string())
 }
 
 /// A fresh key each time, so that one that leaked is of use for one life at the most.

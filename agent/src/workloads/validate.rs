@@ -73,8 +73,7 @@ fn in_json(value: Value) -> serde_json::Value {
     match value.kind {
         None | Some(Kind::NullValue(_)) => serde_json::Value::Null,
         Some(Kind::BoolValue(value)) => json!(value),
-        // Instants, which protobuf has as fractions too.
-        #[allow(clippy::cast_possible_truncation, reason = "within what is exact")]
+        // Instants, which protobuf has as fractions too; up to here they are exact.
         Some(Kind::NumberValue(value)) if value.fract() == 0.0 && value.abs() < 9e15 => json!(value as i64),
         Some(Kind::NumberValue(value)) => json!(value),
         Some(Kind::StringValue(text)) => json!(text),

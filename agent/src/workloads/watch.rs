@@ -24,7 +24,7 @@ use super::file_set::{SetFile, publish};
 use crate::config::WatchFlags;
 use crate::random::Backoff;
 use notify::Notify;
-use tokens::Tokens;
+use tokens::{Asked, Tokens};
 
 /// Names that are taken.
 const FIXED: [&str; 7] =
@@ -61,6 +61,33 @@ struct Found {
 }
 
 impl Found {
+    /// What is learned anew on each connection. Tokens stay: they are good as long as they say.
+    fn begin_anew(&mut self) {
+        (self.x509, self.jwks) = (None, BTreeMap::new());
+        self.tokens.give_up();
+    }
+
+    fn take_certificates(&mut self, certificates: Certificates) {
+        let before = self.x509.replace(certificates).map(|x509| x509.trust_domain);
+        // Which keys are ours may be known only now.
+        if before != self.x509.as_ref().map(|x509| x509.trust_domain.clone()) {
+            self.replace_tokens();
+        }
+    }
+
+    fn take_keys(&mut self, jwks: BTreeMap<String, Vec<u8>>) {
+        self.jwks = jwks;
+        self.tokens.keys_have_changed();
+        self.replace_tokens();
+    }
+
+    fn take_token(&mut self, asked: Asked) {
+        // It may be by a key that has gone meanwhile.
+        if self.tokens.take(asked) {
+            self.replace_tokens();
+        }
+    }
+
     /// Tokens whose key verifies nothing any longer are asked for again at once.
     fn replace_tokens(&mut self) {
         let keys = |jwks: &Vec<u8>| JwtKeySet::from_jwks(jwks).ok();
@@ -211,21 +238,21 @@ fn public(name: &str, content: Vec<u8>) -> SetFile {
     SetFile { name: name.to_owned(), content: Zeroizing::new(content), mode: PUBLIC }
 }
 
-/// Follows an agent until it is gone. Tokens stay when it goes: they are good as long as they say.
+/// Follows an agent until it is gone.
 async fn follow(
     wanted: &Wanted<'_>,
     change: &watch::Sender<()>,
     (found, published): (&mut Found, &mut Vec<SetFile>),
     backoff: &mut Backoff,
 ) -> Result<(), ApiError> {
-    (found.x509, found.jwks) = (None, BTreeMap::new());
+    found.begin_anew();
     let mut client = connect(&wanted.flags.socket).await?;
     let mut x509 = client.fetch_x509svid(marked(X509svidRequest {})).await.map_err(judge)?.into_inner();
     let mut bundles =
         client.fetch_jwt_bundles(marked(JwtBundlesRequest {})).await.map_err(judge)?.into_inner();
     loop {
         if let Some(Certificates { id, .. }) = &found.x509 {
-            found.tokens.renew(&wanted.tokens, id, &mut client).await;
+            found.tokens.ask_due(&wanted.tokens, id, &client);
         }
         if let Some(files) = wanted.files(found) {
             if *published != files {
@@ -249,13 +276,13 @@ async fn follow(
         tokio::select! {
             answer = x509.message() => {
                 let answer = answer.map_err(judge)?.ok_or_else(nothing)?;
-                found.x509 = Some(wanted.certificates(answer)?);
+                found.take_certificates(wanted.certificates(answer)?);
             }
             answer = bundles.message() => {
                 let JwtBundlesResponse { bundles } = answer.map_err(judge)?.ok_or_else(nothing)?;
-                found.jwks = bundles;
-                found.replace_tokens();
+                found.take_keys(bundles);
             }
+            Some(asked) = found.tokens.next() => found.take_token(asked),
             () = sleep(look) => {}
         }
     }
@@ -290,18 +317,43 @@ mod tests {
         Wanted::new(&flags(arguments)).err().map(|error| error.to_string())
     }
 
+    fn certificates() -> Certificates {
+        Certificates {
+            id: "spiffe://shop.local/workload/a".to_owned(),
+            trust_domain: "spiffe://shop.local".to_owned(),
+            files: vec![public("svid.pem", b"chain".to_vec())],
+        }
+    }
+
+    #[test]
+    fn a_token_whose_key_is_gone_after_a_reconnect_is_asked_for_again_whichever_comes_first() {
+        let wanted = BTreeMap::from([("db.token".to_owned(), "db".to_owned())]);
+        let no_keys = || BTreeMap::from([("spiffe://shop.local".to_owned(), br#"{"keys":[]}"#.to_vec())]);
+        for keys_come_first in [true, false] {
+            let mut found = Found::default();
+            found.take_certificates(certificates());
+            found.tokens = Tokens::holding("db.token");
+            let is_due = |found: &Found| found.tokens.next_look(&wanted) == Duration::ZERO;
+            assert!(!is_due(&found));
+            found.begin_anew();
+            if keys_come_first {
+                found.take_keys(no_keys());
+                found.take_certificates(certificates());
+            } else {
+                found.take_certificates(certificates());
+                found.take_keys(no_keys());
+            }
+            assert!(is_due(&found), "keys first: {keys_come_first}");
+        }
+    }
+
     #[test]
     fn keys_of_other_trust_domains_are_not_among_ours() {
         let flags = flags(&[]);
         let wanted = Wanted::new(&flags).unwrap();
         let keys = |of: &str| (format!("spiffe://{of}"), format!("keys of {of}").into_bytes());
-        let x509 = Certificates {
-            id: "spiffe://shop.local/workload/a".to_owned(),
-            trust_domain: "spiffe://shop.local".to_owned(),
-            files: vec![public("svid.pem", b"chain".to_vec())],
-        };
         let jwks = BTreeMap::from([keys("a.example"), keys("z.example")]);
-        let mut found = Found { x509: Some(x509), jwks, ..Found::default() };
+        let mut found = Found { x509: Some(certificates()), jwks, ..Found::default() };
         assert!(wanted.files(&mut found).is_none(), "our own have not come");
         found.jwks.extend([keys("shop.local")]);
         let files = wanted.files(&mut found).unwrap();

@@ -255,7 +255,7 @@ fn an_agent_joins_by_its_instances_identity_document() {
         "kind: Enrollment\nmesh: shop\nname: instances\nspec:\n  attest:\n    aws:\n      certificates: |\n        \
          {certificate}\n    rules:\n    - {{virtualNode: web, selectors: ['aws:account:123456789012']}}\n"
     ));
-    let more = ["--aws-identity-document", "on", "--aws-metadata-for-tests", &imds];
+    let more = ["--aws-identity-document", "on", "--aws-metadata-endpoint", &imds];
     let mut agent = mesh.agent("web", showing("shop/instances", &more));
     let described = shown_by(&mesh);
     assert!(described.contains("aws evidence, enrollment/instances"), "{described}");

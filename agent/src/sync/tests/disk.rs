@@ -125,7 +125,7 @@ async fn a_renewed_certificate_that_the_disk_refuses_is_in_force_and_written_lat
         let former = issued(1);
         let before = former.identity.svid.serial();
         agent.state.save_trust(&former.trust).unwrap();
-        agent.state.membership().unwrap().save_identity(&former.identity).unwrap();
+        agent.state.keeping().unwrap().save_identity(&former.identity).unwrap();
         let credentials = Credentials::new(former, Arc::clone(&agent.state)).unwrap();
         let in_the_way = agent.state.directory().join(name);
         std::fs::create_dir(&in_the_way).unwrap();
@@ -146,6 +146,35 @@ async fn a_renewed_certificate_that_the_disk_refuses_is_in_force_and_written_lat
 }
 
 #[tokio::test]
+async fn a_certificate_comes_into_force_while_something_else_is_written() {
+    let agent = Agent::new();
+    let issued = || Issued {
+        identity: agent.authorities.identity("mesh/shop/node/orders", around(HOUR)),
+        trust: agent.authorities.stored_trust(),
+    };
+    let credentials = Credentials::new(issued(), Arc::clone(&agent.state)).unwrap();
+    let (now, after) = (issued(), issued());
+    let [serial, later] = [&now, &after].map(|issued| issued.identity.svid.serial());
+    let in_force = || credentials.live().current().svid().unwrap().serial();
+    let keeping = agent.state.keeping().unwrap();
+    credentials.replace(now).unwrap();
+    assert_eq!(in_force(), serial);
+    // Nor is anybody put in force while the disk has not yet forgotten who is gone.
+    std::thread::scope(|scope| {
+        let forgetting = scope.spawn(|| agent.state.forget_node());
+        while agent.state.membership().is_ok() {
+            std::thread::yield_now();
+        }
+        assert!(credentials.replace(after).is_err());
+        assert_ne!(in_force(), later);
+        drop(keeping);
+        forgetting.join().unwrap().unwrap();
+    });
+    assert!(credentials.save().is_err());
+    assert!(agent.state.identity().unwrap().is_none());
+}
+
+#[tokio::test]
 async fn what_was_not_written_before_our_node_went_is_not_written_later() {
     for (name, trust_is_refused_longer) in [("identity", false), (".trust.new", true)] {
         let agent = Agent::new();
@@ -158,6 +187,7 @@ async fn what_was_not_written_before_our_node_went_is_not_written_later() {
         let in_the_way = agent.state.directory().join(name);
         std::fs::create_dir(&in_the_way).unwrap();
         credentials.replace(issued(2)).unwrap();
+        assert!(credentials.save().is_err());
         assert!(credentials.is_unsaved());
         if !trust_is_refused_longer {
             std::fs::remove_dir(&in_the_way).unwrap();

@@ -1,7 +1,7 @@
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use clap::Parser;
@@ -27,16 +27,43 @@ use tonic::{Request, Response, Status};
 use tower_service::Service;
 
 use super::*;
-use crate::config::{ApiCommand, Flags, Subcommand};
+use crate::config::{ApiCommand, Flags, Subcommand, WatchFlags};
 use crate::testing::{Authorities, HOUR, around};
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// An API that gives tokens, good for two seconds, or none.
+/// A token of one header, which names the key `k`.
+const OF_KEY_K: &str = "eyJraWQiOiJrIn0.e30.AA";
+
+impl Tokens {
+    /// One that is good for ten minutes.
+    pub(in super::super) fn holding(name: &str) -> Self {
+        let later = Clock::system().now().plus(Duration::from_secs(600));
+        let token = Token { text: Zeroizing::new(OF_KEY_K.to_owned()), renew_at: later };
+        Self { held: [(name.to_owned(), token)].into(), ..Self::default() }
+    }
+}
+
+/// An API that gives tokens, good for two seconds, or none, or never says.
 struct Fake {
     certificates: watch::Sender<X509svidResponse>,
     token: Mutex<Option<&'static str>>,
     refused: AtomicUsize,
+    /// Asked for tokens it says nothing.
+    hangs: AtomicBool,
+    hanging: AtomicUsize,
+}
+
+impl Fake {
+    fn new(certificates: X509svidResponse) -> Arc<Self> {
+        Arc::new(Self {
+            certificates: watch::Sender::new(certificates),
+            token: Mutex::new(Some("one")),
+            refused: AtomicUsize::default(),
+            hangs: AtomicBool::default(),
+            hanging: AtomicUsize::default(),
+        })
+    }
 }
 
 #[tonic::async_trait]
@@ -60,6 +87,10 @@ impl SpiffeWorkloadApi for Fake {
     }
 
     async fn fetch_jwtsvid(&self, _: Request<JwtsvidRequest>) -> Result<Response<JwtsvidResponse>, Status> {
+        if self.hangs.load(Ordering::SeqCst) {
+            self.hanging.fetch_add(1, Ordering::SeqCst);
+            return std::future::pending().await;
+        }
         let Some(token) = *self.token.lock().unwrap() else {
             self.refused.fetch_add(1, Ordering::SeqCst);
             return Err(Status::unavailable("no token"));
@@ -124,31 +155,35 @@ fn certificate(authorities: &Authorities) -> (X509svidResponse, String) {
     (X509svidResponse { svids: vec![svid], ..X509svidResponse::default() }, identity.svid.to_pem())
 }
 
+/// What watches, and the folder that it writes to.
+fn watching(folder: &Path, tokens: &[&str]) -> (WatchFlags, PathBuf) {
+    let [socket, files] = ["api.sock", "files"].map(|name| folder.join(name));
+    let arguments = ["hauberk-agent", "api", "watch", "--socket"];
+    let arguments =
+        arguments.into_iter().chain([socket.to_str().unwrap(), "--write", files.to_str().unwrap()]);
+    let flags =
+        Flags::try_parse_from(arguments.chain(tokens.iter().flat_map(|token| ["--jwt", *token]))).unwrap();
+    let Subcommand::Api(ApiCommand::Watch(flags)) = flags.subcommand else { unreachable!() };
+    (flags, files)
+}
+
+async fn until(what: &str, is_so: &dyn Fn() -> bool) {
+    let waiting = async {
+        while !is_so() {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    assert!(timeout(Duration::from_secs(20), waiting).await.is_ok(), "waited in vain until {what}");
+}
+
 #[tokio::test]
 async fn without_a_token_certificates_go_on_and_the_former_token_stays() {
     let (authorities, folder) = (Authorities::new(), tempfile::tempdir().unwrap());
-    let [socket, files] = ["api.sock", "files"].map(|name| folder.path().join(name));
-    let arguments = ["hauberk-agent", "api", "watch", "--jwt", "db.token=db", "--socket"];
-    let arguments =
-        arguments.into_iter().chain([socket.to_str().unwrap(), "--write", files.to_str().unwrap()]);
-    let flags = Flags::try_parse_from(arguments).unwrap();
-    let Subcommand::Api(ApiCommand::Watch(flags)) = flags.subcommand else { unreachable!() };
+    let (flags, files) = watching(folder.path(), &["db.token=db"]);
     let (first, mut pem) = certificate(&authorities);
-    let fake = Arc::new(Fake {
-        certificates: watch::Sender::new(first),
-        token: Mutex::new(Some("one")),
-        refused: AtomicUsize::default(),
-    });
-    let mut serving = serve(&socket, &fake);
+    let fake = Fake::new(first);
+    let mut serving = serve(Path::new(&flags.socket), &fake);
     let read = |name: &str| fs::read_to_string(files.join(name)).unwrap_or_default();
-    let until = async |what: &str, is_so: &dyn Fn() -> bool| {
-        let waiting = async {
-            while !is_so() {
-                sleep(Duration::from_millis(5)).await;
-            }
-        };
-        assert!(timeout(Duration::from_secs(20), waiting).await.is_ok(), "waited in vain until {what}");
-    };
     let changing = async {
         until("all is there", &|| read("svid.pem") == pem && read("db.token") == "one").await;
         *fake.token.lock().unwrap() = None;
@@ -156,7 +191,7 @@ async fn without_a_token_certificates_go_on_and_the_former_token_stays() {
         for is_new_connection in [false, true] {
             if is_new_connection {
                 serving.shutdown().await;
-                serving = serve(&socket, &fake);
+                serving = serve(Path::new(&flags.socket), &fake);
             }
             let next = certificate(&authorities);
             pem = next.1;
@@ -176,12 +211,52 @@ async fn without_a_token_certificates_go_on_and_the_former_token_stays() {
     drop(serving);
 }
 
+#[tokio::test]
+async fn a_token_that_is_never_answered_holds_up_no_certificate() {
+    let (authorities, folder) = (Authorities::new(), tempfile::tempdir().unwrap());
+    let (flags, files) = watching(folder.path(), &["db.token=db", "web.token=web"]);
+    let (first, pem) = certificate(&authorities);
+    let fake = Fake::new(first);
+    let _serving = serve(Path::new(&flags.socket), &fake);
+    let read = |name: &str| fs::read_to_string(files.join(name)).unwrap_or_default();
+    let changing = async {
+        until("all is there", &|| read("svid.pem") == pem).await;
+        fake.hangs.store(true, Ordering::SeqCst);
+        until("both are asked for", &|| fake.hanging.load(Ordering::SeqCst) == 2).await;
+        let (next, pem) = certificate(&authorities);
+        fake.certificates.send_replace(next);
+        until("the certificate is there", &|| read("svid.pem") == pem).await;
+        assert_eq!([read("db.token"), read("web.token")], ["one", "one"]);
+    };
+    tokio::select! {
+        biased;
+        ended = super::super::watch(&flags) => panic!("{ended:?}"),
+        () = changing => {}
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_does_not_answer_is_asked_again() {
+    let mut tokens = Tokens::default();
+    let wanted = BTreeMap::from([("db.token".to_owned(), "db".to_owned())]);
+    tokens.begin("db.token".to_owned(), std::future::pending());
+    assert!(!tokens.is_due("db.token"), "it is asked for");
+    let asked = timeout(2 * PATIENCE, tokens.next()).await.unwrap().unwrap();
+    assert!(asked.1.as_ref().err().unwrap().to_string().contains("takes too long"));
+    tokens.keys_have_changed();
+    assert!(tokens.take(asked), "since it was asked for");
+    assert!(!tokens.is_due("db.token") && tokens.next_look(&wanted) <= FIRST_PAUSE);
+    for number in 0..AT_ONCE {
+        tokens.begin(number.to_string(), std::future::pending());
+    }
+    assert_eq!(tokens.next_look(&wanted), LOOK, "there is no room");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_token_that_is_always_refused_keeps_no_other_waiting() {
     let mut tokens = Tokens::default();
     let wanted = ["never", "other"].map(|name| (name.to_owned(), name.to_owned())).into();
-    // A token of one header, which names the key `k`.
-    let token = |renew_at| Token { text: Zeroizing::new("eyJraWQiOiJrIn0.e30.AA".to_owned()), renew_at };
+    let token = |renew_at| Token { text: Zeroizing::new(OF_KEY_K.to_owned()), renew_at };
     let later = Clock::system().now().plus(Duration::from_secs(600));
     for name in ["never", "other"] {
         tokens.held.insert(name.to_owned(), token(later));

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hauberk_identity::{BACKDATED, Serial, UnixMillis};
-use hauberk_tls::{CrlEntry, crl_to_pem};
+use hauberk_tls::{CrlEntry, CrlIssue, crl_to_pem};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -67,6 +67,7 @@ pub struct Trouble {
 struct Signed {
     issuer: Serial,
     entries: Vec<CrlEntry>,
+    number: u64,
     at: UnixMillis,
     /// By then the next was promised.
     until: UnixMillis,
@@ -153,11 +154,13 @@ impl Keeper {
                 kept
             } else {
                 // Backdated as certificates are: a program whose clock is behind would refuse a list from the future.
-                let until = now.plus(life.good_for);
-                match authorities.sign_list(&issuer, entries.clone(), (now.minus(BACKDATED), until)).await {
+                let (this_update, until) = (now.minus(BACKDATED), now.plus(life.good_for));
+                let number = number_after(kept.as_ref(), this_update);
+                let issue = CrlIssue { number, this_update, next_update: until };
+                match authorities.sign_list(&issuer, entries.clone(), issue).await {
                     Ok(der) => {
                         let (issuer, der) = (issuer.serial, der.into());
-                        Some(Signed { issuer, entries, at: now, until, der, is_kept: false })
+                        Some(Signed { issuer, entries, number, at: now, until, der, is_kept: false })
                     }
                     Err(error) => {
                         again_in = TRIED_AGAIN_AFTER;
@@ -203,9 +206,9 @@ impl Keeper {
         for issuer in all {
             let Some(der) = kept.remove(&issuer.serial) else { continue };
             match issuer.verify(&der) {
-                Ok(until) => {
+                Ok(CrlIssue { number, next_update: until, .. }) => {
                     let (issuer, entries, at) = (issuer.serial, Vec::new(), UnixMillis(0));
-                    self.signed.push(Signed { issuer, entries, at, until, der, is_kept: true });
+                    self.signed.push(Signed { issuer, entries, number, at, until, der, is_kept: true });
                 }
                 Err(error) => {
                     let authority = issuer.serial;
@@ -308,6 +311,12 @@ impl Keeper {
             is_new
         });
     }
+}
+
+/// The number of an authority's next list. Where the clock was set back since the last was signed, the time alone would give a smaller one,
+/// and who keeps the list with the greatest (RFC 5280 §5.2.3) would never learn of what was revoked since.
+fn number_after(last: Option<&Signed>, this_update: UnixMillis) -> u64 {
+    last.map_or(0, |last| last.number.saturating_add(1)).max(this_update.0)
 }
 
 /// What the list of an authority is to name, and how long it is good. A certificate of which it is not on record who has signed it

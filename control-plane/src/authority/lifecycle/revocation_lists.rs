@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use hauberk_identity::{Serial, UnixMillis};
-use hauberk_tls::{AuthorityCertificate, CrlEntry, CrlError, KeptCrlError, verify_kept_crl};
+use hauberk_tls::{AuthorityCertificate, CrlEntry, CrlError, CrlIssue, KeptCrlError, verify_kept_crl};
 
 use super::Authorities;
 use crate::authority::AuthorityError;
@@ -38,11 +38,11 @@ impl ListIssuer {
         self.entry.key()
     }
 
-    /// Sees that a list that was kept is this authority's. Gives the instant by which it promised the next.
+    /// Sees that a list that was kept is this authority's. Gives what it says of itself.
     ///
     /// # Errors
     /// It is not.
-    pub fn verify(&self, list: &[u8]) -> Result<UnixMillis, KeptCrlError> {
+    pub fn verify(&self, list: &[u8]) -> Result<CrlIssue, KeptCrlError> {
         verify_kept_crl(list, &self.entry.der())
     }
 }
@@ -91,7 +91,7 @@ impl Authorities {
         &self,
         issuer: &ListIssuer,
         entries: Vec<CrlEntry>,
-        (since, until): (UnixMillis, UnixMillis),
+        issue: CrlIssue,
     ) -> Result<Vec<u8>, ListError> {
         let ListIssuer { entry, book, .. } = issuer;
         let authority = &self.parts.authority;
@@ -99,12 +99,12 @@ impl Authorities {
             Kind::Issuing => {
                 let issuing = make::load_issuing(book, entry, &self.parts.keys)?;
                 let turn = authority.turn(issuing.key()).await.map_err(AuthorityError::from)?;
-                turn.sign(move || issuing.sign_crl(&entries, since, until)).await
+                turn.sign(move || issuing.sign_crl(&entries, issue)).await
             }
             Kind::Root => {
                 let root = make::load_root(entry, &self.parts.keys)?;
                 let turn = authority.turn(root.key()).await.map_err(AuthorityError::from)?;
-                turn.sign(move || root.sign_crl(&entries, since, until)).await
+                turn.sign(move || root.sign_crl(&entries, issue)).await
             }
         };
         Ok(signed.map_err(AuthorityError::from)??)

@@ -263,7 +263,7 @@ impl Authorities {
             State::Prepared | State::Retiring | State::Tainted | State::Delegated => {}
         }
         if !now {
-            delegate::signs_no_longer(&book, entry, self.parts.clock.surely_past())?;
+            delegate::signs_no_longer(&book, entry, &self.parts.clock)?;
             let held: Vec<_> =
                 self.holders(&book).await?.into_iter().filter(|held| held.is_by(entry)).collect();
             if !held.is_empty() {

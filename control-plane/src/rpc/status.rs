@@ -252,7 +252,9 @@ pub fn of_authority(error: &LifecycleError) -> Status {
         LifecycleError::NotValidNow { .. } => unmet("NOT_VALID_NOW"),
         LifecycleError::StillHeld { .. } => unmet("STILL_HELD"),
         LifecycleError::TokensInUse { .. } | LifecycleError::TokensKept { .. } => unmet("TOKENS_IN_USE"),
-        LifecycleError::StillDelegated { .. } => unmet("STILL_DELEGATED"),
+        LifecycleError::StillDelegated { .. } | LifecycleError::MaybeDelegated { .. } => {
+            unmet("STILL_DELEGATED")
+        }
         LifecycleError::StillProved { .. } => unmet("STILL_PROVED"),
         LifecycleError::NothingUnder(_) => unmet("NO_ISSUING_AUTHORITY"),
         LifecycleError::Waits(_) => unmet("PREPARED_ALREADY"),

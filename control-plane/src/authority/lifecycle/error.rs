@@ -201,6 +201,22 @@ pub enum LifecycleError {
         /// The end of its certificate.
         ends: UnixMillis,
     },
+    /// The same, where the clock is wrong.
+    #[error(
+        "authority {serial} signed for another control plane until {ended} (asked for by {delegate}), which is past if the clock is \
+         right, and that is believed in {} minutes, unless it is set before: revoke it then, or now with --now",
+        .believed_in.as_secs().div_ceil(60)
+    )]
+    MaybeDelegated {
+        /// Which.
+        serial: String,
+        /// Who had it signed.
+        delegate: String,
+        /// The end of its certificate.
+        ended: UnixMillis,
+        /// How long it takes until the clock is believed.
+        believed_in: Duration,
+    },
     /// Calls that are under way would be cut.
     #[error(
         "{count} live instances may have connections on which nothing newer is proved ({}): wait some seconds, see \

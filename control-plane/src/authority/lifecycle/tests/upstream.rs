@@ -512,7 +512,19 @@ async fn what_is_signed_for_another_control_plane_is_not_cut_off_by_being_tainte
         is_refused().await;
         let right = scratch.clock.now();
         scratch.clock.set(right.plus(91 * DAY));
-        is_refused().await;
+        // It has ended by a clock that nobody believes yet: when that is, and what helps until then, is told.
+        for resting in [&theirs, &root] {
+            let refused = authorities.revoke(resting, false, &actor()).await.unwrap_err();
+            let LifecycleError::MaybeDelegated { serial, believed_in, .. } = &refused else {
+                panic!("{refused}")
+            };
+            assert_eq!((serial, *believed_in), (&theirs, 25 * DAY / 24));
+            let told = refused.to_string();
+            assert!(
+                told.contains("is believed in 1500 minutes") && told.contains("now with --now"),
+                "{told}"
+            );
+        }
         scratch.clock.set(right);
         scratch.clock.advance(88 * DAY);
         while authorities.advance(&actor()).await.unwrap() {}

@@ -247,6 +247,7 @@ pub fn of_authority(error: &LifecycleError) -> Status {
             refusal(Code::NotFound, "NO_SUCH_AUTHORITY", error.to_string())
         }
         LifecycleError::WrongState { .. } | LifecycleError::ViewKeySigns(_) => unmet("WRONG_STATE"),
+        LifecycleError::NotOfViewKeys { .. } => unmet("NO_SUCH_STEP"),
         LifecycleError::UnderPreparedRoot { .. } => unmet("ROOT_NOT_ACTIVE"),
         LifecycleError::NotTrustedYet { .. } => unmet("NOT_TRUSTED_YET"),
         LifecycleError::NotValidNow { .. } => unmet("NOT_VALID_NOW"),

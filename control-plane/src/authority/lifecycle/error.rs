@@ -217,6 +217,17 @@ pub enum LifecycleError {
         /// How long it takes until the clock is believed.
         believed_in: Duration,
     },
+    /// A key that signs views has no such step.
+    #[error(
+        "{key_id} is a key that signs views, and such keys are not {step}: `hauberk authority rotate view-key` puts another in its \
+         place at once, and `hauberk authority revoke {key_id}` takes trust away from it then"
+    )]
+    NotOfViewKeys {
+        /// Which.
+        key_id: String,
+        /// What was to be done with it.
+        step: &'static str,
+    },
     /// Calls that are under way would be cut.
     #[error(
         "{count} live instances may have connections on which nothing newer is proved ({}): wait some seconds, see \

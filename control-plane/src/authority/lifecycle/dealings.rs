@@ -7,7 +7,7 @@ use hauberk_identity::UnixMillis;
 use hauberk_tls::{CertificateDer, Fingerprint};
 
 use super::upstream::Wish;
-use super::{Authorities, LifecycleError, find};
+use super::{Authorities, LifecycleError, change, find};
 use crate::audit::Actor;
 use crate::authority::book::{Book, Entry, Kind};
 use crate::authority::records::State;
@@ -316,16 +316,25 @@ impl Authorities {
 
     /// Before the authority that signs is tainted, another has to be there where only somebody else can sign it.
     pub(super) async fn have_successor(&self, serial: &str, actor: &Actor) -> Result<(), LifecycleError> {
-        if self.parts.upstream.is_none() {
-            return Ok(());
-        }
         let _asks = self.may_ask().await;
         let book = Book::read(&*self.parts.store).await?;
         let entry = find(&book, serial)?;
-        if entry.kind == Kind::Issuing && entry.is(State::Active) && book.prepared(Kind::Issuing).is_none() {
-            self.prepare_upstream(Kind::Issuing, false, actor).await?;
+        if entry.kind != Kind::Issuing || !entry.is(State::Active) {
+            return Ok(());
         }
-        Ok(())
+        let at = Instants::of(&self.parts.clock);
+        let is_signed_here = book.active(Kind::Root).is_some_and(Entry::has_key);
+        match book.prepared(Kind::Issuing) {
+            // In its place another can be made here, and nowhere else without somebody's hand.
+            Some(waiting) if !is_signed_here && !change::may_follow_at_once(waiting, at) => {
+                let (serial, validity) = (waiting.serial.clone(), waiting.certificate.validity());
+                Err(LifecycleError::NotValidNow { serial, validity, now: at.now })
+            }
+            None if self.parts.upstream.is_some() => {
+                self.prepare_upstream(Kind::Issuing, false, actor).await.map(drop)
+            }
+            Some(_) | None => Ok(()),
+        }
     }
 
     /// The other Hauberk that signs for us.

@@ -603,3 +603,41 @@ async fn what_another_hauberk_has_taken_back_signs_here_no_longer() {
     follow(&renew).await;
     assert_eq!(authorities.list().await.unwrap().1, version, "nothing to do, nothing done");
 }
+
+#[tokio::test]
+async fn where_somebody_else_signs_a_successor_that_is_not_valid_now_is_named_before_anything_is_tainted() {
+    for by_itself in [false, true] {
+        let (scratch, folder) = (scratch().await, tempfile::tempdir().unwrap());
+        let corporate = Corporate::new("corporate");
+        moved_under(&scratch, &corporate).await;
+        let upstream = by_itself.then(|| corporate.files(folder.path()));
+        let instances = Arc::clone(&scratch.control.instances);
+        let authorities = after_a_crash_with(&scratch, upstream, instances).await;
+        let prepare = async || {
+            if by_itself {
+                return authorities.prepare(Kind::Issuing, false, &actor()).await.unwrap();
+            }
+            let csr = authorities.request(false, &actor()).await.unwrap().csr;
+            authorities.install(corporate.sign(&scratch, &csr), None, &actor()).await.unwrap()
+        };
+        let active = serial_of(&scratch, Kind::Issuing, State::Active).await;
+        let right = scratch.clock.now();
+        scratch.clock.set(right.plus(80 * DAY));
+        let waiting = prepare().await;
+        scratch.clock.set(right);
+        let refused = authorities.taint(&active, &actor()).await.unwrap_err();
+        let LifecycleError::NotValidNow { serial, .. } = &refused else { panic!("{refused}") };
+        let ends = authorities.get(&waiting).await.unwrap().not_after;
+        let told = refused.to_string();
+        assert!(*serial == waiting && told.contains(&format!(" to {ends}, and it is {right}: ")), "{told}");
+        assert_eq!(authorities.get(&active).await.unwrap().state, State::Active);
+
+        // As it says.
+        authorities.revoke(&waiting, false, &actor()).await.unwrap();
+        if !by_itself {
+            prepare().await;
+        }
+        authorities.taint(&active, &actor()).await.unwrap();
+        assert_eq!(authorities.get(&active).await.unwrap().state, State::Tainted);
+    }
+}

@@ -200,10 +200,10 @@ impl Authorities for AuthoritiesService {
         request: Request<InstallAuthorityRequest>,
     ) -> Result<Response<AuthorityResponse>, Status> {
         let actor = CallContext::of(&request)?.actor();
-        let InstallAuthorityRequest { certificates, root } = request.into_inner();
+        let InstallAuthorityRequest { certificates, root, exclusive } = request.into_inner();
         let certificates = certificates.into_iter().map(CertificateDer::from).collect();
         let root = Some(root).filter(|root| !root.is_empty()).map(CertificateDer::from);
-        let installed = self.control.authorities.install(certificates, root, &actor).await;
+        let installed = self.control.authorities.install(certificates, root, exclusive, &actor).await;
         self.answer(&actor, "authority.install", "issuing", installed).await
     }
 
@@ -354,6 +354,7 @@ fn authority(view: AuthorityView) -> Authority {
         holders: u32::try_from(view.holders).unwrap_or(u32::MAX),
         goes_on: view.goes_on,
         upstream: view.is_upstream,
+        exclusive: view.is_exclusive,
         delegate: view.delegate,
         key: view.key,
     }

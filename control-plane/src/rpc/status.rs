@@ -264,7 +264,10 @@ pub fn of_authority(error: &LifecycleError) -> Status {
         LifecycleError::SameRoot(_) => unmet("SAME_ROOT"),
         LifecycleError::UpstreamIsSet => unmet("UPSTREAM_IS_SET"),
         LifecycleError::Authority(AuthorityError::RootElsewhere(_)) => unmet("ROOT_ELSEWHERE"),
-        LifecycleError::Unacceptable(_) | LifecycleError::SerialTaken(_) | LifecycleError::KeyUsed { .. } => {
+        LifecycleError::Unacceptable(_)
+        | LifecycleError::SerialTaken(_)
+        | LifecycleError::OwnRoot(_)
+        | LifecycleError::KeyUsed { .. } => {
             refusal(Code::InvalidArgument, "NOT_ACCEPTABLE", error.to_string())
         }
         LifecycleError::Request(_) => refusal(Code::InvalidArgument, "BAD_REQUEST", error.to_string()),

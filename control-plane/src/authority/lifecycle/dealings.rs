@@ -71,7 +71,7 @@ impl Authorities {
             known.any(|entry| entry.is_trusted() || entry.record.was_tainted)
         };
         for root in theirs.iter().filter(|root| !is_known(root)) {
-            self.announce(root.clone(), actor).await?;
+            self.announce(root.clone(), None, actor).await?;
         }
         let gone = book.of(Kind::Root).filter(|root| !root.has_key() && !is_theirs(root));
         for root in gone {
@@ -270,7 +270,7 @@ impl Authorities {
         let requested = self.request(anew, actor).await?;
         let trust_domain = self.parts.authority.trust_domain();
         let signed = upstream.sign(trust_domain, &requested.csr, self.parts.clock.now()).await?;
-        self.take_in(signed, Wish { kind, goes_on }, actor).await
+        self.take_in(signed, Wish { kind, goes_on, exclusive: None }, actor).await
     }
 
     /// Prepares what is due, or says that somebody else has to; whether a step was taken.

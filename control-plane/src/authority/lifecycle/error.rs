@@ -111,6 +111,9 @@ pub enum LifecycleError {
         /// What it is.
         state: State,
     },
+    /// What it has signed is known here.
+    #[error("root {0} is this installation's own: `--exclusive` is said of somebody else's")]
+    OwnRoot(String),
     /// Everybody verifies with every one of them.
     #[error("{0} roots are announced already: take one away with `hauberk authority revoke`")]
     TooManyRoots(usize),

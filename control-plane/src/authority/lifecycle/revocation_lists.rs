@@ -18,6 +18,9 @@ pub struct ListIssuers {
     /// Nobody else signs certificates that are believed here: no root is somebody else's, and none has signed an authority for
     /// another control plane.
     pub is_complete: bool,
+    /// Nobody else signs certificates of members that are believed here: that of an authority may be on no list, that of a member is on
+    /// one of these. Where it is not complete, whoever installed the roots that are somebody else's says so.
+    pub covers_leaves: bool,
 }
 
 /// An authority that is to sign a list.
@@ -79,8 +82,11 @@ impl Authorities {
             entry: entry.clone(),
             book: Arc::clone(&book),
         };
-        let is_complete = book.entries.iter().all(|entry| !entry.is_trusted() || entry.has_key());
-        Ok(ListIssuers { all: issuing.chain(roots).map(issuer).collect(), is_complete })
+        let others = || book.entries.iter().filter(|entry| entry.is_trusted() && !entry.has_key());
+        let is_complete = others().next().is_none();
+        // What was signed for another control plane is no root: with its key that one signs members.
+        let covers_leaves = others().all(|entry| entry.kind == Kind::Root && entry.record.is_exclusive);
+        Ok(ListIssuers { all: issuing.chain(roots).map(issuer).collect(), is_complete, covers_leaves })
     }
 
     /// Signs the list of one of them.

@@ -75,6 +75,11 @@ impl Clock {
         self.see().ahead
     }
 
+    /// How long it takes until the time of day is believed, if nobody sets it until then; nothing where it is.
+    pub fn believed_in(&self) -> Duration {
+        self.see().believed_in
+    }
+
     fn see(&self) -> Seen {
         let mut past = self.past.lock().unwrap_or_else(PoisonError::into_inner);
         past.look(self.source.look())

@@ -51,6 +51,8 @@ pub enum EvidenceKind {
     K8sPodName,
     /// `k8s:pod-uid:`: its uid.
     K8sPodUid,
+    /// `k8s:node-name:`: the node of the cluster that it runs on, where the cluster says so.
+    K8sNodeName,
     /// `aws:account:`: the account that the instance is of.
     AwsAccount,
     /// `aws:region:`: its region.
@@ -125,7 +127,7 @@ impl Attestor {
 
 impl EvidenceKind {
     /// All kinds.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::X509PopSubjectCn,
         Self::X509PopSanDns,
         Self::X509PopSanUri,
@@ -136,6 +138,7 @@ impl EvidenceKind {
         Self::K8sSa,
         Self::K8sPodName,
         Self::K8sPodUid,
+        Self::K8sNodeName,
         Self::AwsAccount,
         Self::AwsRegion,
         Self::AwsAvailabilityZone,
@@ -158,6 +161,7 @@ impl EvidenceKind {
             Self::K8sSa => "k8s:sa:",
             Self::K8sPodName => "k8s:pod-name:",
             Self::K8sPodUid => "k8s:pod-uid:",
+            Self::K8sNodeName => "k8s:node-name:",
             Self::AwsAccount => "aws:account:",
             Self::AwsRegion => "aws:region:",
             Self::AwsAvailabilityZone => "aws:availability-zone:",
@@ -177,7 +181,9 @@ impl EvidenceKind {
             | Self::X509PopSanIp
             | Self::X509PopCaFingerprint
             | Self::X509PopSerialNumber => Attestor::X509Pop,
-            Self::K8sNs | Self::K8sSa | Self::K8sPodName | Self::K8sPodUid => Attestor::Kubernetes,
+            Self::K8sNs | Self::K8sSa | Self::K8sPodName | Self::K8sPodUid | Self::K8sNodeName => {
+                Attestor::Kubernetes
+            }
             Self::AwsAccount
             | Self::AwsRegion
             | Self::AwsAvailabilityZone
@@ -195,11 +201,12 @@ impl EvidenceKind {
         let check = |is_right: bool, error| if is_right { Ok(()) } else { Err(error) };
         match self {
             Self::X509PopSubjectCn | Self::X509PopSanUri => Ok(()),
-            // RFC 1123 names, with dots for those of pods; and what AWS gives out.
+            // RFC 1123 names, with dots for those of pods and nodes; and what AWS gives out.
             Self::K8sNs
             | Self::K8sSa
             | Self::K8sPodName
             | Self::K8sPodUid
+            | Self::K8sNodeName
             | Self::AwsRegion
             | Self::AwsAvailabilityZone
             | Self::AwsInstanceId
@@ -311,6 +318,7 @@ mod tests {
         for (text, attestor) in [
             ("k8s:ns:shop", Attestor::Kubernetes),
             ("k8s:pod-uid:5b5e9a3c-8d0e-4e0c-9d4b-0c3f6b2a1f00", Attestor::Kubernetes),
+            ("k8s:node-name:ip-10-0-0-7.eu-west-1.compute.internal", Attestor::Kubernetes),
             ("aws:account:012345678901", Attestor::Aws),
             ("aws:instance-type:t3.micro", Attestor::Aws),
         ] {
@@ -336,6 +344,7 @@ mod tests {
         for (text, error) in [
             ("k8s:ns:Shop", EvidenceSelectorError::Name),
             ("k8s:sa:", EvidenceSelectorError::Text),
+            ("k8s:node-name:N1", EvidenceSelectorError::Name),
             ("aws:account:12345", EvidenceSelectorError::Account),
             ("aws:region:eu_west_1", EvidenceSelectorError::Name),
             ("", EvidenceSelectorError::Kind),

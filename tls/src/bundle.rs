@@ -209,7 +209,7 @@ impl Root {
         let names_itself = facts.authority_serial.is_none_or(|serial| serial == facts.serial);
         let signer_is_right = match facts.authority_key_id {
             Some(id) => !facts.self_issued || Some(id) == facts.subject_key_id && names_itself,
-            None => facts.self_issued,
+            None => facts.self_issued && facts.authority_serial.is_none(),
         };
         let signs = facts.key_usage.is_some_and(|usage| usage.cert_sign);
         if !signs || facts.subject_key_id.is_none() || !signer_is_right {

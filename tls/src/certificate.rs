@@ -226,9 +226,11 @@ impl<'a> Facts<'a> {
                     return Err(CertificateFault::Contents("authorityKeyIdentifier"));
                 }
                 self.authority_serial = id.authority_cert_serial.map(Serial::from_be_bytes).transpose()?;
-                let id = id.key_identifier.as_ref();
-                self.authority_key_id =
-                    Some(id.ok_or(CertificateFault::Contents("authorityKeyIdentifier"))?.0);
+                // An authority that has no key id itself is named by the other two. Whoever takes no such certificate says so.
+                self.authority_key_id = id.key_identifier.as_ref().map(|id| id.0);
+                if self.authority_key_id.is_none() && self.authority_serial.is_none() {
+                    return Err(CertificateFault::Contents("authorityKeyIdentifier"));
+                }
             }
             ParsedExtension::NameConstraints(constraints) => {
                 if !critical {

@@ -94,7 +94,8 @@ impl PathWindow {
     }
 }
 
-fn check_window(facts: &Facts<'_>, now: UnixMillis) -> Result<(), VerifyError> {
+/// Whether a certificate is valid at this time.
+pub(crate) fn check_window(facts: &Facts<'_>, now: UnixMillis) -> Result<(), VerifyError> {
     let (not_before, not_after) = (facts.validity.not_before(), facts.validity.not_after());
     // A certificate counts whole seconds: its last one is valid to the end.
     if now.floor_to_second() > not_after {

@@ -27,6 +27,17 @@ pub struct CrlEntry {
     pub is_on_hold: bool,
 }
 
+/// What a list says of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CrlIssue {
+    /// cRLNumber (RFC 5280 §5.2.3): greater than that of every earlier list of the same authority.
+    pub number: u64,
+    /// thisUpdate (§5.1.2.4).
+    pub this_update: UnixMillis,
+    /// nextUpdate (§5.1.2.5): by then another follows.
+    pub next_update: UnixMillis,
+}
+
 /// Why there is no list.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum CrlError {
@@ -44,8 +55,8 @@ pub enum CrlError {
 /// Why a list that was signed before is not taken for one. The fault is whoever kept it.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum KeptCrlError {
-    /// Not one whole list in DER, with the instant by which another comes.
-    #[error("it is not exactly one revocation list in DER that says when the next comes")]
+    /// Not one whole list in DER, with its number and the instant by which another comes.
+    #[error("it is not exactly one revocation list in DER that has a number and says when the next comes")]
     Malformed,
     /// Another authority's.
     #[error("it is not by this authority")]
@@ -58,14 +69,16 @@ pub enum KeptCrlError {
     Certificate(#[from] CertificateFault),
 }
 
-/// Sees that a list that was kept is one which this authority of ours, by its certificate, has signed. Gives the instant by which it promised
-/// the next (RFC 5280 §5.1.2.5).
+/// Sees that a list that was kept is one which this authority of ours, by its certificate, has signed. Gives what the list says of itself.
 ///
 /// # Errors
 /// It is not.
-pub fn verify_kept_crl(der: &[u8], authority: &CertificateDer<'_>) -> Result<UnixMillis, KeptCrlError> {
+pub fn verify_kept_crl(der: &[u8], authority: &CertificateDer<'_>) -> Result<CrlIssue, KeptCrlError> {
     let (rest, list) = CertificateRevocationList::from_der(der).map_err(|_| KeptCrlError::Malformed)?;
     let next_update = list.next_update().filter(|_| rest.is_empty()).ok_or(KeptCrlError::Malformed)?;
+    // No list of ours has a number beyond this.
+    let number = list.crl_number().and_then(|number| u64::try_from(number).ok());
+    let number = number.ok_or(KeptCrlError::Malformed)?;
     let (_, certificate) = X509Certificate::from_der(authority).map_err(|_| CertificateFault::Malformed)?;
     if list.issuer().as_raw() != certificate.subject().as_raw() {
         return Err(KeptCrlError::OtherIssuer);
@@ -75,7 +88,8 @@ pub fn verify_kept_crl(der: &[u8], authority: &CertificateDer<'_>) -> Result<Uni
     UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, key)
         .verify(list.tbs_cert_list.as_ref(), &list.signature_value.data)
         .map_err(|_| KeptCrlError::Signature)?;
-    Ok(instant(next_update.timestamp()))
+    let this_update = instant(list.last_update().timestamp());
+    Ok(CrlIssue { number, this_update, next_update: instant(next_update.timestamp()) })
 }
 
 /// A list in PEM (RFC 7468 §6).
@@ -84,18 +98,12 @@ pub fn crl_to_pem(der: &[u8]) -> String {
 }
 
 impl IssuingAuthority {
-    /// Signs a list of certificates that this authority has issued, in DER. It is numbered by the instant at which it is
-    /// made, so that a later one has a greater number.
+    /// Signs a list of certificates that this authority has issued, in DER.
     ///
     /// # Errors
     /// The list cannot be built, or ends before it begins.
-    pub fn sign_crl(
-        &self,
-        entries: &[CrlEntry],
-        this_update: UnixMillis,
-        next_update: UnixMillis,
-    ) -> Result<Vec<u8>, CrlError> {
-        sign(&self.authority, entries, this_update, next_update)
+    pub fn sign_crl(&self, entries: &[CrlEntry], issue: CrlIssue) -> Result<Vec<u8>, CrlError> {
+        sign(&self.authority, entries, issue)
     }
 }
 
@@ -104,21 +112,15 @@ impl RootAuthority {
     ///
     /// # Errors
     /// Those of [`IssuingAuthority::sign_crl`].
-    pub fn sign_crl(
-        &self,
-        entries: &[CrlEntry],
-        this_update: UnixMillis,
-        next_update: UnixMillis,
-    ) -> Result<Vec<u8>, CrlError> {
-        sign(&self.0, entries, this_update, next_update)
+    pub fn sign_crl(&self, entries: &[CrlEntry], issue: CrlIssue) -> Result<Vec<u8>, CrlError> {
+        sign(&self.0, entries, issue)
     }
 }
 
 fn sign(
     authority: &Authority,
     entries: &[CrlEntry],
-    this_update: UnixMillis,
-    next_update: UnixMillis,
+    CrlIssue { number, this_update, next_update }: CrlIssue,
 ) -> Result<Vec<u8>, CrlError> {
     let key_id = subject_key_id(&authority.der)?.ok_or(CrlError::NoKeyId)?;
     let epoch = rcgen::date_time_ymd(1970, 1, 1);
@@ -131,7 +133,7 @@ fn sign(
     let list = CertificateRevocationListParams {
         this_update: epoch + since_epoch(this_update),
         next_update: epoch + since_epoch(next_update),
-        crl_number: SerialNumber::from(this_update.0),
+        crl_number: SerialNumber::from(number),
         issuing_distribution_point: None,
         revoked_certs: revoked_certs.collect(),
         key_identifier_method: KeyIdMethod::PreSpecified(key_id),
@@ -162,16 +164,18 @@ mod tests {
     fn a_kept_list_counts_as_its_authority_signed_it_and_not_otherwise() {
         let (root, other) = (root(1), root(2));
         let entry = CrlEntry { serial: Serial::from_random([7; 16]), revoked_at: NOW, is_on_hold: true };
-        let list = root.sign_crl(&[entry], NOW, NOW.plus(HOUR)).unwrap();
+        let issue = CrlIssue { number: u64::MAX, this_update: NOW, next_update: NOW.plus(HOUR) };
+        let list = root.sign_crl(&[entry], issue).unwrap();
         let verify = |list: &[u8], by: &RootAuthority| verify_kept_crl(list, by.certificate());
-        assert_eq!(verify(&list, &root), Ok(NOW.plus(HOUR)));
+        assert_eq!(verify(&list, &root), Ok(issue));
         assert_eq!(verify(&list, &other), Err(KeptCrlError::OtherIssuer));
         for cut in 0..list.len() {
             assert_eq!(verify(&list[..cut], &root), Err(KeptCrlError::Malformed), "cut to {cut}");
         }
         assert_eq!(verify(&[&list[..], &[0]].concat(), &root), Err(KeptCrlError::Malformed));
         // Two halves of two lists, as where only one of them was written.
-        let later = root.sign_crl(&[entry], NOW.plus(HOUR), NOW.plus(2 * HOUR)).unwrap();
+        let later = CrlIssue { this_update: NOW.plus(HOUR), next_update: NOW.plus(2 * HOUR), ..issue };
+        let later = root.sign_crl(&[entry], later).unwrap();
         let half = list.len() / 2;
         // Their signatures are not always of one length, and it may be no list at all.
         assert!(verify(&[&list[..half], &later[half..]].concat(), &root).is_err());

@@ -24,6 +24,7 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
 use crate::certificate::{CertificateFault, Facts, SubjectName};
+use crate::chain::check_window;
 use crate::fingerprint::Fingerprint;
 use crate::key::PublicKey;
 use crate::pem;
@@ -32,7 +33,7 @@ use crate::stream::{Connection, ExporterError};
 use crate::verifier::VerifyError;
 
 pub use key::{DeviceKey, DeviceKeyError};
-use window::{begun, check_window};
+use window::begun;
 
 /// The most certificates between a machine's own and the authority: what follows costs a signature check each.
 pub const MAX_INTERMEDIATES: usize = 4;

@@ -48,7 +48,7 @@ pub use authority_key::{AuthorityKey, SignDigest};
 pub use bootstrap::{BootstrapTrust, bootstrap_connector, clock_connector};
 pub use bundle::{BundleError, Root, TrustBundle};
 pub use certificate::CertificateFault;
-pub use crl::{CrlEntry, CrlError, KeptCrlError, crl_to_pem, verify_kept_crl};
+pub use crl::{CrlEntry, CrlError, CrlIssue, KeptCrlError, crl_to_pem, verify_kept_crl};
 pub use dumps::forbid_dumps;
 pub use endpoint::{EndpointConnector, Refuses, WebRoots, WebRootsError};
 pub use federated::FederatedBundles;

@@ -175,6 +175,55 @@ fn authorities_that_name_their_issuer_and_its_serial_number_are_taken() {
     IssuingAuthority::adopt(&chain, own_key, Vec::new(), Vec::new(), now).unwrap();
 }
 
+/// As an authority has it that was made before key ids were usual: what it signs names it by name and serial number.
+const WITHOUT_KEY_IDS: &str = "
+[req]
+distinguished_name = dn
+[dn]
+[root]
+basicConstraints = critical, CA:TRUE
+keyUsage = critical, keyCertSign, cRLSign
+subjectKeyIdentifier = none
+authorityKeyIdentifier = none
+[machine]
+basicConstraints = CA:FALSE
+keyUsage = critical, digitalSignature
+extendedKeyUsage = clientAuth
+subjectKeyIdentifier = hash
+authorityKeyIdentifier = keyid, issuer
+";
+
+#[test]
+fn machines_of_an_authority_without_a_key_id_are_taken() {
+    if Command::new("openssl").arg("version").output().is_err() {
+        return skipped::skip("openssl is not installed");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (path, at) = (folder.path(), |name: &str| folder.path().join(name));
+    std::fs::write(at("ca.cnf"), WITHOUT_KEY_IDS).unwrap();
+    for key in ["root.key", "machine.key"] {
+        let curve = ["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"];
+        openssl(path, &[&["genpkey", "-out", key][..], &curve].concat());
+    }
+    let config = ["-config", "ca.cnf"];
+    let root = ["req", "-x509", "-new", "-key", "root.key", "-subj", "/CN=Old", "-days", "30"];
+    openssl(path, &[&root[..], &config, &["-extensions", "root", "-out", "root.pem"]].concat());
+    let machine = ["req", "-new", "-key", "machine.key", "-subj", "/CN=vm-1", "-out", "machine.csr"];
+    openssl(path, &[&machine[..], &config].concat());
+    let signing = ["x509", "-req", "-in", "machine.csr", "-CA", "root.pem", "-CAkey", "root.key"];
+    let more = ["-CAcreateserial", "-days", "7", "-extfile", "ca.cnf", "-extensions", "machine"];
+    openssl(path, &[&signing[..], &more, &["-out", "machine.pem"]].concat());
+    let text = openssl(path, &["x509", "-in", "machine.pem", "-noout", "-ext", "authorityKeyIdentifier"]);
+    assert!(text.contains("DirName:/CN=Old") && !text.contains("keyid"), "{text}");
+
+    let now = UnixMillis::from_secs(UnixTime::now().as_secs());
+    let read = |name: &str| std::fs::read_to_string(at(name)).unwrap();
+    let own_device = DeviceKey::from_pem(&read("machine.pem"), read("machine.key").as_bytes()).unwrap();
+    let authorities = DeviceAuthorities::from_pem(&read("root.pem")).unwrap();
+    let device = authorities.verify(own_device.chain(), now).unwrap();
+    assert_eq!(device.facts().common_names, ["vm-1"]);
+}
+
 #[cfg(test)]
 fn openssl(folder: &Path, arguments: &[&str]) -> String {
     let output = Command::new("openssl").args(arguments).current_dir(folder).output().unwrap();

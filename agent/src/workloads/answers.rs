@@ -225,7 +225,7 @@ mod tests {
             served.board.take_revocation_lists(pb::RevocationList {
                 der,
                 others: others.to_vec(),
-                is_complete: false,
+                ..pb::RevocationList::default()
             });
             let crl: Vec<_> = ders.iter().map(|der| der.to_vec()).collect();
             let given = given().await;
@@ -263,7 +263,7 @@ mod tests {
         served.board.take_revocation_lists(pb::RevocationList {
             der: list.clone(),
             others: vec![list.clone()],
-            is_complete: false,
+            ..pb::RevocationList::default()
         });
         let mut own = 0;
         for _ in 0..100 {

@@ -34,8 +34,10 @@ pub struct Board {
 pub(super) struct RevocationLists {
     /// In DER, one of each authority; none until they were told.
     pub(super) ders: Arc<[Bytes]>,
-    /// All of them in PEM, for programs that refuse what no list covers; `None` where that would be certificates that are good.
+    /// All of them in PEM, for programs that refuse each certificate that no list covers; `None` where that would be good ones.
     pub(super) complete: Option<Bytes>,
+    /// The same for programs that hold a peer's own certificate against lists, and none above it.
+    pub(super) of_leaves: Option<Bytes>,
     /// Counts how often they were told.
     pub(super) number: u64,
 }
@@ -112,15 +114,19 @@ impl Board {
 
     /// Takes over the revocation lists, which programs verify themselves.
     pub(crate) fn take_revocation_lists(&self, message: pb::RevocationList) {
-        let pb::RevocationList { der, others, is_complete } = message;
+        let pb::RevocationList { der, others, is_complete, covers_leaves } = message;
+        // A control plane of an earlier build tells the first alone.
+        let covers_leaves = covers_leaves || is_complete;
         let ders: Vec<_> = [der].into_iter().chain(others).filter(|der| !der.is_empty()).collect();
         self.revocation_lists.send_if_modified(|lists| {
             // Told again at each new stream.
-            let is_new = lists.ders[..] != ders[..] || lists.complete.is_some() != is_complete;
+            let cover = (lists.complete.is_some(), lists.of_leaves.is_some());
+            let is_new = lists.ders[..] != ders[..] || cover != (is_complete, covers_leaves);
             if is_new {
                 let pem = || ders.iter().map(|der| crl_to_pem(der)).collect::<String>();
-                let complete = is_complete.then(pem).map(Bytes::from);
-                *lists = RevocationLists { ders: ders.into(), complete, number: lists.number + 1 };
+                let of_leaves = covers_leaves.then(pem).map(Bytes::from);
+                let complete = of_leaves.clone().filter(|_| is_complete);
+                *lists = RevocationLists { ders: ders.into(), complete, of_leaves, number: lists.number + 1 };
             }
             is_new
         });

@@ -235,6 +235,7 @@ mod tests {
         let list = |number| RevocationLists {
             ders: [Bytes::from(vec![number; 4])].into(),
             complete: None,
+            of_leaves: None,
             number: number.into(),
         };
         lists.send_replace(list(1));

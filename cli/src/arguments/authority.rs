@@ -76,6 +76,10 @@ Examples:
         /// PEM: the certificate that everybody is to trust, where it is not a self-signed one of these
         #[arg(long, value_name = "FILE")]
         root: Option<PathBuf>,
+        /// Nobody else signs certificates of this trust domain's members under the root: Envoys are given revocation lists, and refuse
+        /// what is on none of them. Takes it back: --exclusive=false
+        #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+        exclusive: Option<bool>,
     },
     /// Sign another Hauberk's request, for the same trust domain, under the active root
     #[command(after_help = "\

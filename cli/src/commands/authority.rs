@@ -33,8 +33,8 @@ pub(crate) async fn run(global: &Global, command: AuthorityCommand) -> Result<()
         AuthorityCommand::List { output } => return list(&session, output).await,
         AuthorityCommand::Csr { new, out } => return upstream::request(&session, new, out.as_deref()).await,
         AuthorityCommand::Sign { file, out } => return upstream::sign(&session, &file, out.as_deref()).await,
-        AuthorityCommand::Install { files, root } => {
-            return upstream::install(&session, &files, root.as_deref()).await;
+        AuthorityCommand::Install { files, root, exclusive } => {
+            return upstream::install(&session, &files, root.as_deref(), exclusive).await;
         }
         AuthorityCommand::Prepare { kind, own, waiting } => {
             let request = api::PrepareAuthorityRequest { kind: number(kind), own };
@@ -99,6 +99,7 @@ async fn list(session: &Session, format: Format) -> Result<(), CommandError> {
 
 fn row(authority: &api::Authority, now: hauberk_identity::UnixMillis) -> Vec<String> {
     let kind = match authority.kind() {
+        api::AuthorityKind::Root if authority.exclusive => "upstream root, exclusive",
         api::AuthorityKind::Root if authority.upstream => "upstream root",
         api::AuthorityKind::Root => "root",
         api::AuthorityKind::Issuing => "issuing",
@@ -221,6 +222,16 @@ mod tests {
             )
         );
         assert_eq!(help, ["web1: delete it", "orders1: delete it"]);
+    }
+
+    #[test]
+    fn what_was_said_of_a_root_is_shown() {
+        let kind = |exclusive| {
+            let root = api::Authority { upstream: true, exclusive, ..api::Authority::default() };
+            let root = api::Authority { kind: api::AuthorityKind::Root.into(), ..root };
+            row(&root, hauberk_identity::UnixMillis(0)).swap_remove(1)
+        };
+        assert_eq!([kind(false), kind(true)], ["upstream root", "upstream root, exclusive"]);
     }
 
     #[test]

@@ -21,6 +21,8 @@ pub(super) struct Pod {
     pub(super) service_account: String,
     pub(super) name: String,
     pub(super) uid: String,
+    /// What it runs on. Clusters before 1.30 do not say.
+    pub(super) node: Option<String>,
 }
 
 pub(super) async fn verify(
@@ -87,6 +89,7 @@ impl Pod {
             service_account: of("serviceaccount", "name")?,
             name: of("pod", "name")?,
             uid: of("pod", "uid")?,
+            node: of("node", "name"),
         };
         // It says the same twice, or is none of ours to interpret.
         let user = format!("{SERVICE_ACCOUNT}{}:{}", pod.namespace, pod.service_account);
@@ -106,18 +109,20 @@ impl Pod {
             service_account: service_account.to_owned(),
             name: extra("authentication.kubernetes.io/pod-name")?,
             uid: extra("authentication.kubernetes.io/pod-uid")?,
+            node: extra("authentication.kubernetes.io/node-name"),
         })
     }
 
     fn attested(self, voucher: String) -> Result<Attested, EvidenceError> {
-        let Self { namespace, service_account, name, uid } = self;
+        let Self { namespace, service_account, name, uid, node } = self;
+        let node = node.map(|node| EvidenceSelector::new(EvidenceKind::K8sNodeName, &node));
         let said = [
             EvidenceSelector::new(EvidenceKind::K8sNs, &namespace),
             EvidenceSelector::new(EvidenceKind::K8sSa, &service_account),
             EvidenceSelector::new(EvidenceKind::K8sPodName, &name),
             EvidenceSelector::new(EvidenceKind::K8sPodUid, &uid),
         ];
-        let selectors: Result<BTreeSet<_>, _> = said.into_iter().collect();
+        let selectors: Result<BTreeSet<_>, _> = said.into_iter().chain(node).collect();
         Ok(Attested {
             attestor: Attestor::Kubernetes,
             subject: format!("pod {uid}"),

@@ -142,8 +142,16 @@ fn pod() -> Vec<String> {
         "k8s:sa:orders".to_owned(),
         "k8s:pod-name:orders-0".to_owned(),
         format!("k8s:pod-uid:{UID}"),
+        "k8s:node-name:n1".to_owned(),
     ]
     .into()
+}
+
+/// As a cluster says it that does not tell nodes.
+fn pod_somewhere() -> Vec<String> {
+    let mut pod = pod();
+    pod.truncate(4);
+    pod
 }
 
 #[tokio::test]
@@ -179,6 +187,10 @@ async fn a_pod_is_what_its_token_says() {
         show(Evidence::Kubernetes(cluster.token(|_| {}).into()), &by_keys, &nobody()).await.unwrap();
     assert_eq!(words(&attested), pod());
     assert_eq!(attested.subject, format!("pod {UID}"));
+    let somewhere =
+        cluster.token(|claims| drop(claims["kubernetes.io"].as_object_mut().unwrap().remove("node")));
+    let somewhere = show(Evidence::Kubernetes(somewhere.into()), &by_keys, &nobody()).await.unwrap();
+    assert_eq!(words(&somewhere), pod_somewhere());
     assert!(still_believed(&by_keys, "kubernetes", &attested.voucher));
     assert!(!still_believed(&by_keys, "x509pop", &attested.voucher));
     assert!(!still_believed(&by_keys, "kubernetes", "issuer https://another"));
@@ -210,6 +222,7 @@ async fn tokens_that_are_not_a_pods_for_us_are_refused() {
         (changed(|claims| drop(claims.as_object_mut().unwrap().remove("kubernetes.io"))), "bound to the pod"),
         (changed(|claims| claims["sub"] = json!("system:serviceaccount:shop:admin")), "bound to the pod"),
         (changed(|claims| claims["kubernetes.io"]["namespace"] = json!("Shop\n")), "bound to the pod"),
+        (changed(|claims| claims["kubernetes.io"]["node"]["name"] = json!("n1\n")), "bound to the pod"),
         (other.token(|_| {}), "signature is wrong"),
         (cluster.sign(&json!({ "alg": "none", "kid": "k1" }), &claims()), "not signed with RS256"),
         (cluster.sign(&json!({ "alg": "HS256", "kid": "k1" }), &claims()), "not signed with RS256"),
@@ -305,6 +318,7 @@ fn review(asked: &Value) -> (StatusCode, Value) {
         "extra": {
             "authentication.kubernetes.io/pod-name": ["orders-0"],
             "authentication.kubernetes.io/pod-uid": [UID],
+            "authentication.kubernetes.io/node-name": ["n1"],
         },
     });
     let status = json!({ "authenticated": true, "user": user, "audiences": asked["audiences"] });
@@ -345,6 +359,15 @@ async fn a_cluster_says_whose_a_token_is() {
     let attested = show(token(), &by_review(), &server.reviewers()).await.unwrap();
     assert_eq!(words(&attested), pod());
     assert!(still_believed(&by_review(), "kubernetes", &attested.voucher));
+    let server = ApiServer::start(|asked| {
+        let (status, mut answer) = review(asked);
+        let extra = answer["status"]["user"]["extra"].as_object_mut().unwrap();
+        extra.remove("authentication.kubernetes.io/node-name");
+        (status, answer)
+    })
+    .await;
+    let somewhere = show(token(), &by_review(), &server.reviewers()).await.unwrap();
+    assert_eq!(words(&somewhere), pod_somewhere());
 }
 
 #[tokio::test]

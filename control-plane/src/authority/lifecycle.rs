@@ -9,10 +9,12 @@ mod dealings;
 mod delegate;
 mod error;
 mod jwt_keys;
+mod key_named;
 mod keys;
 mod progress;
 mod revocation_lists;
 mod upstream;
+mod view;
 mod view_keys;
 
 #[cfg(test)]
@@ -20,7 +22,7 @@ mod tests;
 
 use std::sync::Arc;
 
-use hauberk_identity::{SpiffeId, UnixMillis};
+use hauberk_identity::SpiffeId;
 use hauberk_tls::LiveIdentity;
 use tokio::sync::Mutex;
 
@@ -41,9 +43,12 @@ use crate::server_certificate::ServerNames;
 use dealings::Dealings;
 pub use dealings::Need;
 pub use error::LifecycleError;
+pub use key_named::KeyNamed;
 pub use progress::{Progress, Unsettled};
 pub use revocation_lists::{ListError, ListIssuer, ListIssuers};
 pub use upstream::Requested;
+pub use view::AuthorityView;
+use view::view;
 
 /// How many of those who are in the way are named.
 const NAMED: usize = 5;
@@ -87,37 +92,6 @@ pub struct Authorities {
     dealings: std::sync::Mutex<Dealings>,
     /// How often each admin may have authorities signed for other control planes.
     signed: std::sync::Mutex<Allowances>,
-}
-
-/// One authority as it is shown.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AuthorityView {
-    /// Hexadecimal.
-    pub serial: String,
-    /// What it is for.
-    pub kind: Kind,
-    /// What it is now.
-    pub state: State,
-    /// SHA-256 of its certificate.
-    pub fingerprint: String,
-    /// Of an issuing authority: its root.
-    pub root: Option<String>,
-    /// When it was made.
-    pub created_at: UnixMillis,
-    /// When it came into its state.
-    pub changed_at: UnixMillis,
-    /// The end of its certificate.
-    pub not_after: UnixMillis,
-    /// Live instances whose certificate it has signed.
-    pub holders: usize,
-    /// It becomes active by itself.
-    pub goes_on: bool,
-    /// Of a root: it is somebody else's.
-    pub is_upstream: bool,
-    /// Of one that is delegated: who had it signed.
-    pub delegate: String,
-    /// Where its private key is: `sealed`, `token:` and its label, or `elsewhere`.
-    pub key: String,
 }
 
 impl Authorities {
@@ -263,7 +237,7 @@ impl Authorities {
             State::Prepared | State::Retiring | State::Tainted | State::Delegated => {}
         }
         if !now {
-            delegate::signs_no_longer(&book, entry, self.parts.clock.surely_past())?;
+            delegate::signs_no_longer(&book, entry, &self.parts.clock)?;
             let held: Vec<_> =
                 self.holders(&book).await?.into_iter().filter(|held| held.is_by(entry)).collect();
             if !held.is_empty() {
@@ -372,27 +346,4 @@ fn wrong_state(entry: &Entry, needed: &'static str) -> LifecycleError {
 
 fn named<'a>(all: impl Iterator<Item = (&'a SpiffeId, String)>) -> Vec<String> {
     all.take(NAMED).map(|(spiffe_id, instance)| format!("{instance} of {spiffe_id}")).collect()
-}
-
-fn view(entry: &Entry, holders: &[progress::Holder]) -> AuthorityView {
-    let record = &entry.record;
-    AuthorityView {
-        serial: entry.serial.clone(),
-        kind: entry.kind,
-        state: record.state,
-        fingerprint: entry.certificate.fingerprint().to_string(),
-        root: Some(record.root.clone()).filter(|root| !root.is_empty()),
-        created_at: UnixMillis(record.created_at),
-        changed_at: UnixMillis(record.changed_at.max(record.created_at)),
-        not_after: entry.not_after(),
-        holders: holders.iter().filter(|holder| holder.is_by(entry)).count(),
-        goes_on: record.goes_on && entry.is(State::Prepared),
-        is_upstream: record.is_upstream,
-        delegate: record.delegate.clone(),
-        key: match &record.token_key {
-            Some(key) => format!("token:{}", key.label),
-            None if entry.has_key() => "sealed".to_owned(),
-            None => "elsewhere".to_owned(),
-        },
-    }
 }

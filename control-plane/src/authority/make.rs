@@ -145,6 +145,7 @@ fn prepared(certificate: Vec<u8>, key: Option<StoredKey>, root: String, now: Uni
         root,
         cross: Vec::new(),
         is_upstream: false,
+        is_exclusive: false,
         intermediates: Vec::new(),
         delegate: String::new(),
         certificate,

@@ -39,7 +39,7 @@ pub use found::found;
 use in_force::InForce;
 pub use keeper::{keep, own_actor};
 pub use key_store::KeyStore;
-pub use lifecycle::{Authorities, AuthoritiesParts, AuthorityView, LifecycleError};
+pub use lifecycle::{Authorities, AuthoritiesParts, AuthorityView, KeyNamed, LifecycleError};
 pub use lifecycle::{ListError, ListIssuer, ListIssuers, Need, Progress};
 pub use lifecycle::{Requested, Unsettled};
 pub use records::{Installation, State};

@@ -90,6 +90,9 @@ pub(super) struct AuthorityRecord {
     /// Of a root: it is somebody else's, and its key is not here.
     #[serde(default)]
     pub(super) is_upstream: bool,
+    /// Of such a root: whoever installed it says that nobody else signs certificates of this trust domain under it.
+    #[serde(default)]
+    pub(super) is_exclusive: bool,
     /// Of an issuing authority by somebody else: what stands between it and its root, its own signer first.
     #[serde(default)]
     pub(super) intermediates: Vec<Der>,

@@ -66,54 +66,37 @@ impl Instants {
     }
 }
 
+/// What becomes of the active authority of a kind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Succession {
+    /// Nothing yet, or what waits is waited for.
+    Rest,
+    /// The next is made early, so that everybody has long known it once it signs.
+    Prepare(Kind),
+    /// The next is made, or the one that waits is told to go on by itself. Under somebody else's root it may be the next root.
+    Hasten(Kind),
+    /// What waits stands in the way of one that can sign now.
+    MakeWay(String),
+    /// What waits takes its place.
+    Follow(String),
+}
+
 /// What is due, the most urgent first. `has_upstream`: the settings say who signs our issuing authorities.
 pub(super) fn due(book: &Book, has_upstream: bool, at: Instants) -> Vec<Step> {
-    let Instants { now, surely_past, likely_past } = at;
+    let surely_past = at.surely_past;
     let mut steps = Vec::new();
     let root = book.active(Kind::Root);
     if has_upstream && root.is_some_and(Entry::has_key) && book.prepared(Kind::Root).is_none() {
         steps.push(Step::Prepare { kind: Kind::Root, goes_on: true });
     }
     for kind in [Kind::Root, Kind::Issuing] {
-        let waiting = book.prepared(kind);
-        let may_sign =
-            |waiting: &&Entry| waiting.record.goes_on && waiting.certificate.validity().contains(now);
-        if let Some(waiting) = waiting.filter(may_sign).filter(|waiting| is_known(book, waiting, at)) {
-            steps.push(Step::Activate(waiting.serial.clone()));
-        }
-        let Some(active) = book.active(kind) else { continue };
-        // Under somebody else's root a successor may have been signed by that root's own successor.
-        let other_root = book.prepared(Kind::Root).filter(|_| !root.is_some_and(Entry::has_key));
-        let waiting = waiting.or(other_root);
-        let kind = waiting.map_or(kind, |waiting| waiting.kind);
-        let validity = active.certificate.validity();
-        // Made by a clock that was set back since, or ended while nobody was there: nothing is signed until another follows. One that
-        // only a clock ends which was just set ahead is good as soon as that is set right, which is waited for a while; and under a
-        // root that is not valid either, none can be.
-        let is_of_no_use = active.kind == Kind::Issuing
-            && !validity.contains(now)
-            && !validity.contains(likely_past)
-            && root.is_some_and(|root| root.certificate.validity().contains(now));
-        // One that was made at once by a clock that is wrong never signs: it waits until it can be told that the clock goes on.
-        let has_waited =
-            |waiting: &Entry| likely_past >= UnixMillis(waiting.record.changed_at).plus(WAITS_FOR_THE_CLOCK);
-        let last_part = before_end(validity, 6, ACTIVATED_BEFORE_END);
-        let goes_on = is_of_no_use
-            || surely_past >= last_part
-            || (likely_past >= last_part && waiting.is_some_and(has_waited));
-        let from_the_future = |waiting: &&Entry| now < waiting.certificate.validity().not_before();
-        if let Some(waiting) = waiting.filter(from_the_future)
-            && goes_on
-            && root.is_some_and(Entry::has_key)
-        {
-            // It stands in the way of one that can sign now.
-            steps.push(Step::Retire(waiting.serial.clone()));
-        }
-        if goes_on && waiting.is_none_or(|waiting| !waiting.record.goes_on) {
-            steps.push(Step::Prepare { kind, goes_on: true });
-        } else if likely_past >= before_end(validity, 2, PREPARED_BEFORE_END) && waiting.is_none() {
-            steps.push(Step::Prepare { kind, goes_on: false });
-        }
+        steps.extend(match succession(kind, book, at) {
+            Succession::Rest => None,
+            Succession::Prepare(kind) => Some(Step::Prepare { kind, goes_on: false }),
+            Succession::Hasten(kind) => Some(Step::Prepare { kind, goes_on: true }),
+            Succession::MakeWay(serial) => Some(Step::Retire(serial)),
+            Succession::Follow(serial) => Some(Step::Activate(serial)),
+        });
     }
     for entry in &book.entries {
         let is_outlived = surely_past >= UnixMillis(entry.record.changed_at).plus(OUTLIVED_AFTER);
@@ -135,6 +118,55 @@ pub(super) fn due(book: &Book, has_upstream: bool, at: Instants) -> Vec<Step> {
     }
     steps.extend(view_keys::due(book, surely_past));
     steps
+}
+
+fn succession(kind: Kind, book: &Book, at: Instants) -> Succession {
+    let own = book.prepared(kind);
+    let may_sign =
+        |waiting: &&Entry| waiting.record.goes_on && waiting.certificate.validity().contains(at.now);
+    if let Some(next) = own.filter(may_sign).filter(|next| is_known(book, next, at)) {
+        return Succession::Follow(next.serial.clone());
+    }
+    let Some(active) = book.active(kind) else { return Succession::Rest };
+    let is_signed_here = book.active(Kind::Root).is_some_and(Entry::has_key);
+    // Under somebody else's root a successor may have been signed by that root's own successor.
+    let waiting = own.or_else(|| book.prepared(Kind::Root).filter(|_| !is_signed_here));
+    let is_urgent = is_of_no_use(active, book, at) || ends_soon(active, waiting, at);
+    match waiting {
+        Some(waiting) if is_urgent && is_signed_here && is_from_the_future(waiting, at) => {
+            Succession::MakeWay(waiting.serial.clone())
+        }
+        Some(waiting) if is_urgent && !waiting.record.goes_on => Succession::Hasten(waiting.kind),
+        Some(_) => Succession::Rest,
+        None if is_urgent => Succession::Hasten(kind),
+        None if at.likely_past >= before_end(active.certificate.validity(), 2, PREPARED_BEFORE_END) => {
+            Succession::Prepare(kind)
+        }
+        None => Succession::Rest,
+    }
+}
+
+/// Made by a clock that was set back since, or ended while nobody was there: nothing is signed until another follows. One that only a
+/// clock ends which was just set ahead is good as soon as that is set right, which is waited for a while; and under a root that is not
+/// valid either, none can be.
+fn is_of_no_use(active: &Entry, book: &Book, at: Instants) -> bool {
+    let validity = active.certificate.validity();
+    active.kind == Kind::Issuing
+        && !validity.contains(at.now)
+        && !validity.contains(at.likely_past)
+        && book.active(Kind::Root).is_some_and(|root| root.certificate.validity().contains(at.now))
+}
+
+/// One that was made at once by a clock that is wrong never signs: what waits does so until it can be told that the clock goes on.
+fn ends_soon(active: &Entry, waiting: Option<&Entry>, at: Instants) -> bool {
+    let last_part = before_end(active.certificate.validity(), 6, ACTIVATED_BEFORE_END);
+    let has_waited =
+        |waiting: &Entry| at.likely_past >= UnixMillis(waiting.record.changed_at).plus(WAITS_FOR_THE_CLOCK);
+    at.surely_past >= last_part || (at.likely_past >= last_part && waiting.is_some_and(has_waited))
+}
+
+fn is_from_the_future(waiting: &Entry, at: Instants) -> bool {
+    at.now < waiting.certificate.validity().not_before()
 }
 
 /// Of what stands between our latest issuing authority and its root, what ends first, once that is near: nothing that is

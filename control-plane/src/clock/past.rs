@@ -37,6 +37,8 @@ pub(super) struct Seen {
     /// No earlier than the time of day, nor than it should be.
     pub(super) latest: UnixMillis,
     pub(super) ahead: Option<Duration>,
+    /// For how long it goes on as it does before it is believed; nothing where it is.
+    pub(super) believed_in: Duration,
 }
 
 /// What is remembered of earlier looks.
@@ -75,6 +77,7 @@ impl Past {
                 likely_past: now.of_day,
                 latest: now.of_day,
                 ahead: None,
+                believed_in: Duration::ZERO,
             };
         }
         let expected = self.last.leads_to(now.steady);
@@ -85,7 +88,8 @@ impl Past {
         let is_likely =
             (!self.is_believed && self.last.goes_on_in(&now)) || self.doubted_for(now) >= LIKELY_AFTER_LEAP;
         let likely_past = if is_likely { now.of_day } else { surely_past };
-        Seen { surely_past, likely_past, latest, ahead }
+        let believed_in = self.believed_after().saturating_sub(self.doubted_for(now));
+        Seen { surely_past, likely_past, latest, ahead, believed_in }
     }
 
     fn doubted_for(&self, now: Look) -> Duration {
@@ -96,8 +100,11 @@ impl Past {
     fn has_proved_itself(&mut self, now: Look) -> bool {
         let since = self.doubted.filter(|since| since.goes_on_in(&now)).unwrap_or(now);
         self.doubted = Some(since);
-        let after = if self.is_believed { BELIEVED_AFTER_LEAP } else { BELIEVED_AFTER_START };
-        self.doubted_for(now) >= after
+        self.doubted_for(now) >= self.believed_after()
+    }
+
+    fn believed_after(&self) -> Duration {
+        if self.is_believed { BELIEVED_AFTER_LEAP } else { BELIEVED_AFTER_START }
     }
 }
 
@@ -185,6 +192,20 @@ mod tests {
         assert_eq!(past.look(look(NOON + 24 * HOUR + step, 25 * HOUR)), seen(NOON + 24 * HOUR, Some(step)));
         let later = 26 * HOUR;
         assert_eq!(past.look(look(NOON + later + step, HOUR + later)), seen(NOON + later, Some(step)));
+    }
+
+    #[test]
+    fn when_it_is_believed_is_known_as_long_as_nobody_sets_it() {
+        let hours = |hours: u64| Duration::from_millis(hours * HOUR);
+        let mut past = Past::begin(look(NOON, 0));
+        let mut believed_in = |of_day, steady| past.look(look(of_day, steady)).believed_in;
+        assert_eq!(believed_in(NOON, 0), hours(1));
+        assert_eq!(believed_in(NOON + HOUR / 4, HOUR / 4), hours(1) * 3 / 4);
+        assert_eq!(believed_in(NOON + HOUR, HOUR), Duration::ZERO);
+        // It leaps.
+        assert_eq!(believed_in(NOON + 9 * HOUR, 2 * HOUR), hours(25));
+        assert_eq!(believed_in(NOON + 10 * HOUR, 3 * HOUR), hours(24));
+        assert_eq!(believed_in(NOON + 3 * HOUR, 3 * HOUR), Duration::ZERO);
     }
 
     #[test]

@@ -17,11 +17,12 @@ pub(super) use stored::{Readings, Stored};
 
 use super::arrivals;
 use super::error::{ATTEMPTS, EnrollmentError};
-use super::instance::{AgentInfo, Joined, instance_record, presentable, put_instance};
+use super::first::Admitted;
+use super::instance::{AgentInfo, Joined, presentable};
 use super::join::{Enrolled, Enrollment};
 use crate::attestation::{self, Attested, Evidence, EvidenceError, Occasion};
 use crate::audit::Actor;
-use crate::issuance::{EvidenceRecord, Holder, Order};
+use crate::issuance::EvidenceRecord;
 use crate::random;
 use crate::registry::{Commit, Guard, StoreError, document};
 use crate::resources::{EvidenceSource, Makes, NoRule};
@@ -206,16 +207,14 @@ impl Enrollment {
         let subject = || attested.subject.clone();
         let makes = enrollment.enrollment.makes(&attested.selectors);
         let makes = makes.map_err(|why| NotAttested::NoRule { subject: subject(), why })?;
-        let (node, ttl) = (&makes.node, makes.ttl.unwrap_or(self.svid_ttl));
-        let mesh = Name::parse(shown.mesh)?;
-        let id = node.spiffe_id(&self.trust_domain, &mesh);
-        let existing = self.same_node(&mesh, node, None).await?;
+        let (node, mesh) = (&makes.node, Name::parse(shown.mesh)?);
+        let mesh = &mesh;
+        let existing = self.same_node(mesh, node, None).await?;
         let entitlement = existing.guard(Commit::new()).at(enrollment.key.clone(), enrollment.version);
-        let entitlement = self.check_denied(entitlement, (&mesh, node), None).await?;
+        let entitlement = self.check_denied(entitlement, (mesh, node), None).await?;
         let machine = machine_prefix(&enrollment.uid, &attested.subject);
-        let mut entitlement = self.check_machine(entitlement, &machine, &attested.subject).await?;
-
-        entitlement =
+        let entitlement = self.check_machine(entitlement, &machine, &attested.subject).await?;
+        let entitlement =
             self.check_once(entitlement, shown, enrollment, attested, agent_key.key(), source).await?;
 
         let key = format!("{machine}{}", agent_key.fingerprint());
@@ -224,17 +223,15 @@ impl Enrollment {
         let before = before
             .transpose()?
             .filter(|before| before.node == node.to_string() && before.node_uid == existing.uid);
-        entitlement = entitlement.unchanged(key.clone(), stored.as_ref());
-        let (instance, used) = match &before {
+        let entitlement = entitlement.unchanged(key.clone(), stored.as_ref());
+        let (instance, entitlement, taken) = match &before {
             Some(before) => {
                 let damaged = |_| StoreError::Damaged { key: key.clone(), what: "it is no instance" };
                 let instance = InstanceId::parse(&before.instance).map_err(damaged)?;
-                let used = self.renewals.take(instance, ttl, self.issuer.signer(), self.clock.now())?;
-                (instance, Some(used))
+                (instance, entitlement, self.take_renewal(instance, makes)?)
             }
             None => {
-                self.check_room(&id, &existing.uid, (&mesh, node))?;
-                self.check_new_key(&machine)?;
+                self.check_room(&node.spiffe_id(&self.trust_domain, mesh), &existing.uid, (mesh, node))?;
                 let instance = random::instance_id()?;
                 let record = AttestedRecord {
                     mesh: mesh.to_string(),
@@ -246,24 +243,23 @@ impl Enrollment {
                     source: source.to_owned(),
                     revoked: false,
                 };
-                entitlement = entitlement.put(key.clone(), document::to_bytes(&key, &record)?);
-                (instance, None)
+                let entitlement = entitlement.put(key.clone(), document::to_bytes(&key, &record)?);
+                (instance, entitlement, self.take_new_key(&machine)?)
             }
         };
-        let order = Order {
-            id,
-            holder: Holder::Instance(instance.to_string()),
-            public_key: agent_key.clone(),
-            ttl,
-            dns_names: makes.dns_names.iter().cloned().collect(),
-            ip_addresses: Vec::new(),
-            actor: Actor {
-                name: format!("{}:{}", attested.attestor, attested.subject),
-                source: source.to_owned(),
-            },
-            action: "enrollment.attest",
-        };
-        let evidence = EvidenceRecord {
+        let from = Some(before.as_ref().map_or_else(|| source.to_owned(), |before| before.source.clone()));
+        let evidence = Some(self.recorded_evidence(shown, attested, source));
+        let joined = Joined { at: before.map(|before| before.at), token: None, evidence, from };
+        let name = format!("{}:{}", attested.attestor, attested.subject);
+        let actor = Actor { name, source: source.to_owned() };
+        let (node, public_key) = (existing, agent_key);
+        let admitted = Admitted { mesh, makes, node, instance, public_key, info, joined, actor, taken };
+        self.issue_first(admitted, entitlement).await
+    }
+
+    /// What stays on record of evidence that lets somebody in.
+    fn recorded_evidence(&self, shown: &Shown<'_>, attested: &Attested, source: &str) -> EvidenceRecord {
+        EvidenceRecord {
             attestor: attested.attestor.to_string(),
             subject: attested.subject.clone(),
             enrollment: shown.enrollment.to_owned(),
@@ -271,23 +267,7 @@ impl Enrollment {
             voucher: attested.voucher.clone(),
             at: self.clock.now().0,
             source: source.to_owned(),
-        };
-        let from = Some(before.as_ref().map_or_else(|| source.to_owned(), |before| before.source.clone()));
-        let at = before.as_ref().map(|before| before.at);
-        let joined = Joined { at, token: None, evidence: Some(evidence), from };
-        let issued = self
-            .issuer
-            .issue(order, |serial, certificate| {
-                let record = instance_record((&mesh, node), existing.uid, serial, certificate, info, joined);
-                put_instance(entitlement, &instance, &record)
-            })
-            .await;
-        if issued.is_err()
-            && let Some(used) = used
-        {
-            self.renewals.give_back(instance, ttl, used);
         }
-        Ok(Enrolled { issued: issued?, instance })
     }
 
     pub(super) async fn enrollment_of_agents(

@@ -11,19 +11,20 @@ use super::arrivals::Arrivals;
 use super::attest::{KEYS_AT_ONCE, KEYS_IN_A_LIFE, Readings};
 use super::bearer::Bearer;
 use super::error::{EnrollmentError, without_conflict};
-use super::instance::{AgentInfo, Joined, instance_record, presentable, put_instance};
+use super::first::{Admitted, Taken};
+use super::instance::{AgentInfo, Joined, presentable};
 use super::node::StoredNode;
-use super::renewals::{Renewals, Used};
+use super::renewals::Renewals;
 use super::token::{TokenRecord, TokenUse, Uses, token_key, uses_of};
 use crate::allowance::Allowances;
 use crate::attestation::TokenReviewers;
 use crate::audit::{Act, Actor, Audit};
 use crate::clock::Clock;
 use crate::instances::Instances;
-use crate::issuance::{Holder, Issued, Issuer, Ledger, Order};
+use crate::issuance::{Issued, Issuer, Ledger};
 use crate::metrics::{Metrics, OutcomeLabel};
 use crate::random;
-use crate::registry::{Store, StoreError, Stored, document, keys};
+use crate::registry::{Commit, Store, StoreError, Stored, document, keys};
 use crate::secret::SecretHash;
 
 /// Into how many queues users of tokens are sorted, by the token's hash.
@@ -195,33 +196,21 @@ impl Enrollment {
         let mesh = Name::parse(&record.mesh)?;
         let Bearer { makes, node, entitlement, evidence } =
             self.bearer(hash, &mesh, &record, before.as_ref(), source).await?;
-        let id = makes.node.spiffe_id(&self.trust_domain, &mesh);
-        let (of_node, ttl) = ((&mesh, &makes.node), makes.ttl.unwrap_or(self.svid_ttl));
-        let mut entitlement = self.check_denied(entitlement, of_node, None).await?;
-        let instance = match &before {
+        let of_node = (&mesh, &makes.node);
+        let entitlement = self.check_denied(entitlement, of_node, None).await?;
+        let (instance, entitlement, taken) = match &before {
             Some(used) => {
-                entitlement = entitlement.present(key).present(use_key);
                 let damaged =
                     |_| StoreError::Damaged { key: used.instance.clone(), what: "it is no instance" };
-                let id = InstanceId::parse(&used.instance).map_err(damaged)?;
-                entitlement = self.check_denied(entitlement, of_node, Some((&id, None))).await?;
-                id
+                let instance = InstanceId::parse(&used.instance).map_err(damaged)?;
+                let entitlement = entitlement.present(key).present(use_key);
+                let entitlement = self.check_denied(entitlement, of_node, Some((&instance, None))).await?;
+                (instance, entitlement, self.take_renewal(instance, &makes)?)
             }
             None => {
-                self.check_room(&id, &node.uid, of_node)?;
+                self.check_room(&makes.node.spiffe_id(&self.trust_domain, &mesh), &node.uid, of_node)?;
                 let instance = random::instance_id()?;
-                entitlement = match record.uses {
-                    Uses::Unlimited => entitlement.present(key),
-                    Uses::Limited(limit) if record.used < limit => {
-                        let used = TokenRecord { used: record.used + 1, ..record.clone() };
-                        let bytes = document::to_bytes(&key, &used)?;
-                        entitlement.at(key.clone(), stored.version).put(key, bytes)
-                    }
-                    Uses::Limited(_) => {
-                        let by = uses_of(&*self.store, hash.as_str()).await?;
-                        return Err(EnrollmentError::UsedUp { by });
-                    }
-                };
+                let entitlement = self.count_use(entitlement, hash, (&stored, &record)).await?;
                 let used = TokenUse {
                     instance: instance.to_string(),
                     at: self.clock.now().0,
@@ -229,30 +218,9 @@ impl Enrollment {
                     node_uid: Some(node.uid.clone()),
                 };
                 let bytes = document::to_bytes(&use_key, &used)?;
-                entitlement = entitlement.absent(use_key.clone()).put(use_key, bytes);
-                instance
+                let entitlement = entitlement.absent(use_key.clone()).put(use_key, bytes);
+                (instance, entitlement, self.take_arrival(hash, record.uses, source)?)
             }
-        };
-        let order = Order {
-            id,
-            holder: Holder::Instance(instance.to_string()),
-            public_key: public_key.clone(),
-            ttl,
-            dns_names: makes.dns_names.iter().cloned().collect(),
-            ip_addresses: Vec::new(),
-            actor: Actor { name: format!("token:{}", hash.short()), source: source.to_owned() },
-            action: "enrollment.attest",
-        };
-        let counted = match (&before, record.uses) {
-            (Some(_), _) => {
-                Counted::Renewal(self.renewals.take(instance, ttl, self.issuer.signer(), self.clock.now())?)
-            }
-            (None, Uses::Unlimited) => {
-                self.arrivals().take(hash, source, self.clock.now())?;
-                Counted::Arrival
-            }
-            // As many as an admin has chosen may come at once.
-            (None, Uses::Limited(_)) => Counted::Nothing,
         };
         let joined = Joined {
             at: before.as_ref().map(|used| used.at),
@@ -260,19 +228,48 @@ impl Enrollment {
             evidence,
             from: Some(before.map_or_else(|| source.to_owned(), |used| used.source)),
         };
-        let issued = self
-            .issuer
-            .issue(order, |serial, certificate| {
-                let record = instance_record(of_node, node.uid, serial, certificate, info, joined);
-                put_instance(entitlement, &instance, &record)
-            })
-            .await;
-        match (&issued, counted) {
-            (Ok(_), _) | (Err(_), Counted::Nothing) => {}
-            (Err(_), Counted::Renewal(used)) => self.renewals.give_back(instance, ttl, used),
-            (Err(_), Counted::Arrival) => self.arrivals().give_back(hash, source),
+        let actor = Actor { name: format!("token:{}", hash.short()), source: source.to_owned() };
+        let (mesh, makes) = (&mesh, &makes);
+        let admitted = Admitted { mesh, makes, node, instance, public_key, info, joined, actor, taken };
+        self.issue_first(admitted, entitlement).await
+    }
+
+    /// The commit in which a token is used once more, by a new instance.
+    async fn count_use(
+        &self,
+        commit: Commit,
+        hash: &SecretHash,
+        (stored, record): (&Stored, &TokenRecord),
+    ) -> Result<Commit, EnrollmentError> {
+        let key = token_key(hash);
+        match record.uses {
+            Uses::Unlimited => Ok(commit.present(key)),
+            Uses::Limited(limit) if record.used < limit => {
+                let used = TokenRecord { used: record.used + 1, ..record.clone() };
+                let bytes = document::to_bytes(&key, &used)?;
+                Ok(commit.at(key.clone(), stored.version).put(key, bytes))
+            }
+            Uses::Limited(_) => {
+                let by = uses_of(&*self.store, hash.as_str()).await?;
+                Err(EnrollmentError::UsedUp { by })
+            }
         }
-        Ok(Enrolled { issued: issued?, instance })
+    }
+
+    /// Counts a new instance of a token.
+    fn take_arrival<'a>(
+        &self,
+        token: &'a SecretHash,
+        uses: Uses,
+        source: &'a str,
+    ) -> Result<Taken<'a>, EnrollmentError> {
+        match uses {
+            Uses::Limited(_) => Ok(Taken::Nothing),
+            Uses::Unlimited => {
+                self.arrivals().take(token, source, self.clock.now())?;
+                Ok(Taken::Arrival { token, source })
+            }
+        }
     }
 
     async fn token(&self, key: &str) -> Result<(Stored, TokenRecord), EnrollmentError> {
@@ -354,13 +351,4 @@ impl Enrollment {
         };
         self.metrics.enrollments.get_or_create(&OutcomeLabel { outcome }).inc();
     }
-}
-
-/// As what the use of a token counts.
-enum Counted {
-    /// As a renewal: its instance is there.
-    Renewal(Used),
-    /// As one of the new instances of a token for any number.
-    Arrival,
-    Nothing,
 }

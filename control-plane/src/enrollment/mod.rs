@@ -4,6 +4,7 @@ mod arrivals;
 mod attest;
 mod bearer;
 mod error;
+mod first;
 mod instance;
 mod join;
 mod node;

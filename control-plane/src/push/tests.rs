@@ -921,7 +921,7 @@ impl Agent {
                 format!("workloads {}", names.join(" "))
             }
             Message::JwtKeys(_) => "jwt keys".to_owned(),
-            Message::RevocationList(agent::RevocationList { der, others, is_complete: _ }) => {
+            Message::RevocationList(agent::RevocationList { der, others, .. }) => {
                 let lengths: Vec<_> =
                     [&der].into_iter().chain(&others).map(|der| der.len().to_string()).collect();
                 format!("revocation lists {}", lengths.join(" "))

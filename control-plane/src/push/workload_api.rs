@@ -79,6 +79,7 @@ fn keys(keys: &KeySet) -> Message {
 /// There are none before the first have been signed.
 fn lists(lists: &RevocationLists) -> Option<Message> {
     let (first, others) = lists.ders.split_first()?;
-    let (der, others, is_complete) = (first.clone(), others.to_vec(), lists.is_complete);
-    Some(Message::RevocationList(agent::RevocationList { der, others, is_complete }))
+    let RevocationLists { is_complete, covers_leaves, .. } = *lists;
+    let (der, others) = (first.clone(), others.to_vec());
+    Some(Message::RevocationList(agent::RevocationList { der, others, is_complete, covers_leaves }))
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hauberk_identity::{BACKDATED, Serial, UnixMillis};
-use hauberk_tls::{CrlEntry, crl_to_pem};
+use hauberk_tls::{CrlEntry, CrlIssue, crl_to_pem};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -46,6 +46,8 @@ pub struct RevocationLists {
     pub pem: Bytes,
     /// All of them are there, and nobody else signs certificates that are believed.
     pub is_complete: bool,
+    /// The same of certificates of members.
+    pub covers_leaves: bool,
     /// What is not as it should be. Whoever waits for other lists is not woken for it.
     pub trouble: Trouble,
 }
@@ -61,12 +63,15 @@ pub struct Trouble {
     pub overdue: Vec<(Serial, UnixMillis)>,
     /// They were complete until then, and are no longer.
     pub incomplete_since: Option<UnixMillis>,
+    /// They are not complete, but cover all members.
+    pub covers_leaves: bool,
 }
 
 /// What is kept of a list that was signed.
 struct Signed {
     issuer: Serial,
     entries: Vec<CrlEntry>,
+    number: u64,
     at: UnixMillis,
     /// By then the next was promised.
     until: UnixMillis,
@@ -82,6 +87,7 @@ pub(super) struct Keeper {
     /// Those that are out, and when each was to be followed by the next.
     published: Vec<(Serial, UnixMillis)>,
     is_complete: bool,
+    covers_leaves: bool,
     /// What was kept before this control plane started was looked for.
     is_loaded: bool,
     trouble: Trouble,
@@ -132,11 +138,11 @@ impl Keeper {
     ) -> Result<Duration, AuthorityError> {
         let now = revocations.clock.now();
         let refused = refused(revocations, revocations.clock.surely_past()).await?;
-        let ListIssuers { all, is_complete } = authorities.list_issuers().await?;
+        let ListIssuers { all, is_complete, covers_leaves } = authorities.list_issuers().await?;
         self.load(revocations, &all).await?;
         let mut former = std::mem::take(&mut self.signed);
         let mut unsigned = BTreeMap::new();
-        self.note(is_complete, now);
+        self.note((is_complete, covers_leaves), now);
         let mut again_in = OF_ISSUING.made_anew_after;
         for issuer in all {
             let kept = former.iter().position(|kept| kept.issuer == issuer.serial);
@@ -153,11 +159,13 @@ impl Keeper {
                 kept
             } else {
                 // Backdated as certificates are: a program whose clock is behind would refuse a list from the future.
-                let until = now.plus(life.good_for);
-                match authorities.sign_list(&issuer, entries.clone(), (now.minus(BACKDATED), until)).await {
+                let (this_update, until) = (now.minus(BACKDATED), now.plus(life.good_for));
+                let number = number_after(kept.as_ref(), this_update);
+                let issue = CrlIssue { number, this_update, next_update: until };
+                match authorities.sign_list(&issuer, entries.clone(), issue).await {
                     Ok(der) => {
                         let (issuer, der) = (issuer.serial, der.into());
-                        Some(Signed { issuer, entries, at: now, until, der, is_kept: false })
+                        Some(Signed { issuer, entries, number, at: now, until, der, is_kept: false })
                     }
                     Err(error) => {
                         again_in = TRIED_AGAIN_AFTER;
@@ -203,9 +211,9 @@ impl Keeper {
         for issuer in all {
             let Some(der) = kept.remove(&issuer.serial) else { continue };
             match issuer.verify(&der) {
-                Ok(until) => {
+                Ok(CrlIssue { number, next_update: until, .. }) => {
                     let (issuer, entries, at) = (issuer.serial, Vec::new(), UnixMillis(0));
-                    self.signed.push(Signed { issuer, entries, at, until, der, is_kept: true });
+                    self.signed.push(Signed { issuer, entries, number, at, until, der, is_kept: true });
                 }
                 Err(error) => {
                     let authority = issuer.serial;
@@ -263,21 +271,28 @@ impl Keeper {
     }
 
     /// Whether the lists cover everything that is believed, from now on.
-    fn note(&mut self, is_complete: bool, now: UnixMillis) {
+    fn note(&mut self, (is_complete, covers_leaves): (bool, bool), now: UnixMillis) {
         let incomplete_since = if is_complete {
             None
         } else if self.is_complete {
             tracing::warn!(
                 event = "crl_incomplete",
-                "an authority of somebody else's is believed from now on: Envoys are given no revocation lists any longer"
+                covers_leaves,
+                "an authority of somebody else's is believed from now on: Envoys are given no revocation lists any longer, but for those that ask \
+                 for roots by ROOTCA or the trust domain's name, where the lists cover all members"
             );
             Some(now)
         } else {
             self.trouble.incomplete_since
         };
-        self.is_complete = is_complete;
+        (self.is_complete, self.covers_leaves) = (is_complete, covers_leaves);
         let overdue = std::mem::take(&mut self.trouble.overdue);
-        self.trouble = Trouble { incomplete_since, overdue, ..Trouble::default() };
+        self.trouble = Trouble {
+            incomplete_since,
+            covers_leaves: covers_leaves && !is_complete,
+            overdue,
+            ..Trouble::default()
+        };
     }
 
     /// What is to be published; `None`: what is there stays. Where one is lacking that is needed, the others alone would have good
@@ -288,8 +303,9 @@ impl Keeper {
         }
         let ders: Vec<_> = self.signed.iter().map(|signed| signed.der.clone()).collect();
         let pem: String = ders.iter().map(|der| crl_to_pem(der)).collect();
-        let (is_complete, trouble) = (self.is_complete, self.trouble.clone());
-        Some(RevocationLists { ders, pem: pem.into(), is_complete, trouble })
+        let Self { is_complete, covers_leaves, ref trouble, .. } = *self;
+        let trouble = trouble.clone();
+        Some(RevocationLists { ders, pem: pem.into(), is_complete, covers_leaves, trouble })
     }
 
     /// Wakes those who wait for other lists only where these are others.
@@ -301,13 +317,20 @@ impl Keeper {
             let trouble = self.trouble.clone();
             let former = || RevocationLists { trouble, ..(**published).clone() };
             let now = self.lists().unwrap_or_else(former);
-            let is_new = published.is_complete != now.is_complete || published.ders != now.ders;
+            let covers = |lists: &RevocationLists| (lists.is_complete, lists.covers_leaves);
+            let is_new = covers(published) != covers(&now) || published.ders != now.ders;
             if is_new || published.trouble != now.trouble {
                 *published = Arc::new(now);
             }
             is_new
         });
     }
+}
+
+/// The number of an authority's next list. Where the clock was set back since the last was signed, the time alone would give a smaller one,
+/// and who keeps the list with the greatest (RFC 5280 §5.2.3) would never learn of what was revoked since.
+fn number_after(last: Option<&Signed>, this_update: UnixMillis) -> u64 {
+    last.map_or(0, |last| last.number.saturating_add(1)).max(this_update.0)
 }
 
 /// What the list of an authority is to name, and how long it is good. A certificate of which it is not on record who has signed it

@@ -955,6 +955,56 @@ async fn lists_from_the_future_are_signed_again_once_the_clock_is_set_back() {
     assert!(again.len() == 2 && again.iter().all(|der| !from_the_future.contains(der)));
 }
 
+/// As whoever reads them knows which of two lists of one authority is the later (RFC 5280 §5.2.3).
+fn numbers(ders: &[bytes::Bytes]) -> Vec<u64> {
+    let number = |der: &bytes::Bytes| {
+        let (_, list) = x509_parser::parse_x509_crl(der).unwrap();
+        u64::try_from(list.crl_number().unwrap()).unwrap()
+    };
+    ders.iter().map(number).collect()
+}
+
+#[tokio::test]
+async fn a_list_has_a_greater_number_than_the_last_though_the_clock_was_set_back() {
+    let scratch = scratch().await;
+    let (revocations, authorities) = (&scratch.control.revocations, &scratch.control.authorities);
+    let back = Duration::from_secs(6 * 3_600);
+    let (mut seen, mut revoked) = (vec![0, 0], Vec::new());
+    let mut follow = async |keeper: &mut crl::Keeper| {
+        let (_, peer) = join(&scratch).await;
+        revocations.revoke(&Target::Serial(peer.serial()), &actor()).await.unwrap();
+        revoked.push(peer.serial());
+        revoked.sort();
+        keeper.renew(revocations, authorities).await.unwrap();
+        let lists = keeper.lists().unwrap();
+        assert_eq!(read(&lists)[0].1, revoked);
+        let now = numbers(&lists.ders);
+        // The root's has not changed where the clock has not.
+        assert!(now[0] > seen[0] && now[1] >= seen[1], "{seen:?}, then {now:?}");
+        seen = now.clone();
+        now[0]
+    };
+    let mut keeper = crl::Keeper::default();
+    // So that what signs is valid before that too.
+    scratch.clock.advance(2 * back);
+    let right = scratch.clock.now();
+    let first = follow(&mut keeper).await;
+    assert_eq!(
+        first,
+        right.minus(hauberk_identity::BACKDATED).0,
+        "where nothing is in the way it tells the time"
+    );
+    scratch.clock.set(right.minus(back));
+    let second = follow(&mut keeper).await;
+    assert_eq!(second, first + 1);
+    // After a restart, of which what was signed before knows nothing but the lists that were kept.
+    let mut restarted = crl::Keeper::default();
+    assert_eq!(follow(&mut restarted).await, first + 2);
+    // Once the time is beyond that it is told again.
+    scratch.clock.set(right.plus(back));
+    assert_eq!(follow(&mut restarted).await, right.plus(back).minus(hauberk_identity::BACKDATED).0);
+}
+
 #[tokio::test]
 async fn what_only_a_clock_ended_that_is_ahead_is_revoked_all_the_same() {
     for by in ["serial", "instance", "node"] {

@@ -20,14 +20,11 @@ use super::{message, refused, status};
 use crate::access::CallContext;
 use crate::app::ControlPlane;
 use crate::audit::Actor;
-use crate::authority::{AuthorityView, Kind, LifecycleError, Need, Requested, State, ViewKeyView};
+use crate::authority::{AuthorityView, KeyNamed, Kind, LifecycleError, Need, Requested, State, ViewKeyView};
 use crate::jwt_svid::JwtKeyView;
 use crate::push::Push;
 use crate::resources::{Catalogs, Resources};
 use waiting::Waiting;
-
-/// The digits of a view key's id. A serial number has half of them.
-const VIEW_KEY_ID: usize = 64;
 
 /// The service, ready to be mounted.
 pub(super) fn service(
@@ -119,13 +116,21 @@ impl Authorities for AuthoritiesService {
     ) -> Result<Response<AuthorityResponse>, Status> {
         let actor = CallContext::of(&request)?.actor();
         let ActivateAuthorityRequest { serial } = request.into_inner();
-        if self.is_jwt_key(&serial) {
-            let activated = self.control.authorities.activate_jwt_key(&serial, &actor).await;
-            let activated = activated.map(|()| serial.clone());
-            return self.answer_with_jwt_key(&actor, "jwt-key.activate", &serial, activated).await;
+        let authorities = &self.control.authorities;
+        match authorities.key_named(&serial) {
+            KeyNamed::Authority => {
+                let activated = authorities.activate(&serial, &actor).await.map(|()| serial.clone());
+                self.answer(&actor, "authority.activate", &serial, activated).await
+            }
+            KeyNamed::JwtKey => {
+                let activated = authorities.activate_jwt_key(&serial, &actor).await.map(|()| serial.clone());
+                self.answer_with_jwt_key(&actor, "jwt-key.activate", &serial, activated).await
+            }
+            KeyNamed::ViewKey => {
+                let error = LifecycleError::NotOfViewKeys { key_id: serial.clone(), step: "activated" };
+                Err(self.refuse(&actor, "view-key.activate", &serial, &error).await)
+            }
         }
-        let activated = self.control.authorities.activate(&serial, &actor).await.map(|()| serial.clone());
-        self.answer(&actor, "authority.activate", &serial, activated).await
     }
 
     async fn taint_authority(
@@ -134,13 +139,21 @@ impl Authorities for AuthoritiesService {
     ) -> Result<Response<AuthorityResponse>, Status> {
         let actor = CallContext::of(&request)?.actor();
         let TaintAuthorityRequest { serial } = request.into_inner();
-        if self.is_jwt_key(&serial) {
-            let tainted = self.control.authorities.taint_jwt_key(&serial, &actor).await;
-            let tainted = tainted.map(|()| serial.clone());
-            return self.answer_with_jwt_key(&actor, "jwt-key.taint", &serial, tainted).await;
+        let authorities = &self.control.authorities;
+        match authorities.key_named(&serial) {
+            KeyNamed::Authority => {
+                let tainted = authorities.taint(&serial, &actor).await.map(|()| serial.clone());
+                self.answer(&actor, "authority.taint", &serial, tainted).await
+            }
+            KeyNamed::JwtKey => {
+                let tainted = authorities.taint_jwt_key(&serial, &actor).await.map(|()| serial.clone());
+                self.answer_with_jwt_key(&actor, "jwt-key.taint", &serial, tainted).await
+            }
+            KeyNamed::ViewKey => {
+                let error = LifecycleError::NotOfViewKeys { key_id: serial.clone(), step: "tainted" };
+                Err(self.refuse(&actor, "view-key.taint", &serial, &error).await)
+            }
         }
-        let tainted = self.control.authorities.taint(&serial, &actor).await.map(|()| serial.clone());
-        self.answer(&actor, "authority.taint", &serial, tainted).await
     }
 
     async fn revoke_authority(
@@ -149,20 +162,21 @@ impl Authorities for AuthoritiesService {
     ) -> Result<Response<AuthorityResponse>, Status> {
         let actor = CallContext::of(&request)?.actor();
         let RevokeAuthorityRequest { serial, now } = request.into_inner();
-        if serial.len() == VIEW_KEY_ID {
-            return match self.control.authorities.revoke_view_key(&serial, &actor).await {
-                Ok(()) => Ok(gone(serial, AuthorityKind::ViewKey)),
-                Err(error) => Err(self.refuse(&actor, "view-key.revoke", &serial, &error).await),
-            };
-        }
-        if self.is_jwt_key(&serial) {
-            return match self.control.authorities.revoke_jwt_key(&serial, now, &actor).await {
+        let authorities = &self.control.authorities;
+        match authorities.key_named(&serial) {
+            KeyNamed::Authority => {
+                let revoked = authorities.revoke(&serial, now, &actor).await.map(|()| serial.clone());
+                self.answer(&actor, "authority.revoke", &serial, revoked).await
+            }
+            KeyNamed::JwtKey => match authorities.revoke_jwt_key(&serial, now, &actor).await {
                 Ok(()) => Ok(gone(serial, AuthorityKind::JwtKey)),
                 Err(error) => Err(self.refuse(&actor, "jwt-key.revoke", &serial, &error).await),
-            };
+            },
+            KeyNamed::ViewKey => match authorities.revoke_view_key(&serial, &actor).await {
+                Ok(()) => Ok(gone(serial, AuthorityKind::ViewKey)),
+                Err(error) => Err(self.refuse(&actor, "view-key.revoke", &serial, &error).await),
+            },
         }
-        let revoked = self.control.authorities.revoke(&serial, now, &actor).await.map(|()| serial.clone());
-        self.answer(&actor, "authority.revoke", &serial, revoked).await
     }
 
     async fn request_authority(
@@ -186,10 +200,10 @@ impl Authorities for AuthoritiesService {
         request: Request<InstallAuthorityRequest>,
     ) -> Result<Response<AuthorityResponse>, Status> {
         let actor = CallContext::of(&request)?.actor();
-        let InstallAuthorityRequest { certificates, root } = request.into_inner();
+        let InstallAuthorityRequest { certificates, root, exclusive } = request.into_inner();
         let certificates = certificates.into_iter().map(CertificateDer::from).collect();
         let root = Some(root).filter(|root| !root.is_empty()).map(CertificateDer::from);
-        let installed = self.control.authorities.install(certificates, root, &actor).await;
+        let installed = self.control.authorities.install(certificates, root, exclusive, &actor).await;
         self.answer(&actor, "authority.install", "issuing", installed).await
     }
 
@@ -245,10 +259,6 @@ impl AuthoritiesService {
         let keys = keys.map_err(|error| status::of_authority(&error))?;
         let shown = keys.into_iter().find(|key| key.key_id == key_id).map(view_key);
         Ok(Response::new(AuthorityResponse { authority: shown }))
-    }
-
-    fn is_jwt_key(&self, key_id: &str) -> bool {
-        self.control.authorities.jwt_keys().iter().any(|key| key.key_id == key_id)
     }
 
     async fn answer_with_jwt_key(
@@ -344,6 +354,7 @@ fn authority(view: AuthorityView) -> Authority {
         holders: u32::try_from(view.holders).unwrap_or(u32::MAX),
         goes_on: view.goes_on,
         upstream: view.is_upstream,
+        exclusive: view.is_exclusive,
         delegate: view.delegate,
         key: view.key,
     }

@@ -1,5 +1,6 @@
 //! What is not as it should be, each with what to do about it: a pure function of what is known.
 
+mod lists;
 mod stored;
 mod tokens;
 
@@ -94,7 +95,7 @@ pub(super) fn collect(facts: &Facts<'_>) -> Vec<Finding> {
     findings.extend(facts.need.map(|Need { what, fix, is_urgent }| {
         if *is_urgent { error(what.clone(), fix) } else { warning(what.clone(), fix) }
     }));
-    findings.extend(revocation_lists(facts.lists));
+    findings.extend(lists::of(facts.lists));
     findings.extend(facts.compilation.findings.iter().map(|finding| {
         error(
             format!("mesh {}: {}; the former view stays in force", finding.mesh, finding.summary),
@@ -115,34 +116,6 @@ pub(super) fn collect(facts: &Facts<'_>) -> Vec<Finding> {
     findings.extend(tokens::loose(facts.tokens, facts.now));
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     findings
-}
-
-/// What programs that read revocation lists do not learn, or soon will not.
-fn revocation_lists(trouble: &Trouble) -> Vec<Finding> {
-    let Trouble { unsigned, is_held_up, overdue, incomplete_since } = trouble;
-    let unsigned = unsigned.as_ref().map(|unsigned| {
-        let held_up = if *is_held_up { "; no list is published before it is" } else { "" };
-        error(
-            format!("the revocation list of an authority cannot be signed: {unsigned}{held_up}"),
-            "mend that key, or the token that has it: once its former list is old, programs that read lists refuse all that it has \
-             signed; it is tried again every few seconds",
-        )
-    });
-    let incomplete = incomplete_since.map(|since| {
-        warning(
-            format!("since {since} Envoys are given no revocation lists: an authority of somebody else's is believed"),
-            "nothing, if that authority is meant to be there (`hauberk authority list`): let certificates of programs behind Envoys \
-             live for minutes (`x509Ttl`)",
-        )
-    });
-    let overdue = overdue.iter().map(|(authority, until)| {
-        error(
-            format!("the revocation list of authority {authority} should have been followed by another at {until}"),
-            "programs that read lists refuse all that it has signed: mend what keeps it from being signed, or put another authority in \
-             its place (`hauberk authority rotate`) and revoke it",
-        )
-    });
-    unsigned.into_iter().chain(overdue).chain(incomplete).collect()
 }
 
 /// `is_needed`: what is to be done about the authorities is told already.

@@ -249,12 +249,15 @@ pub fn of_authority(error: &LifecycleError) -> Status {
             refusal(Code::NotFound, "NO_SUCH_AUTHORITY", error.to_string())
         }
         LifecycleError::WrongState { .. } | LifecycleError::ViewKeySigns(_) => unmet("WRONG_STATE"),
+        LifecycleError::NotOfViewKeys { .. } => unmet("NO_SUCH_STEP"),
         LifecycleError::UnderPreparedRoot { .. } => unmet("ROOT_NOT_ACTIVE"),
         LifecycleError::NotTrustedYet { .. } => unmet("NOT_TRUSTED_YET"),
         LifecycleError::NotValidNow { .. } => unmet("NOT_VALID_NOW"),
         LifecycleError::StillHeld { .. } => unmet("STILL_HELD"),
         LifecycleError::TokensInUse { .. } | LifecycleError::TokensKept { .. } => unmet("TOKENS_IN_USE"),
-        LifecycleError::StillDelegated { .. } => unmet("STILL_DELEGATED"),
+        LifecycleError::StillDelegated { .. } | LifecycleError::MaybeDelegated { .. } => {
+            unmet("STILL_DELEGATED")
+        }
         LifecycleError::StillProved { .. } => unmet("STILL_PROVED"),
         LifecycleError::NothingUnder(_) => unmet("NO_ISSUING_AUTHORITY"),
         LifecycleError::Waits(_) => unmet("PREPARED_ALREADY"),
@@ -263,7 +266,10 @@ pub fn of_authority(error: &LifecycleError) -> Status {
         LifecycleError::SameRoot(_) => unmet("SAME_ROOT"),
         LifecycleError::UpstreamIsSet => unmet("UPSTREAM_IS_SET"),
         LifecycleError::Authority(AuthorityError::RootElsewhere(_)) => unmet("ROOT_ELSEWHERE"),
-        LifecycleError::Unacceptable(_) | LifecycleError::SerialTaken(_) | LifecycleError::KeyUsed { .. } => {
+        LifecycleError::Unacceptable(_)
+        | LifecycleError::SerialTaken(_)
+        | LifecycleError::OwnRoot(_)
+        | LifecycleError::KeyUsed { .. } => {
             refusal(Code::InvalidArgument, "NOT_ACCEPTABLE", error.to_string())
         }
         LifecycleError::Request(_) => refusal(Code::InvalidArgument, "BAD_REQUEST", error.to_string()),

@@ -332,6 +332,38 @@ async fn an_admins_open_stream_is_cut_when_the_authority_of_its_credential_is_re
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_names_a_key_of_another_kind_is_told_which_steps_it_has() {
+    use hauberk_proto::admin::v1::authorities_client::AuthoritiesClient;
+    use hauberk_proto::admin::v1::{
+        ActivateAuthorityRequest, AuthorityKind, ListAuthoritiesRequest, Role, TaintAuthorityRequest,
+    };
+    let (running, _) = start().await;
+    let (key, csr) = request();
+    let asked = IssueCredentialRequest { name: "ada".into(), roles: vec![Role::Owner.into()], csr };
+    let ada = issue_through_socket(&running.data_dir().join("admin.sock"), asked).await.unwrap();
+    let channel = channel(running.addresses.admin, somebody(&key, &ada.chain, &ada.roots)).await.unwrap();
+    let mut authorities = AuthoritiesClient::new(channel);
+    let listed = authorities.list_authorities(ListAuthoritiesRequest {}).await.unwrap().into_inner();
+    let of = |kind| listed.authorities.iter().find(|it| it.kind() == kind).unwrap().serial.clone();
+    let serial = of(AuthorityKind::ViewKey);
+    let activated = authorities.activate_authority(ActivateAuthorityRequest { serial: serial.clone() }).await;
+    let tainted = authorities.taint_authority(TaintAuthorityRequest { serial: serial.clone() }).await;
+    for (refused, step) in [(activated, "activated"), (tainted, "tainted")] {
+        let status = refused.unwrap_err();
+        assert_eq!(hauberk_proto::refusal::reason(&status).as_deref(), Some("NO_SUCH_STEP"), "{status}");
+        let told = status.message();
+        let names_the_kind =
+            told.contains(&format!("{serial} is a key that signs views, and such keys are not {step}"));
+        assert!(names_the_kind && told.contains("`hauberk authority rotate view-key`"), "{told}");
+    }
+    // The other kinds have them.
+    for kind in [AuthorityKind::JwtKey, AuthorityKind::Issuing] {
+        authorities.taint_authority(TaintAuthorityRequest { serial: of(kind) }).await.unwrap();
+    }
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_silent_connection_is_closed() {
     use tokio::io::AsyncReadExt;
     let (running, _) = start().await;

@@ -15,7 +15,10 @@ use hauberk_tls::{KeyPair, Svid};
 use serde_json::Value;
 use tokio::time::timeout;
 
-use crate::{authorities::issuing, load::Load, partner::Partner, shop::PATIENCE, workload_api::svids};
+use crate::{
+    authorities::issuing, load::Load, partner::Partner, shop::PATIENCE, upstream::Operator,
+    workload_api::svids,
+};
 
 /// Three nodes that have Envoys beside their agents, and no traffic of their own.
 const NODES: &str = r"
@@ -347,6 +350,67 @@ async fn an_envoy_refuses_a_revoked_certificate_by_whatever_name_it_asks_for_roo
     assert_eq!(let_in(&Member::of(&web.socket).await), all(true));
     for (roots, sidecar) in &sidecars {
         assert_eq!(sidecar.rejected(), [""; 0], "{roots}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_envoy_under_an_operators_root_refuses_a_revoked_certificate_where_nobody_else_signs_under_it() {
+    let Some(envoy) = envoy() else { return };
+    let mesh = MeshBox::start();
+    let Some(operator) = Operator::open(mesh.folder()) else { return };
+    mesh.apply(NODES);
+    operator.request(&mesh);
+    operator.sign("root", "-days 90 -copy_extensions copy", "issuing.pem");
+    let root = operator.install(&mesh, &["issuing.pem", "root.pem"]);
+    mesh.hauberk(&["authority", "activate", &root, "--wait=60s"]).ok();
+    let root = operator.path("root.pem");
+    let say = |exclusive: &str| {
+        mesh.hauberk(&["authority", "install", root.to_str().unwrap(), exclusive]).ok();
+        let listed = mesh.hauberk(&["authority", "list"]).ok().stdout;
+        assert_eq!(listed.contains("upstream root, exclusive"), exclusive == "--exclusive", "{listed}");
+    };
+
+    let (app, nobody) = (App::start("orders"), free_port());
+    let [orders, web] = ["orders", "web"].map(|node| Beside::start(&mesh, &envoy, node));
+    of_this_process(&mesh, "web", "web");
+    let sidecar = |roots: &str| {
+        let task = Task { app: app.address(), caller: "web", callee: "nobody", peer: nobody };
+        let asking = |text: &str| text.replace("{name: ALL,", &format!("{{name: \"{roots}\","));
+        Sidecar::start_asking(&mesh, &envoy, &orders, &task, asking)
+    };
+    let with_lists = ["ROOTCA", "spiffe://box.test"].map(sidecar);
+    let without = sidecar("ALL");
+    let let_in = |member: &Member| with_lists.each_ref().map(|sidecar| member.is_let_in(sidecar.inbound));
+    let stolen = Member::of(&web.socket).await;
+    eventually("it is let in", PATIENCE, || (let_in(&stolen) == [true; 2]).then_some(()));
+
+    say("--exclusive");
+    mesh.hauberk(&["revoke", "serial", &stolen.serial]).ok();
+    eventually("it is refused", PATIENCE, || (let_in(&stolen) == [false; 2]).then_some(()));
+    let good = eventually_async("the program has another certificate", PATIENCE, async || {
+        Some(Member::of(&web.socket).await).filter(|good| good.serial != stolen.serial)
+    })
+    .await;
+    assert_eq!(let_in(&good), [true; 2], "the operator's root signs no list, and none of its is wanted");
+    // The validator of all trust domains would want one, and is given none.
+    assert!(stolen.is_let_in(without.inbound) && good.is_let_in(without.inbound));
+
+    // The next issuing authority under the same root has a list too.
+    operator.request(&mesh);
+    operator.sign("root", "-days 90 -copy_extensions copy", "next.pem");
+    let next = operator.install(&mesh, &["next.pem"]);
+    mesh.hauberk(&["authority", "activate", &next, "--wait=60s"]).ok();
+    let newer = Member::of(&web.socket).await;
+    eventually("both are let in", PATIENCE, || {
+        ((let_in(&good), let_in(&newer)) == ([true; 2], [true; 2])).then_some(())
+    });
+    assert_eq!(let_in(&stolen), [false; 2]);
+
+    // As it was before that was said.
+    say("--exclusive=false");
+    eventually("no list is held against it", PATIENCE, || (let_in(&stolen) == [true; 2]).then_some(()));
+    for sidecar in with_lists.iter().chain([&without]) {
+        assert_eq!(sidecar.rejected(), [""; 0]);
     }
 }
 

@@ -92,7 +92,7 @@ pub(super) fn check(
         return fault("subjectKeyIdentifier", "absent", "there");
     }
     if facts.authority_key_id.is_none() && place != Place::Root {
-        return fault("authorityKeyIdentifier", "absent", "there");
+        return fault("authorityKeyIdentifier", "absent, or without a key identifier", "there, with one");
     }
     let own = trust_domain.id_string();
     let uris: Vec<&str> = facts.uris().collect();

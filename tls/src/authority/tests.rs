@@ -1,7 +1,9 @@
 use std::time::Duration;
 
 use hauberk_identity::{Name, SpiffeId};
-use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, GeneralSubtree, NameConstraints};
+use rcgen::{
+    CertificateParams, CustomExtension, DnType, ExtendedKeyUsagePurpose, GeneralSubtree, NameConstraints,
+};
 
 use super::*;
 use crate::bootstrap::BootstrapTrust;
@@ -153,6 +155,16 @@ fn each_field_that_is_not_as_it_must_be_is_named() {
         (
             "authorityKeyIdentifier is absent",
             with(&|params| params.use_authority_key_identifier_extension = false),
+        ),
+        (
+            "authorityKeyIdentifier is absent, or without a key identifier",
+            with(&|params| {
+                // Name and serial number of the issuer alone.
+                let content = vec![0x30, 9, 0xa1, 4, 0xa4, 2, 0x30, 0, 0x82, 1, 1];
+                let named = CustomExtension::from_oid_content(&[2, 5, 29, 35], content);
+                params.use_authority_key_identifier_extension = false;
+                params.custom_extensions.push(named);
+            }),
         ),
         ("subjectAltName is without a URI", with(&|params| params.subject_alt_names.clear())),
         (

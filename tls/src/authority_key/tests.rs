@@ -10,6 +10,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::authority::{AuthorityError, IssuingAuthority, RootAuthority};
+use crate::crl::CrlIssue;
 use crate::issue::{IssueError, SvidTemplate};
 use crate::verifier::{Usage, verify_svid};
 
@@ -48,6 +49,10 @@ fn window(hours: u32) -> Validity {
     Validity::new(NOW, NOW.plus(HOUR * hours)).unwrap()
 }
 
+fn crl_issue() -> CrlIssue {
+    CrlIssue { number: 1, this_update: NOW, next_update: NOW.plus(HOUR) }
+}
+
 fn serial(n: u8) -> Serial {
     Serial::from_random([n; 16])
 }
@@ -73,7 +78,7 @@ fn an_authority_signs_with_a_key_that_is_elsewhere() {
     assert_eq!(issuing.key().public_key(), public_key);
     let svid = issuing.sign(&template()).unwrap();
     verify_svid(svid.chain(), issuing.root_bundle(), NOW, Usage::Client).unwrap();
-    issuing.sign_crl(&[], NOW, NOW.plus(HOUR)).unwrap();
+    issuing.sign_crl(&[], crl_issue()).unwrap();
     issuing.key().prove().unwrap();
     assert_eq!(asked.load(Ordering::Relaxed), 3);
 
@@ -108,7 +113,7 @@ fn what_is_signed_elsewhere_is_verified_before_it_is_used() {
     let issuing = IssuingAuthority::create_with(&root, window(100), serial(2), failing.key).unwrap();
     let refused = issuing.sign(&template()).unwrap_err();
     assert_eq!(refused, IssueError::KeyElsewhere("the token is away".to_owned()));
-    let refused = issuing.sign_crl(&[], NOW, NOW.plus(HOUR)).unwrap_err();
+    let refused = issuing.sign_crl(&[], crl_issue()).unwrap_err();
     assert_eq!(refused.to_string(), "the revocation list could not be signed: the token is away");
 }
 

@@ -46,3 +46,22 @@ fn an_issuing_authority_may_be_a_root_of_its_own() {
     let issuing = IssuingAuthority::create(&root, root.validity(), Serial::from_random([2; 16])).unwrap();
     assert!(TrustBundle::new(domain(), [issuing.certificate().clone()]).is_ok());
 }
+
+#[test]
+fn a_root_that_names_its_signer_without_a_key_id_is_none() {
+    let made = |content: Option<Vec<u8>>| {
+        let mut params = rcgen::CertificateParams::default();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        params.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign];
+        let extension = |content| rcgen::CustomExtension::from_oid_content(&[2, 5, 29, 35], content);
+        params.custom_extensions.extend(content.map(extension));
+        let certificate = params.self_signed(&crate::KeyPair::generate().unwrap()).unwrap();
+        TrustBundle::new(domain(), [certificate.der().to_vec()]).map(drop)
+    };
+    assert_eq!(made(None), Ok(()), "it may say nothing of its signer");
+    // A directory name with no attributes, and the number 1.
+    let named = made(Some(vec![0x30, 9, 0xa1, 4, 0xa4, 2, 0x30, 0, 0x82, 1, 1]));
+    assert!(matches!(named, Err(BundleError::NotAnAuthority(_))), "{named:?}");
+    let says_nothing = BundleError::Certificate(CertificateFault::Contents("authorityKeyIdentifier"));
+    assert_eq!(made(Some(vec![0x30, 0])), Err(says_nothing));
+}

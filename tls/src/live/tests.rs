@@ -104,6 +104,14 @@ impl Domain {
     }
 }
 
+/// What a machine's certificate may have, and no SVID: name and serial number of its issuer, and no key id.
+fn names_issuer_without_key_id(params: &mut CertificateParams) {
+    // [1] a directory name with no attributes, [2] the number 1.
+    let content = vec![0x30, 9, 0xa1, 4, 0xa4, 2, 0x30, 0, 0x82, 1, 1];
+    params.use_authority_key_identifier_extension = false;
+    params.custom_extensions.push(rcgen::CustomExtension::from_oid_content(&[2, 5, 29, 35], content));
+}
+
 fn uri(text: &str) -> SanType {
     SanType::URI(Ia5String::try_from(text).unwrap())
 }
@@ -404,6 +412,7 @@ fn forged_leaves_prove_nothing() {
     let no_server = Err(VerifyError::ExtendedKeyUsage(Usage::Server));
     assert_eq!(forged(|p| p.extended_key_usages = vec![]), no_server);
     assert_eq!(forged(|p| p.use_authority_key_identifier_extension = false), Err(VerifyError::KeyIdentifier));
+    assert_eq!(forged(names_issuer_without_key_id), Err(VerifyError::KeyIdentifier));
     let (client_only, _) = OURS.forge(|p| p.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth]);
     assert!(verify(&client_only, Usage::Server).is_err());
     assert_eq!(verify(&client_only, Usage::Client), Ok(()));

@@ -2,6 +2,7 @@
 
 use std::sync::OnceLock;
 
+use bytes::Bytes;
 use hauberk_identity::{Serial, TrustDomain, UnixMillis, Validity};
 use hauberk_proto::sds::envoy::config::core::v3::data_source::Specifier;
 use hauberk_proto::sds::envoy::config::core::v3::{DataSource, TypedExtensionConfig};
@@ -110,13 +111,13 @@ fn certificate(workload: &WorkloadSvid) -> Vec<Piece> {
 
 /// For Envoy's own validator. These roots vouch for nobody of another trust domain.
 fn roots(given: &Given, bundle: &TrustBundle) -> Vec<Piece> {
-    validation(&bundle.to_pem(), lists(given, bundle))
+    validation(&bundle.to_pem(), lists(given, bundle, given.revocation_lists.of_leaves.as_ref()))
 }
 
 /// The revocation lists of this trust domain, as far as Envoy can be given them: it refuses what no list covers.
-fn lists(given: &Given, bundle: &TrustBundle) -> Option<Piece> {
+fn lists(given: &Given, bundle: &TrustBundle, of: Option<&Bytes>) -> Option<Piece> {
     let is_own = bundle.trust_domain() == given.bundle.trust_domain();
-    given.revocation_lists.complete.clone().filter(|_| is_own).map(Piece::Lists)
+    of.filter(|_| is_own).cloned().map(Piece::Lists)
 }
 
 fn validation(roots: &str, lists: Option<Piece>) -> Vec<Piece> {
@@ -133,8 +134,9 @@ fn validation(roots: &str, lists: Option<Piece>) -> Vec<Piece> {
 fn every_trust_domain(given: &Given) -> Vec<Piece> {
     let trust_domains = given.x509_bundles().flat_map(|bundle| {
         let name = Roots { name: bundle.trust_domain().to_string(), trust_bundle: None };
-        // This validator takes lists from the same text.
-        let text = [Piece::Own(bundle.to_pem().into_bytes())].into_iter().chain(lists(given, bundle));
+        // This validator takes lists from the same text, and wants those of all authorities of a chain.
+        let lists = lists(given, bundle, given.revocation_lists.complete.as_ref());
+        let text = [Piece::Own(bundle.to_pem().into_bytes())].into_iter().chain(lists);
         let trust_bundle = field(TRUST_BUNDLE, field(INLINE_BYTES, text.collect()));
         field(TRUST_DOMAINS, [Piece::of(&name)].into_iter().chain(trust_bundle).collect())
     });

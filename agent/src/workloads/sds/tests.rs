@@ -167,7 +167,7 @@ fn partner() -> (TrustBundle, Arc<SpiffeBundle>) {
 }
 
 #[test]
-fn revocation_lists_stand_with_our_own_roots_where_they_are_complete() {
+fn revocation_lists_stand_with_our_own_roots_where_they_cover_what_is_held_against_them() {
     let authorities = Authorities::new();
     let mut given = given(&authorities, &["workload/billing"]);
     let (bundle, followed) = partner();
@@ -185,13 +185,15 @@ fn revocation_lists_stand_with_our_own_roots_where_they_are_complete() {
         let config = SpiffeCertValidatorConfig::decode(config.value.as_slice()).unwrap();
         config.trust_domains.into_iter().map(|domain| text(domain.trust_bundle)).collect()
     };
-    for complete in [None, Some("two lists\n")] {
+    let lists = Some("two lists\n");
+    for (complete, of_leaves) in [(None, None), (None, lists), (lists, lists)] {
         given.revocation_lists.complete = complete.map(Bytes::from);
+        given.revocation_lists.of_leaves = of_leaves.map(Bytes::from);
         given.revocation_lists.number += 1;
         for name in ["ROOTCA", TRUST_DOMAIN] {
             let context = context(&given, name);
-            assert_eq!(context.crl.map(|crl| text(Some(crl))).as_deref(), complete, "{name}");
-            assert_eq!(context.only_verify_leaf_cert_crl, complete.is_some(), "{name}");
+            assert_eq!(context.crl.map(|crl| text(Some(crl))).as_deref(), of_leaves, "{name}");
+            assert_eq!(context.only_verify_leaf_cert_crl, of_leaves.is_some(), "{name}");
             assert_eq!(text(context.trusted_ca), given.bundle.to_pem());
         }
         let of_partner = context(&given, "spiffe://partner.example");
@@ -207,8 +209,12 @@ fn the_revocation_lists_of_all_streams_are_one_copy() {
     let mut given = given(&authorities, &["workload/billing"]);
     given.federated = vec![partner().1];
     let lists = Bytes::from(vec![b'l'; 2 << 20]);
-    given.revocation_lists =
-        RevocationLists { complete: Some(lists.clone()), number: 7, ..Default::default() };
+    given.revocation_lists = RevocationLists {
+        complete: Some(lists.clone()),
+        of_leaves: Some(lists.clone()),
+        number: 7,
+        ..Default::default()
+    };
     let is_shared = |part: &&[u8]| part.as_ptr() == lists.as_ptr() && part.len() == lists.len();
     for (names, copies) in
         [(&[][..], 1), (&["ROOTCA", "ALL", TRUST_DOMAIN], 3), (&["default", "spiffe://partner.example"], 0)]

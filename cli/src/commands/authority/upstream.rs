@@ -43,6 +43,7 @@ pub(super) async fn install(
     session: &Session,
     files: &[std::path::PathBuf],
     root: Option<&Path>,
+    exclusive: Option<bool>,
 ) -> Result<(), CommandError> {
     let mut given = Vec::new();
     for file in files {
@@ -61,16 +62,16 @@ pub(super) async fn install(
         },
     };
     let certificates = given.iter().map(|der| der.to_vec()).collect();
-    let request = api::InstallAuthorityRequest { certificates, root };
+    let request = api::InstallAuthorityRequest { certificates, root, exclusive };
     let authority = session.authorities().install_authority(request).await?.into_inner().authority;
     let authority = authority.unwrap_or_default();
     told(&authority)?;
-    if given.iter().all(is_self_issued) {
+    if !given.iter().all(is_self_issued) {
+        output::note(format_args!("next: hauberk authority activate {} --wait", authority.serial));
+    } else if exclusive.is_none() || authority.state == "prepared" {
         output::note(
             "everybody is told to trust what was given; nothing stands under it yet. Next: hauberk authority csr",
         );
-    } else {
-        output::note(format_args!("next: hauberk authority activate {} --wait", authority.serial));
     }
     Ok(())
 }

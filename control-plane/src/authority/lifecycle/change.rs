@@ -124,8 +124,14 @@ pub(super) fn activate(book: &Book, entry: &Entry, latest: UnixMillis) -> Result
     Ok(commit)
 }
 
+/// Whether what waits can sign in the place of what is tainted: now, or once a clock is right that was just set.
+pub(super) fn may_follow_at_once(waiting: &Entry, at: Instants) -> bool {
+    let validity = waiting.certificate.validity();
+    validity.contains(at.now) || validity.contains(at.likely_past)
+}
+
 /// An authority is tainted, and all under it. The active issuing authority is followed by another at once: by the one that
-/// waits, unless that is not valid, nor will be once a clock is right that was just set.
+/// waits, if that can sign.
 pub(super) fn taint(
     book: &Book,
     entry: &Entry,
@@ -135,11 +141,7 @@ pub(super) fn taint(
     let mut commit = book.change()?;
     if entry.is(State::Active) {
         let waiting = book.prepared(Kind::Issuing);
-        let is_valid = |waiting: &&Entry| {
-            let validity = waiting.certificate.validity();
-            validity.contains(at.now) || validity.contains(at.likely_past)
-        };
-        let (serial, mut record) = match waiting.filter(is_valid) {
+        let (serial, mut record) = match waiting.filter(|waiting| may_follow_at_once(waiting, at)) {
             Some(waiting) => {
                 // Afterwards there would be no other that signs.
                 keys.open(waiting)?;

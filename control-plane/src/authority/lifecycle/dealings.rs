@@ -7,7 +7,7 @@ use hauberk_identity::UnixMillis;
 use hauberk_tls::{CertificateDer, Fingerprint};
 
 use super::upstream::Wish;
-use super::{Authorities, LifecycleError, find};
+use super::{Authorities, LifecycleError, change, find};
 use crate::audit::Actor;
 use crate::authority::book::{Book, Entry, Kind};
 use crate::authority::records::State;
@@ -71,7 +71,7 @@ impl Authorities {
             known.any(|entry| entry.is_trusted() || entry.record.was_tainted)
         };
         for root in theirs.iter().filter(|root| !is_known(root)) {
-            self.announce(root.clone(), actor).await?;
+            self.announce(root.clone(), None, actor).await?;
         }
         let gone = book.of(Kind::Root).filter(|root| !root.has_key() && !is_theirs(root));
         for root in gone {
@@ -270,7 +270,7 @@ impl Authorities {
         let requested = self.request(anew, actor).await?;
         let trust_domain = self.parts.authority.trust_domain();
         let signed = upstream.sign(trust_domain, &requested.csr, self.parts.clock.now()).await?;
-        self.take_in(signed, Wish { kind, goes_on }, actor).await
+        self.take_in(signed, Wish { kind, goes_on, exclusive: None }, actor).await
     }
 
     /// Prepares what is due, or says that somebody else has to; whether a step was taken.
@@ -316,16 +316,25 @@ impl Authorities {
 
     /// Before the authority that signs is tainted, another has to be there where only somebody else can sign it.
     pub(super) async fn have_successor(&self, serial: &str, actor: &Actor) -> Result<(), LifecycleError> {
-        if self.parts.upstream.is_none() {
-            return Ok(());
-        }
         let _asks = self.may_ask().await;
         let book = Book::read(&*self.parts.store).await?;
         let entry = find(&book, serial)?;
-        if entry.kind == Kind::Issuing && entry.is(State::Active) && book.prepared(Kind::Issuing).is_none() {
-            self.prepare_upstream(Kind::Issuing, false, actor).await?;
+        if entry.kind != Kind::Issuing || !entry.is(State::Active) {
+            return Ok(());
         }
-        Ok(())
+        let at = Instants::of(&self.parts.clock);
+        let is_signed_here = book.active(Kind::Root).is_some_and(Entry::has_key);
+        match book.prepared(Kind::Issuing) {
+            // In its place another can be made here, and nowhere else without somebody's hand.
+            Some(waiting) if !is_signed_here && !change::may_follow_at_once(waiting, at) => {
+                let (serial, validity) = (waiting.serial.clone(), waiting.certificate.validity());
+                Err(LifecycleError::NotValidNow { serial, validity, now: at.now })
+            }
+            None if self.parts.upstream.is_some() => {
+                self.prepare_upstream(Kind::Issuing, false, actor).await.map(drop)
+            }
+            Some(_) | None => Ok(()),
+        }
     }
 
     /// The other Hauberk that signs for us.

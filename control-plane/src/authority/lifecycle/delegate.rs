@@ -3,7 +3,6 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use hauberk_identity::UnixMillis;
 use hauberk_tls::{CertificateDer, CertificateRequest};
 
 use super::{Authorities, LifecycleError, change};
@@ -13,6 +12,7 @@ use crate::authority::AuthorityError;
 use crate::authority::book::{Book, Entry, Kind, put};
 use crate::authority::make;
 use crate::authority::records::{AuthorityRecord, State};
+use crate::clock::Clock;
 
 /// How many authorities may sign for other control planes.
 const MOST_DELEGATED: usize = 32;
@@ -26,22 +26,19 @@ pub(super) fn allowances() -> Mutex<Allowances> {
 }
 
 /// Whether an authority, and all under it, sign for no other control plane any longer, tainted ones included.
-pub(super) fn signs_no_longer(
-    book: &Book,
-    entry: &Entry,
-    surely_past: UnixMillis,
-) -> Result<(), LifecycleError> {
+pub(super) fn signs_no_longer(book: &Book, entry: &Entry, clock: &Clock) -> Result<(), LifecycleError> {
+    let (now, surely_past) = (clock.now(), clock.surely_past());
     let mut all = std::iter::once(entry).chain(book.under(&entry.serial));
     let signs =
         all.find(|entry| entry.is_anothers() && entry.is_trusted() && entry.not_after() >= surely_past);
-    match signs {
-        Some(signs) => Err(LifecycleError::StillDelegated {
-            serial: signs.serial.clone(),
-            delegate: signs.record.delegate.clone(),
-            ends: signs.not_after(),
-        }),
-        None => Ok(()),
-    }
+    let Some(signs) = signs else { return Ok(()) };
+    let (serial, delegate, ends) = (signs.serial.clone(), signs.record.delegate.clone(), signs.not_after());
+    Err(match now > ends {
+        true => {
+            LifecycleError::MaybeDelegated { serial, delegate, ended: ends, believed_in: clock.believed_in() }
+        }
+        false => LifecycleError::StillDelegated { serial, delegate, ends },
+    })
 }
 
 impl Authorities {

@@ -111,6 +111,9 @@ pub enum LifecycleError {
         /// What it is.
         state: State,
     },
+    /// What it has signed is known here.
+    #[error("root {0} is this installation's own: `--exclusive` is said of somebody else's")]
+    OwnRoot(String),
     /// Everybody verifies with every one of them.
     #[error("{0} roots are announced already: take one away with `hauberk authority revoke`")]
     TooManyRoots(usize),
@@ -200,6 +203,33 @@ pub enum LifecycleError {
         delegate: String,
         /// The end of its certificate.
         ends: UnixMillis,
+    },
+    /// The same, where the clock is wrong.
+    #[error(
+        "authority {serial} signed for another control plane until {ended} (asked for by {delegate}), which is past if the clock is \
+         right, and that is believed in {} minutes, unless it is set before: revoke it then, or now with --now",
+        .believed_in.as_secs().div_ceil(60)
+    )]
+    MaybeDelegated {
+        /// Which.
+        serial: String,
+        /// Who had it signed.
+        delegate: String,
+        /// The end of its certificate.
+        ended: UnixMillis,
+        /// How long it takes until the clock is believed.
+        believed_in: Duration,
+    },
+    /// A key that signs views has no such step.
+    #[error(
+        "{key_id} is a key that signs views, and such keys are not {step}: `hauberk authority rotate view-key` puts another in its \
+         place at once, and `hauberk authority revoke {key_id}` takes trust away from it then"
+    )]
+    NotOfViewKeys {
+        /// Which.
+        key_id: String,
+        /// What was to be done with it.
+        step: &'static str,
     },
     /// Calls that are under way would be cut.
     #[error(

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use hauberk_identity::{Serial, UnixMillis};
-use hauberk_tls::{AuthorityCertificate, CrlEntry, CrlError, KeptCrlError, verify_kept_crl};
+use hauberk_tls::{AuthorityCertificate, CrlEntry, CrlError, CrlIssue, KeptCrlError, verify_kept_crl};
 
 use super::Authorities;
 use crate::authority::AuthorityError;
@@ -18,6 +18,9 @@ pub struct ListIssuers {
     /// Nobody else signs certificates that are believed here: no root is somebody else's, and none has signed an authority for
     /// another control plane.
     pub is_complete: bool,
+    /// Nobody else signs certificates of members that are believed here: that of an authority may be on no list, that of a member is on
+    /// one of these. Where it is not complete, whoever installed the roots that are somebody else's says so.
+    pub covers_leaves: bool,
 }
 
 /// An authority that is to sign a list.
@@ -38,11 +41,11 @@ impl ListIssuer {
         self.entry.key()
     }
 
-    /// Sees that a list that was kept is this authority's. Gives the instant by which it promised the next.
+    /// Sees that a list that was kept is this authority's. Gives what it says of itself.
     ///
     /// # Errors
     /// It is not.
-    pub fn verify(&self, list: &[u8]) -> Result<UnixMillis, KeptCrlError> {
+    pub fn verify(&self, list: &[u8]) -> Result<CrlIssue, KeptCrlError> {
         verify_kept_crl(list, &self.entry.der())
     }
 }
@@ -79,8 +82,11 @@ impl Authorities {
             entry: entry.clone(),
             book: Arc::clone(&book),
         };
-        let is_complete = book.entries.iter().all(|entry| !entry.is_trusted() || entry.has_key());
-        Ok(ListIssuers { all: issuing.chain(roots).map(issuer).collect(), is_complete })
+        let others = || book.entries.iter().filter(|entry| entry.is_trusted() && !entry.has_key());
+        let is_complete = others().next().is_none();
+        // What was signed for another control plane is no root: with its key that one signs members.
+        let covers_leaves = others().all(|entry| entry.kind == Kind::Root && entry.record.is_exclusive);
+        Ok(ListIssuers { all: issuing.chain(roots).map(issuer).collect(), is_complete, covers_leaves })
     }
 
     /// Signs the list of one of them.
@@ -91,7 +97,7 @@ impl Authorities {
         &self,
         issuer: &ListIssuer,
         entries: Vec<CrlEntry>,
-        (since, until): (UnixMillis, UnixMillis),
+        issue: CrlIssue,
     ) -> Result<Vec<u8>, ListError> {
         let ListIssuer { entry, book, .. } = issuer;
         let authority = &self.parts.authority;
@@ -99,12 +105,12 @@ impl Authorities {
             Kind::Issuing => {
                 let issuing = make::load_issuing(book, entry, &self.parts.keys)?;
                 let turn = authority.turn(issuing.key()).await.map_err(AuthorityError::from)?;
-                turn.sign(move || issuing.sign_crl(&entries, since, until)).await
+                turn.sign(move || issuing.sign_crl(&entries, issue)).await
             }
             Kind::Root => {
                 let root = make::load_root(entry, &self.parts.keys)?;
                 let turn = authority.turn(root.key()).await.map_err(AuthorityError::from)?;
-                turn.sign(move || root.sign_crl(&entries, since, until)).await
+                turn.sign(move || root.sign_crl(&entries, issue)).await
             }
         };
         Ok(signed.map_err(AuthorityError::from)??)

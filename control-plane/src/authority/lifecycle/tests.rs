@@ -7,7 +7,7 @@ mod view_keys;
 
 use std::time::Duration;
 
-use hauberk_identity::{Name, SpiffeId};
+use hauberk_identity::{Name, SpiffeId, UnixMillis};
 use hauberk_tls::{KeyPair, Svid, Usage, verify_svid};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;

@@ -36,6 +36,8 @@ pub(super) struct Wish {
     pub(super) kind: Kind,
     /// It becomes active by itself.
     pub(super) goes_on: bool,
+    /// Whether nobody else signs certificates of this trust domain under its root; `None`: as it was said before.
+    pub(super) exclusive: Option<bool>,
 }
 
 impl Authorities {
@@ -68,6 +70,7 @@ impl Authorities {
 
     /// Takes in what somebody signed for the request that waits, prepared: an issuing authority, and its root with it where
     /// that is new. Or, where there is nothing but a root, that root alone. Gives the serial number of what is to be activated.
+    /// `exclusive`: whether nobody else signs certificates of this trust domain under the root; `None`: as it was said before.
     ///
     /// # Errors
     /// It will not do, no request waits, or something else does.
@@ -75,17 +78,20 @@ impl Authorities {
         &self,
         certificates: Vec<CertificateDer<'static>>,
         root: Option<CertificateDer<'static>>,
+        exclusive: Option<bool>,
         actor: &Actor,
     ) -> Result<String, LifecycleError> {
         let (mut roots, others): (Vec<_>, Vec<_>) = certificates.iter().cloned().partition(is_self_issued);
         roots.extend(root.clone());
         if !others.is_empty() || roots.is_empty() {
             let signed = Signed { certificates, root };
-            return self.take_in(signed, Wish { kind: Kind::Issuing, goes_on: false }, actor).await;
+            return self
+                .take_in(signed, Wish { kind: Kind::Issuing, goes_on: false, exclusive }, actor)
+                .await;
         }
         let mut announced = String::new();
         for root in roots {
-            announced = self.announce(root, actor).await?;
+            announced = self.announce(root, exclusive, actor).await?;
         }
         Ok(announced)
     }
@@ -132,7 +138,7 @@ impl Authorities {
             {
                 return Err(LifecycleError::SameRoot(root.serial.clone()));
             }
-            let (serial, commit) = taken_in(&book, &adopted, keys, wish.goes_on, now)?;
+            let (serial, commit) = taken_in(&book, &adopted, keys, wish, now)?;
             Ok((serial, commit, adopted.issuing.serial()))
         });
         let (serial, commit, issuing) = taken.await?;
@@ -143,10 +149,12 @@ impl Authorities {
         Ok(serial)
     }
 
-    /// Has everybody trust a root under which nothing stands yet. Gives its serial number.
+    /// Has everybody trust a root under which nothing stands yet. Of one that is trusted already it is noted whether it is exclusive.
+    /// Gives its serial number.
     pub(super) async fn announce(
         &self,
         root: CertificateDer<'static>,
+        exclusive: Option<bool>,
         actor: &Actor,
     ) -> Result<String, LifecycleError> {
         let _one_at_a_time = self.step.lock().await;
@@ -154,14 +162,23 @@ impl Authorities {
         let now = self.parts.clock.now();
         check_root(self.parts.authority.trust_domain(), &root, now)?;
         match book.of(Kind::Root).find(|entry| entry.der() == root) {
-            Some(known) if known.is_trusted() => return Ok(known.serial.clone()),
+            Some(known) if known.is_trusted() => {
+                let serial = known.serial.clone();
+                if let Some(commit) = saying(&book, known, exclusive)? {
+                    let said =
+                        if exclusive == Some(true) { "root, exclusive" } else { "root, not exclusive" };
+                    let act = Act::done(actor, "authority.install", serial.clone()).because(said);
+                    self.commit(commit, act).await?;
+                }
+                return Ok(serial);
+            }
             Some(known) if known.record.was_tainted => return Err(former(known)),
             Some(_) | None => {}
         }
         if book.announced().count() >= MOST_ANNOUNCED {
             return Err(LifecycleError::TooManyRoots(MOST_ANNOUNCED));
         }
-        let (serial, commit) = with_root(&book, book.change()?, &root, false, now)?;
+        let (serial, commit) = with_root(&book, book.change()?, &root, false, exclusive, now)?;
         let act = Act::done(actor, "authority.install", serial.clone()).because("root");
         self.commit(commit, act).await?;
         Ok(serial)
@@ -207,7 +224,7 @@ fn taken_in(
     book: &Book,
     adopted: &Adopted,
     keys: &KeyStore,
-    goes_on: bool,
+    Wish { kind: _, goes_on, exclusive }: Wish,
     now: UnixMillis,
 ) -> Result<(String, Commit), LifecycleError> {
     let Adopted { chain, issuing, key } = adopted;
@@ -225,13 +242,17 @@ fn taken_in(
     let (commit, root_serial, before) = match root {
         Some(root) if root.is(State::Retired) && root.record.was_tainted => return Err(former(root)),
         root if root.is_none_or(|root| root.is(State::Retired)) => {
-            let (root, commit) = with_root(book, book.change()?, chain.root(), goes_on, now)?;
+            let (root, commit) = with_root(book, book.change()?, chain.root(), goes_on, exclusive, now)?;
             (commit, root, book.active(Kind::Root))
         }
-        Some(root) if is_active => (book.change()?, root.serial.clone(), book.before(root)),
+        Some(root) if is_active => {
+            let commit = saying(book, root, exclusive)?.map_or_else(|| book.change(), Ok)?;
+            (commit, root.serial.clone(), book.before(root))
+        }
         Some(root) if root.is(State::Prepared) => {
             let created_at = change::after_all(book, now);
-            let record = AuthorityRecord { goes_on, created_at, ..root.record.clone() };
+            let is_exclusive = exclusive.unwrap_or(root.record.is_exclusive);
+            let record = AuthorityRecord { goes_on, created_at, is_exclusive, ..root.record.clone() };
             let commit = put(book.change()?, Kind::Root, &root.serial, &record)?;
             (commit, root.serial.clone(), book.active(Kind::Root))
         }
@@ -248,12 +269,25 @@ fn taken_in(
     Ok((if is_active { serial } else { root_serial }, commit))
 }
 
+/// The commit that notes of a root whether it is exclusive, where that is not on record already.
+fn saying(book: &Book, root: &Entry, exclusive: Option<bool>) -> Result<Option<Commit>, LifecycleError> {
+    let Some(is_exclusive) = exclusive.filter(|exclusive| *exclusive != root.record.is_exclusive) else {
+        return Ok(None);
+    };
+    if root.has_key() {
+        return Err(LifecycleError::OwnRoot(root.serial.clone()));
+    }
+    let record = AuthorityRecord { is_exclusive, ..root.record.clone() };
+    Ok(Some(put(book.change()?, Kind::Root, &root.serial, &record)?))
+}
+
 /// The commit with somebody else's root, prepared.
 fn with_root(
     book: &Book,
     commit: Commit,
     root: &CertificateDer<'static>,
     goes_on: bool,
+    exclusive: Option<bool>,
     now: UnixMillis,
 ) -> Result<(String, Commit), LifecycleError> {
     let serial = serial_of(root)?;
@@ -264,6 +298,7 @@ fn with_root(
         goes_on,
         created_at: change::after_all(book, now),
         needs_version: book.trust.version + 1,
+        is_exclusive: exclusive.unwrap_or_default(),
         ..make::upstream_root(root, now)
     };
     let commit = put(commit, Kind::Root, &serial, &record)?;

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::{NotAttested, Permit, Shown, Stored};
 use crate::attestation::{self, Attested};
 use crate::enrollment::error::EnrollmentError;
+use crate::enrollment::first::Taken;
 use crate::enrollment::join::Enrollment;
 use crate::issuance::EvidenceRecord;
 use crate::registry::{Commit, StoreError, document, keys};
@@ -160,10 +161,12 @@ impl Enrollment {
         Ok(commit.at(key.clone(), stored.version).put(key, bytes))
     }
 
-    pub(super) fn check_new_key(&self, machine: &str) -> Result<(), EnrollmentError> {
+    /// Counts a new key of a machine.
+    pub(super) fn take_new_key<'a>(&self, machine: &'a str) -> Result<Taken<'a>, EnrollmentError> {
         let mut keys = self.machines.lock().unwrap_or_else(PoisonError::into_inner);
         let taken = keys.take(machine, self.clock.now());
-        taken.map_err(|again_in: Duration| EnrollmentError::TooManyKeys { again_in })
+        taken.map_err(|again_in: Duration| EnrollmentError::TooManyKeys { again_in })?;
+        Ok(Taken::NewKey { machine })
     }
 
     /// Forgets what keys of machines became once the instance, or the very enrollment, is gone. That an instance was revoked

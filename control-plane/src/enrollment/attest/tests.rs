@@ -16,7 +16,7 @@ use crate::audit::Filter;
 use crate::registry::keys;
 use crate::resources::testing::{attest_rule, parent};
 use crate::revocation::Target;
-use crate::testing::{NODE, Scratch, a_node, actor, request, scratch};
+use crate::testing::{Busy, NODE, Scratch, a_node, actor, request, scratch, scratch_over};
 
 const CHANNEL: [u8; 32] = [7; 32];
 
@@ -455,4 +455,32 @@ async fn one_machine_does_not_use_up_its_nodes_instances() {
     join(&scratch, &other, &request().1).await.unwrap();
     scratch.clock.advance(Duration::from_secs(180));
     join(&scratch, &machine, &request().1).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_comes_to_no_certificate_is_given_back() {
+    let mut busy = None;
+    let scratch = scratch_over(|store| Arc::clone(busy.insert(Busy::new(store)))).await;
+    let (busy, ca) = (busy.unwrap(), Machines::new());
+    enroll(&scratch, &ca.pem, vec![rule("orders", "x509pop:subject:cn:vm-1")]).await;
+    let machine = ca.machine("vm-1");
+    let fail = async |csr: &[u8]| {
+        busy.refuse(0, 1);
+        let failed = join(&scratch, &machine, csr).await.unwrap_err();
+        assert!(!failed.is_refusal(), "{failed}");
+    };
+    // New keys, more than a machine may have at once.
+    for _ in 0..=KEYS_AT_ONCE {
+        fail(&request().1).await;
+    }
+    for _ in 1..KEYS_AT_ONCE {
+        join(&scratch, &machine, &request().1).await.unwrap();
+    }
+    // And the same key again, more often than an instance renews.
+    let (_, csr) = request();
+    let instance = join(&scratch, &machine, &csr).await.unwrap().instance;
+    for _ in 0..=KEYS_AT_ONCE {
+        fail(&csr).await;
+    }
+    assert_eq!(join(&scratch, &machine, &csr).await.unwrap().instance, instance);
 }

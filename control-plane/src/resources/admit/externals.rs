@@ -30,6 +30,7 @@ pub(super) fn check(step: &Step<'_>, rights: Rights, problems: &mut Problems, wa
                     );
                 }
                 check_hosts(key, mesh, external, problems);
+                step.check_unreadable(key, mesh, external, problems);
                 step.check_bounds(key, mesh, external, rights, problems);
                 step.tell_permits(key, mesh, external, warnings);
                 for host in external.unreachable() {
@@ -46,6 +47,29 @@ pub(super) fn check(step: &Step<'_>, rights: Rights, problems: &mut Problems, wa
 }
 
 impl Step<'_> {
+    /// What cannot be read may have any host, and the mesh does without it: who gives its host to another external service has called what
+    /// a policy forbids by the name of the first. Hosts that a service has already stay its own.
+    fn check_unreadable(
+        &self,
+        key: &ResourceKey,
+        mesh: &MeshCatalog,
+        external: &ExternalService,
+        problems: &mut Problems,
+    ) {
+        let former = match self.before.get(key).map(|entry| entry.model()) {
+            Some(Model::ExternalService(former)) => former.hosts(),
+            _ => &[],
+        };
+        let Some(host) = external.hosts().iter().find(|host| !former.contains(host)) else { return };
+        if let Some((_, other, reason)) = mesh.unreadable().find(|(kind, ..)| *kind == Kind::ExternalService)
+        {
+            let message = format!(
+                "external service {other:?} cannot be read by this release ({reason}): {host} may be a host of it"
+            );
+            problems.invalid_but("spec.hosts", message, "mend that one, or delete it, first");
+        }
+    }
+
     /// Which hosts the boundary forbids is for those to say who may change the boundary.
     fn check_bounds(
         &self,
@@ -131,9 +155,47 @@ fn service_called<'a>(mesh: &'a MeshCatalog, host: &str) -> Option<&'a Name> {
 
 #[cfg(test)]
 mod tests {
-    use hauberk_proto::mesh::v1::{ExternalPort, ExternalServiceSpec, resource::Spec};
+    use hauberk_proto::mesh::v1::{self as wire, ExternalPort, ExternalServiceSpec, resource::Spec};
 
+    use super::*;
+    use crate::resources::catalog::{Catalog, Entry};
     use crate::resources::testing::{EVERYTHING, catalog_of, issuer, policy, resource, shop, try_admit};
+
+    fn external(name: &str, host: &str, port: u32) -> wire::Resource {
+        let ports = vec![ExternalPort { port: Some(port), protocol: "http".to_owned() }];
+        let spec =
+            ExternalServiceSpec { hosts: vec![host.to_owned()], ports, ..ExternalServiceSpec::default() };
+        resource("shop", name, Spec::ExternalService(spec))
+    }
+
+    #[test]
+    fn while_one_cannot_be_read_no_host_is_given_to_another() {
+        let mut resources = shop();
+        resources
+            .extend([external("stripe", "api.stripe.example", 80), external("mail", "mail.example", 80)]);
+        let mut catalog = catalog_of(&resources);
+        let problems = |catalog: &Catalog, batch: &[wire::Resource]| {
+            let found = try_admit(catalog, batch, EVERYTHING).err().unwrap_or_default();
+            found.iter().map(|problem| problem.description()).collect::<Vec<_>>()
+        };
+        let taken = external("payments", "api.stripe.example", 80);
+        assert_eq!(problems(&catalog, &[external("maps", "maps.example", 80)]), [""; 0]);
+        let name = |name: &str| Name::parse(name).unwrap();
+        let key = ResourceKey { kind: Kind::ExternalService, mesh: name("shop"), name: name("stripe") };
+        let stored = external("stripe", "api.stripe.example", 80);
+        catalog.set(&key, Entry::new(stored, Model::Unreadable("from the future".to_owned())));
+        for batch in [taken, external("maps", "maps.example", 80), external("mail", "post.example", 80)] {
+            let found = problems(&catalog, &[batch]);
+            assert!(
+                found.len() == 1 && found[0].contains("\"stripe\" cannot be read by this release"),
+                "{found:?}"
+            );
+        }
+        // What has its hosts already goes on, and so does whoever mends the one.
+        assert_eq!(problems(&catalog, &[external("mail", "mail.example", 8080)]), [""; 0]);
+        let mended = [external("stripe", "api.stripe.example", 443), external("maps", "maps.example", 80)];
+        assert_eq!(problems(&catalog, &mended), [""; 0]);
+    }
 
     #[test]
     fn a_permit_outside_that_asks_for_a_user_is_said_to_permit_nobody() {

@@ -136,14 +136,14 @@ pub(super) fn read(
 /// A cloud vouches for the instances of all its customers, and a cluster for the pods of all who use it: a rule must say of
 /// whose it speaks.
 fn check_whose(field: &str, selectors: &BTreeSet<EvidenceSelector>, problems: &mut Problems) {
-    use EvidenceKind::{AwsAccount, AwsInstanceId, K8sNs, K8sPodName, K8sPodUid, K8sSa};
+    use EvidenceKind::{AwsAccount, AwsInstanceId, K8sNodeName, K8sNs, K8sPodName, K8sPodUid, K8sSa};
     let has = |kinds: &[EvidenceKind]| selectors.iter().any(|selector| kinds.contains(&selector.kind()));
     let is_aws = selectors.iter().any(|selector| selector.kind().attestor() == Attestor::Aws);
     if is_aws && !has(&[AwsAccount, AwsInstanceId]) {
         let help = "add aws:account: or aws:instance-id:";
         problems.invalid_but(field, "instances of every customer of the cloud would fit", help);
     }
-    if has(&[K8sSa, K8sPodName]) && !has(&[K8sNs, K8sPodUid]) {
+    if has(&[K8sSa, K8sPodName, K8sNodeName]) && !has(&[K8sNs, K8sPodUid]) {
         problems.invalid_but(field, "pods of every namespace of the cluster would fit", "add k8s:ns:");
     }
 }

@@ -167,6 +167,11 @@ fn revocation_lists_that_are_lacking_are_told_of() {
     assert_eq!(findings[0].severity(), Severity::Error);
     let incomplete = "since 2027-01-15T08:00:00Z Envoys are given no revocation lists: an authority of somebody else's is believed";
     assert_eq!((&*findings[1].summary, findings[1].severity()), (incomplete, Severity::Warning));
+    assert!(findings[1].fix.contains("hauberk authority install ROOT --exclusive"), "{}", findings[1].fix);
+    world.lists.covers_leaves = true;
+    let of_members = &world.findings()[1];
+    assert!(of_members.summary.contains("Envoys that ask for the roots of ALL"), "{}", of_members.summary);
+    assert!(of_members.fix.contains("ROOTCA"), "{}", of_members.fix);
 }
 
 #[test]

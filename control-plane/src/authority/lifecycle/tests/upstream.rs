@@ -86,7 +86,7 @@ async fn seen(scratch: &Scratch) {
 async fn moved_under(scratch: &Scratch, corporate: &Corporate) -> String {
     let authorities = &scratch.control.authorities;
     let csr = authorities.request(false, &actor()).await.unwrap().csr;
-    let root = authorities.install(corporate.sign(scratch, &csr), None, &actor()).await.unwrap();
+    let root = authorities.install(corporate.sign(scratch, &csr), None, None, &actor()).await.unwrap();
     authorities.activate(&root, &actor()).await.unwrap();
     root
 }
@@ -103,7 +103,7 @@ async fn an_operators_root_takes_the_place_of_our_own_whatever_process_takes_whi
     assert_eq!(after_a_crash(&scratch).await.list().await.unwrap().1, 1, "nobody's trust has changed");
 
     let signed = corporate.sign(&scratch, &first.csr);
-    let root = after_a_crash(&scratch).await.install(signed, None, &actor()).await.unwrap();
+    let root = after_a_crash(&scratch).await.install(signed, None, None, &actor()).await.unwrap();
     let (views, version) = after_a_crash(&scratch).await.list().await.unwrap();
     assert_eq!(version, 2, "one commit");
     let prepared: Vec<_> = views.iter().filter(|view| view.state == State::Prepared).collect();
@@ -128,7 +128,7 @@ async fn an_operators_root_takes_the_place_of_our_own_whatever_process_takes_whi
     let csr = scratch.control.authorities.request(false, &actor()).await.unwrap().csr;
     assert_ne!(csr, first.csr, "another key");
     let signed = corporate.sign(&scratch, &csr)[..1].to_vec();
-    let next = scratch.control.authorities.install(signed, None, &actor()).await.unwrap();
+    let next = scratch.control.authorities.install(signed, None, None, &actor()).await.unwrap();
     scratch.control.authorities.activate(&next, &actor()).await.unwrap();
     let after = certificate(&scratch).await;
     assert_eq!(after.issuer_serial().unwrap().to_string(), next);
@@ -148,7 +148,7 @@ async fn an_operators_root_takes_the_place_of_our_own_whatever_process_takes_whi
 async fn what_will_not_do_changes_nothing() {
     let scratch = scratch().await;
     let (authorities, corporate) = (&scratch.control.authorities, Corporate::new("corporate"));
-    let install = async |certificates, root| authorities.install(certificates, root, &actor()).await;
+    let install = async |certificates, root| authorities.install(certificates, root, None, &actor()).await;
     let csr = authorities.request(false, &actor()).await.unwrap().csr;
     let signed = corporate.sign(&scratch, &csr);
     let newer = authorities.request(true, &actor()).await.unwrap().csr;
@@ -217,7 +217,7 @@ async fn under_a_root_whose_key_is_elsewhere_somebody_is_told_in_time() {
     assert!(authorities.need().await.unwrap().unwrap().is_urgent);
     // Installed late, it is active by itself once its revocation list is there.
     let csr = authorities.request(false, &actor()).await.unwrap().csr;
-    let next = authorities.install(corporate.sign(&scratch, &csr), None, &actor()).await.unwrap();
+    let next = authorities.install(corporate.sign(&scratch, &csr), None, None, &actor()).await.unwrap();
     assert_eq!(authorities.need().await.unwrap(), None);
     assert_eq!(scratch.control.metrics.authority_needed.get(), 0);
     scratch.clock.advance(Duration::from_secs(1));
@@ -225,7 +225,7 @@ async fn under_a_root_whose_key_is_elsewhere_somebody_is_told_in_time() {
     assert_eq!(serial_of(&scratch, Kind::Issuing, State::Active).await, next);
     // With one that waits, what may be in other hands is replaced at once.
     let csr = authorities.request(false, &actor()).await.unwrap().csr;
-    let last = authorities.install(corporate.sign(&scratch, &csr), None, &actor()).await.unwrap();
+    let last = authorities.install(corporate.sign(&scratch, &csr), None, None, &actor()).await.unwrap();
     authorities.taint(&next, &actor()).await.unwrap();
     assert_eq!(serial_of(&scratch, Kind::Issuing, State::Active).await, last);
 }
@@ -240,15 +240,15 @@ async fn from_one_root_of_somebody_elses_to_the_next_whoever_knows_the_former_ha
     scratch.clock.advance(2 * DAY);
     advance().await;
     // Announced early, everybody trusts it before anything stands under it, and nothing can be activated.
-    let announced = authorities.install(vec![next.der()], None, &actor()).await.unwrap();
-    assert_eq!(authorities.install(vec![next.der()], None, &actor()).await.unwrap(), announced);
+    let announced = authorities.install(vec![next.der()], None, None, &actor()).await.unwrap();
+    assert_eq!(authorities.install(vec![next.der()], None, None, &actor()).await.unwrap(), announced);
     assert_eq!(scratch.control.authority.bundle().roots().len(), 2);
     let refused = authorities.activate(&announced, &actor()).await.unwrap_err();
     assert!(matches!(refused, LifecycleError::NothingUnder(_)), "{refused}");
     advance().await;
     let csr = authorities.request(false, &actor()).await.unwrap().csr;
     let signed = next.sign(&scratch, &csr)[..1].to_vec();
-    assert_eq!(authorities.install(signed, None, &actor()).await.unwrap(), announced);
+    assert_eq!(authorities.install(signed, None, None, &actor()).await.unwrap(), announced);
 
     // By itself it waits until whoever knows the former root alone cannot be there any longer; by hand it need not.
     let going = after_a_crash(&scratch).await;
@@ -292,7 +292,7 @@ async fn the_end_of_an_intermediate_above_is_told_in_time_with_what_helps() {
     // A successor under the same intermediate does not help for long.
     let install = async |by: &Corporate| {
         let csr = authorities.request(false, &actor()).await.unwrap().csr;
-        authorities.install(by.sign(&scratch, &csr), None, &actor()).await.unwrap()
+        authorities.install(by.sign(&scratch, &csr), None, None, &actor()).await.unwrap()
     };
     let waiting = install(&intermediate).await;
     advance().await;
@@ -512,7 +512,19 @@ async fn what_is_signed_for_another_control_plane_is_not_cut_off_by_being_tainte
         is_refused().await;
         let right = scratch.clock.now();
         scratch.clock.set(right.plus(91 * DAY));
-        is_refused().await;
+        // It has ended by a clock that nobody believes yet: when that is, and what helps until then, is told.
+        for resting in [&theirs, &root] {
+            let refused = authorities.revoke(resting, false, &actor()).await.unwrap_err();
+            let LifecycleError::MaybeDelegated { serial, believed_in, .. } = &refused else {
+                panic!("{refused}")
+            };
+            assert_eq!((serial, *believed_in), (&theirs, 25 * DAY / 24));
+            let told = refused.to_string();
+            assert!(
+                told.contains("is believed in 1500 minutes") && told.contains("now with --now"),
+                "{told}"
+            );
+        }
         scratch.clock.set(right);
         scratch.clock.advance(88 * DAY);
         while authorities.advance(&actor()).await.unwrap() {}
@@ -590,4 +602,96 @@ async fn what_another_hauberk_has_taken_back_signs_here_no_longer() {
     let version = authorities.list().await.unwrap().1;
     follow(&renew).await;
     assert_eq!(authorities.list().await.unwrap().1, version, "nothing to do, nothing done");
+}
+
+#[tokio::test]
+async fn where_somebody_else_signs_a_successor_that_is_not_valid_now_is_named_before_anything_is_tainted() {
+    for by_itself in [false, true] {
+        let (scratch, folder) = (scratch().await, tempfile::tempdir().unwrap());
+        let corporate = Corporate::new("corporate");
+        moved_under(&scratch, &corporate).await;
+        let upstream = by_itself.then(|| corporate.files(folder.path()));
+        let instances = Arc::clone(&scratch.control.instances);
+        let authorities = after_a_crash_with(&scratch, upstream, instances).await;
+        let prepare = async || {
+            if by_itself {
+                return authorities.prepare(Kind::Issuing, false, &actor()).await.unwrap();
+            }
+            let csr = authorities.request(false, &actor()).await.unwrap().csr;
+            authorities.install(corporate.sign(&scratch, &csr), None, None, &actor()).await.unwrap()
+        };
+        let active = serial_of(&scratch, Kind::Issuing, State::Active).await;
+        let right = scratch.clock.now();
+        scratch.clock.set(right.plus(80 * DAY));
+        let waiting = prepare().await;
+        scratch.clock.set(right);
+        let refused = authorities.taint(&active, &actor()).await.unwrap_err();
+        let LifecycleError::NotValidNow { serial, .. } = &refused else { panic!("{refused}") };
+        let ends = authorities.get(&waiting).await.unwrap().not_after;
+        let told = refused.to_string();
+        assert!(*serial == waiting && told.contains(&format!(" to {ends}, and it is {right}: ")), "{told}");
+        assert_eq!(authorities.get(&active).await.unwrap().state, State::Active);
+
+        // As it says.
+        authorities.revoke(&waiting, false, &actor()).await.unwrap();
+        if !by_itself {
+            prepare().await;
+        }
+        authorities.taint(&active, &actor()).await.unwrap();
+        assert_eq!(authorities.get(&active).await.unwrap().state, State::Tainted);
+    }
+}
+
+#[tokio::test]
+async fn lists_cover_the_members_under_a_root_that_is_said_to_be_exclusive() {
+    let scratch = scratch().await;
+    let (authorities, corporate) = (&scratch.control.authorities, Corporate::new("corporate"));
+    let covered = async || {
+        let issuers = authorities.list_issuers().await.unwrap();
+        (issuers.is_complete, issuers.covers_leaves)
+    };
+    assert_eq!(covered().await, (true, true), "nothing is somebody else's");
+    let own = serial_of(&scratch, Kind::Root, State::Active).await;
+    let ours = scratch.control.authority.root().unwrap().der().clone();
+    let refused = authorities.install(vec![ours], None, Some(true), &actor()).await.unwrap_err();
+    assert!(matches!(&refused, LifecycleError::OwnRoot(serial) if *serial == own), "{refused}");
+    let root = moved_under(&scratch, &corporate).await;
+    assert_eq!(covered().await, (false, false), "others may sign under it");
+    let said = async || authorities.get(&root).await.unwrap().is_exclusive;
+    for exclusive in [true, false, true] {
+        let version = scratch.control.authority.version();
+        for _ in 0..2 {
+            authorities.install(vec![corporate.der()], None, Some(exclusive), &actor()).await.unwrap();
+            assert_eq!((said().await, covered().await), (exclusive, (false, exclusive)));
+        }
+        assert_eq!(scratch.control.authority.version(), version + 1, "who keeps lists is woken, once");
+    }
+    // What is said once stands, also when the next is signed under the same root or nothing is said of it.
+    authorities.install(vec![corporate.der()], None, None, &actor()).await.unwrap();
+    let csr = authorities.request(false, &actor()).await.unwrap().csr;
+    let next = corporate.sign(&scratch, &csr);
+    authorities.install(next, None, None, &actor()).await.unwrap();
+    assert_eq!(covered().await, (false, true));
+
+    // Another root, of which nothing is said, may vouch for others.
+    let other = Corporate::new("other").der();
+    let announced = authorities.install(vec![other], None, None, &actor()).await.unwrap();
+    assert_eq!(covered().await, (false, false));
+    authorities.revoke(&announced, false, &actor()).await.unwrap();
+    assert_eq!(covered().await, (false, true));
+    // It may be said as it is installed.
+    let csr = authorities.request(true, &actor()).await.unwrap().csr;
+    let third = Corporate::new("third");
+    let third = authorities.install(third.sign(&scratch, &csr), None, Some(true), &actor()).await.unwrap();
+    assert!(authorities.get(&third).await.unwrap().is_exclusive);
+    assert_eq!(covered().await, (false, true));
+}
+
+#[tokio::test]
+async fn nor_do_they_where_another_control_plane_signs_members() {
+    let scratch = scratch().await;
+    let authorities = &scratch.control.authorities;
+    authorities.sign(&request().1, &actor()).await.unwrap();
+    let issuers = authorities.list_issuers().await.unwrap();
+    assert!(!issuers.is_complete && !issuers.covers_leaves);
 }

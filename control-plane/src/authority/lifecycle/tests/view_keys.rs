@@ -127,3 +127,23 @@ async fn views_and_denylist_are_signed_anew_and_say_the_same_under_the_same_numb
     new.verify(Purpose::Denylist, &second, &list.signed.denylist, &list.signed.signature).unwrap();
     control.stop.cancel();
 }
+
+#[tokio::test]
+async fn what_an_id_names_is_known_before_any_step() {
+    let scratch = scratch().await;
+    let authorities = &scratch.control.authorities;
+    authorities.begin_jwt_keys(&actor()).await;
+    let issuing = serial_of(&scratch, Kind::Issuing, State::Active).await;
+    let jwt_key = authorities.jwt_keys()[0].key_id.clone();
+    for (id, named) in [
+        (issuing.as_str(), KeyNamed::Authority),
+        (&signs(&scratch), KeyNamed::ViewKey),
+        (&"0".repeat(64), KeyNamed::ViewKey),
+        (&jwt_key, KeyNamed::JwtKey),
+        (&jwt_key[1..], KeyNamed::Authority),
+        (&"x".repeat(64), KeyNamed::Authority),
+        ("", KeyNamed::Authority),
+    ] {
+        assert_eq!(authorities.key_named(id), named, "{id}");
+    }
+}

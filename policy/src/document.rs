@@ -189,6 +189,11 @@ impl PolicyDocument {
         found.map_or(&[], |statement| &statement.roles)
     }
 
+    /// Whether any statement of it forbids.
+    pub fn forbids(&self) -> bool {
+        self.statements.iter().any(|statement| !permits(&statement.policy))
+    }
+
     /// Whether a permit of it is for workloads of whatever trust domain, its conditions aside.
     pub fn permits_all_workloads(&self) -> bool {
         let reaches_all = |policy: &Policy| matches!(policy.principal_constraint(), PrincipalConstraint::Is(kind) if Kind::parse(&kind.to_string()) == Some(Kind::Workload));

@@ -12,6 +12,7 @@ use hauberk_proto::convert::timestamp;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Code, Request, Response, Status};
 
+use super::resources::resource_keys;
 use super::status;
 use crate::app::ControlPlane;
 use crate::flows::{Auditing, Tally};
@@ -54,9 +55,12 @@ impl record_server::Record for RecordService {
         &self,
         request: Request<SimulateRequest>,
     ) -> Result<Response<SimulateResponse>, Status> {
-        let SimulateRequest { resources } = request.into_inner();
+        let SimulateRequest { resources, removed } = request.into_inner();
+        let removed = resource_keys("removed", &removed)?;
         let draft = self.resources.draft(&resources).await;
         let draft = draft.map_err(|error| status::of_change(&error, "resources"))?;
+        let draft = draft.without(&removed, self.resources.trust_domain());
+        let draft = draft.map_err(|error| status::of_change(&error, "removed"))?;
         let records = self.push.flows().recorded().of(|_| true);
         let (trust_domain, warnings) = (self.resources.trust_domain().clone(), draft.warnings);
         let (before, after) = (draft.before, draft.after);
@@ -68,6 +72,7 @@ impl record_server::Record for RecordService {
             silent_instances,
             revision,
             warnings,
+            removed: removed.len() as u64,
             ..encode(simulation.map_err(|error| cannot_say(&error))?)
         }))
     }

@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
+use hauberk_identity::TrustDomain;
 use hauberk_proto::mesh::v1::Resource;
 use prost::Message;
 
-use super::{ChangeError, Resources};
-use crate::resources::admit::{Admission, Rights, admit};
+use super::{ChangeError, MAX_BATCH, Resources};
+use crate::resources::admit::{Admission, Removal, Rights, Target, admit, admit_removal};
 use crate::resources::catalog::Catalog;
+use crate::resources::key::ResourceKey;
 use crate::resources::svid_terms;
 
 /// The most resources of a draft: more than one change may have, since what is looked at is often a whole folder, of which little
@@ -27,6 +29,9 @@ pub struct DraftTooLarge {
     resources: usize,
     bytes: usize,
 }
+
+/// Whoever only asks needs no right to change anything.
+const EVERYTHING: Rights = Rights { resources: true, policies: true, boundaries: true, identities: true };
 
 /// A change that could be made.
 #[derive(Debug)]
@@ -48,8 +53,7 @@ impl Resources {
     pub async fn draft(&self, batch: &[Resource]) -> Result<Draft, ChangeError> {
         check_draft(batch)?;
         let before = self.parts.catalogs.current().await?;
-        let rights = Rights { resources: true, policies: true, boundaries: true, identities: true };
-        let admission = self.judge(&before, batch, rights)?;
+        let admission = self.judge(&before, batch, EVERYTHING)?;
         Ok(Draft { before, after: admission.after, warnings: admission.warnings })
     }
 
@@ -74,6 +78,42 @@ impl Resources {
             }
         }
     }
+}
+
+impl Draft {
+    /// The same with some of it taken away then.
+    ///
+    /// # Errors
+    /// What the removal would be refused for.
+    pub fn without(self, removed: &[ResourceKey], trust_domain: &TrustDomain) -> Result<Self, ChangeError> {
+        let Self { before, after, mut warnings } = self;
+        let (after, more) = removed_from_draft(after, removed, trust_domain)?;
+        warnings.extend(more);
+        Ok(Self { before, after, warnings })
+    }
+}
+
+/// Takes some of a draft's resources away, judged as [`Resources::delete`] would for somebody who may change everything; gives what is
+/// left, and what a person should know about it.
+///
+/// # Errors
+/// What the removal would be refused for.
+pub fn removed_from_draft(
+    draft: Catalog,
+    removed: &[ResourceKey],
+    trust_domain: &TrustDomain,
+) -> Result<(Catalog, Vec<String>), ChangeError> {
+    if removed.is_empty() {
+        return Ok((draft, Vec::new()));
+    }
+    if removed.len() > MAX_BATCH {
+        return Err(ChangeError::TooMany(removed.len()));
+    }
+    let target = |key: &ResourceKey| Target { key: key.clone(), resource_version: 0, ignore_missing: false };
+    let targets: Vec<Target> = removed.iter().map(target).collect();
+    let admitted = admit_removal(&draft, &targets, EVERYTHING, trust_domain);
+    let Removal { warnings, after, .. } = admitted.map_err(ChangeError::Refused)?;
+    Ok((after, warnings))
 }
 
 /// Refuses a draft that is too large to be looked at.

@@ -100,9 +100,6 @@ pub(crate) struct Wait {
     /// The revision to wait for instead of the current one
     #[arg(long)]
     pub(crate) revision: Option<u64>,
-    /// What to wait for
-    #[arg(long = "for", value_parser = ["enforced"], default_value = "enforced")]
-    pub(crate) goal: String,
     /// How long
     #[arg(long, value_parser = times::duration, default_value = "30s")]
     pub(crate) timeout: Duration,

@@ -1,6 +1,7 @@
 //! A policy as its author wrote it: parsed, validated, and its names made full.
 
 mod breadth;
+mod header_values;
 mod problem;
 mod reach;
 mod reader;

@@ -785,6 +785,28 @@ fn a_removal_says_what_it_lets_through_and_what_policies_no_longer_reach() {
 }
 
 #[test]
+fn a_forbid_that_a_list_in_one_line_passes_by_is_worth_a_warning() {
+    let catalog = catalog_of(&shop());
+    let warned = |condition: &str| {
+        let text = format!(
+            "forbid(principal, action == Action::\"GET\", resource in Service::\"orders\")\n\
+             when {{ context.headers.hasTag(\"x-role\") && {condition} }};"
+        );
+        accepted(&catalog, &[policy("roles", &text)], EVERYTHING).warnings
+    };
+    let values = "context.headers.getTag(\"x-role\")";
+    assert_eq!(
+        warned(&format!("{values}.contains(\"admin\")")),
+        [
+            "Policy shop/roles: roles denies by values of the header field \"x-role\", and whoever sends several as one, such as \
+          `x-role: a, b`, sends another that it does not name; deny instead what is not among the good ones: \
+          ![\"a\"].containsAll(context.headers.getTag(\"x-role\"))"
+        ]
+    );
+    assert_eq!(warned(&format!("![\"guest\"].containsAll({values})")), [""; 0]);
+}
+
+#[test]
 fn a_removal_looks_at_versions_and_roles() {
     let catalog = catalog_of(&shop());
     let target = |version, ignore_missing, name: &str| Target {

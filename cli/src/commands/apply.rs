@@ -18,6 +18,10 @@ use crate::kinds;
 use crate::output;
 use crate::session::Session;
 
+/// Stands for the trust domain of files that name none, without a context: nobody has a name below `.invalid` (RFC 2606 §2), so that
+/// whatever they write with a full id is of another one.
+const UNKNOWN_TRUST_DOMAIN: &str = "unknown.invalid";
+
 /// Runs the command.
 ///
 /// # Errors
@@ -86,8 +90,7 @@ pub(crate) fn trust_domain_of(documents: &Documents, global: &Global) -> Result<
                 ));
                 Ok(assumed)
             }
-            // Nothing depends on it, and nobody is told it.
-            None => TrustDomain::parse("placeholder.invalid")
+            None => TrustDomain::parse(UNKNOWN_TRUST_DOMAIN)
                 .map_err(|error| CommandError::failed(error.to_string())),
         },
     }

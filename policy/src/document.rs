@@ -1,6 +1,7 @@
 //! A policy as its author wrote it: parsed, validated, and its names made full.
 
 mod breadth;
+mod header_values;
 mod problem;
 mod reach;
 mod reader;
@@ -187,6 +188,11 @@ impl PolicyDocument {
     pub fn roles_of(&self, statement: &str) -> &[Name] {
         let found = self.statements.iter().find(|own| own.name == statement);
         found.map_or(&[], |statement| &statement.roles)
+    }
+
+    /// Whether any statement of it forbids.
+    pub fn forbids(&self) -> bool {
+        self.statements.iter().any(|statement| !permits(&statement.policy))
     }
 
     /// Whether a permit of it is for workloads of whatever trust domain, its conditions aside.

@@ -185,9 +185,7 @@ impl PolicyTemplate {
         mode: Mode,
         fillings: &[(Slot, &str)],
     ) -> Result<PolicyDocument, Vec<LinkProblem>> {
-        let text = self.fill(fillings)?;
-        PolicyDocument::parse(self.mesh.clone(), &self.trust_domain, name, mode, &text)
-            .map_err(|problems| problems.into_iter().map(LinkProblem::Policy).collect())
+        self.link_by(PolicyDocument::parse, name, mode, fillings)
     }
 
     /// The policy that comes of it where both were admitted before, as [`PolicyDocument::parse_stored`] reads it.
@@ -200,11 +198,24 @@ impl PolicyTemplate {
         mode: Mode,
         fillings: &[(Slot, &str)],
     ) -> Result<PolicyDocument, Vec<LinkProblem>> {
+        self.link_by(PolicyDocument::parse_stored, name, mode, fillings)
+    }
+
+    fn link_by(
+        &self,
+        read: ReadDocument,
+        name: Name,
+        mode: Mode,
+        fillings: &[(Slot, &str)],
+    ) -> Result<PolicyDocument, Vec<LinkProblem>> {
         let text = self.fill(fillings)?;
-        PolicyDocument::parse_stored(self.mesh.clone(), &self.trust_domain, name, mode, &text)
+        read(self.mesh.clone(), &self.trust_domain, name, mode, &text)
             .map_err(|problems| problems.into_iter().map(LinkProblem::Policy).collect())
     }
 }
+
+/// How a text becomes a policy.
+type ReadDocument = fn(Name, &TrustDomain, Name, Mode, &str) -> Result<PolicyDocument, Vec<PolicyProblem>>;
 
 fn slot_of(fields: &Map<String, Value>) -> Option<Slot> {
     let named = fields.get("slot")?.as_str()?;

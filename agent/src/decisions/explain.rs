@@ -55,18 +55,14 @@ fn decide_again(kept: &Kept) -> Result<Explanation, pb::NoPolicies> {
     };
     let explain = |attempt| Ok(engine.explain(&Question { caller, peer, port, attempt, moment }));
     let gathered = facts.gathered.map_or(Gathered::nothing(), |gathered| gathered);
-    match facts.request {
-        Request::Connect => explain(Attempt::Stream),
-        Request::Http { method, path, is_upgrade: upgrade } => {
-            let target = facts.query.map(|query| format!("{path}?{query}"));
-            let target = target.as_deref().unwrap_or(path);
-            let path = CanonicalPath::parse_with(method, target, engine.escaped_slashes(port));
-            let path = path.map_err(|_| Differs)?;
-            explain(Attempt::Request { method, path: &path, upgrade, gathered })
-        }
-        Request::Grpc { path } => {
-            let path = CanonicalPath::parse("POST", path).map_err(|_| Differs)?;
-            explain(Attempt::Request { method: "POST", path: &path, upgrade: false, gathered })
-        }
-    }
+    let (method, path, upgrade) = match facts.request {
+        Request::Connect => return explain(Attempt::Stream),
+        Request::Http { method, path, is_upgrade } => (method, path, is_upgrade),
+        Request::Grpc { path } => ("POST", path, false),
+    };
+    let target = facts.query.map(|query| format!("{path}?{query}"));
+    let target = target.as_deref().unwrap_or(path);
+    let path = CanonicalPath::parse_with(method, target, engine.escaped_slashes(port));
+    let path = path.map_err(|_| Differs)?;
+    explain(Attempt::Request { method, path: &path, upgrade, gathered })
 }

@@ -12,8 +12,11 @@ use crate::output::Format;
 #[derive(Debug, Args)]
 pub(crate) struct Simulate {
     /// A file, a folder, or - for standard input; may be repeated
-    #[arg(long = "filename", short = 'f', required = true, value_name = "FILE")]
+    #[arg(long = "filename", short = 'f', required_unless_present = "deleted", value_name = "FILE")]
     pub(crate) files: Vec<PathBuf>,
+    /// Take this away too, after what the files hold is applied; may be repeated
+    #[arg(long = "delete", value_name = "KIND/NAME")]
+    pub(crate) deleted: Vec<String>,
     /// How to show it
     #[arg(long, short, value_enum, default_value_t = RecordFormat::Text)]
     pub(crate) output: RecordFormat,

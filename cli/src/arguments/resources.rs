@@ -85,9 +85,13 @@ pub(crate) struct Delete {
     /// It is no error if it is not there
     #[arg(long)]
     pub(crate) ignore_not_found: bool,
-    /// Say what would be removed, but remove nothing
+    /// Say what would be removed, and what becomes of recorded calls then, but remove nothing (exit code 0: none of them would
+    /// be denied, 1: some would, 2: it failed)
     #[arg(long)]
     pub(crate) dry_run: bool,
+    /// Return when every agent concerned enforces the change [default when given: 30s]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "30s", value_parser = times::duration, value_name = "TIMEOUT")]
+    pub(crate) wait: Option<Duration>,
 }
 
 /// `wait`
@@ -96,9 +100,6 @@ pub(crate) struct Wait {
     /// The revision to wait for instead of the current one
     #[arg(long)]
     pub(crate) revision: Option<u64>,
-    /// What to wait for
-    #[arg(long = "for", value_parser = ["enforced"], default_value = "enforced")]
-    pub(crate) goal: String,
     /// How long
     #[arg(long, value_parser = times::duration, default_value = "30s")]
     pub(crate) timeout: Duration,

@@ -18,6 +18,10 @@ use crate::kinds;
 use crate::output;
 use crate::session::Session;
 
+/// Stands for the trust domain of files that name none, without a context: nobody has a name below `.invalid` (RFC 2606 §2), so that
+/// whatever they write with a full id is of another one.
+const UNKNOWN_TRUST_DOMAIN: &str = "unknown.invalid";
+
 /// Runs the command.
 ///
 /// # Errors
@@ -43,7 +47,10 @@ pub(crate) async fn run(global: &Global, arguments: Apply) -> Result<(), Command
         }
     }
     finish(&session, &answer, validate_only, arguments.wait).await?;
-    if validate_only { simulate::beside_dry_run(&session, resources).await } else { Ok(()) }
+    if validate_only {
+        simulate::beside_dry_run(&session, resources, Vec::new()).await?;
+    }
+    Ok(())
 }
 
 /// Checks policies as the control plane will: for `--dry-run=client`, since otherwise that tells everything at once.
@@ -83,8 +90,7 @@ pub(crate) fn trust_domain_of(documents: &Documents, global: &Global) -> Result<
                 ));
                 Ok(assumed)
             }
-            // Nothing depends on it, and nobody is told it.
-            None => TrustDomain::parse("placeholder.invalid")
+            None => TrustDomain::parse(UNKNOWN_TRUST_DOMAIN)
                 .map_err(|error| CommandError::failed(error.to_string())),
         },
     }
@@ -175,15 +181,31 @@ pub(crate) async fn finish(
     validate_only: bool,
     timeout: Option<std::time::Duration>,
 ) -> Result<(), CommandError> {
-    for warning in &answer.warnings {
+    tell_warnings(&answer.warnings);
+    let changed = answer.resources.iter().any(|applied| applied.outcome() != Outcome::Unchanged);
+    if validate_only { Ok(()) } else { until_enforced(session, answer.revision, changed, timeout).await }
+}
+
+/// Shows what a person should know.
+pub(crate) fn tell_warnings(warnings: &[String]) {
+    for warning in warnings {
         output::note(format_args!("{} {}", "warning:".yellow().bold(), output::printable(warning)));
     }
-    let changed = answer.resources.iter().any(|applied| applied.outcome() != Outcome::Unchanged);
+}
+
+/// Waits for a revision where that was asked for; says otherwise how to, where anything has changed.
+///
+/// # Errors
+/// Not enforced in time.
+pub(crate) async fn until_enforced(
+    session: &Session,
+    revision: u64,
+    changed: bool,
+    timeout: Option<std::time::Duration>,
+) -> Result<(), CommandError> {
     match timeout {
-        _ if validate_only => Ok(()),
-        Some(timeout) => wait::until_enforced(session, answer.revision, "", (Instant::now(), timeout)).await,
+        Some(timeout) => wait::until_enforced(session, revision, "", (Instant::now(), timeout)).await,
         None if changed => {
-            let revision = answer.revision;
             output::note(format_args!(
                 "revision {revision}; until all agents enforce it: hauberk wait --revision {revision}"
             ));

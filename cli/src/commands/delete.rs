@@ -4,18 +4,33 @@ use hauberk_proto::admin::v1::{DeleteRequest, DeleteTarget};
 use hauberk_proto::mesh::v1::{Kind, ResourceRef};
 
 use crate::arguments::{Delete, Global};
-use crate::commands::kind_and_name;
+use crate::commands::{apply, kind_and_name, simulate};
 use crate::documents;
 use crate::error::CommandError;
 use crate::kinds;
 use crate::output;
 use crate::session::Session;
 
+/// What a trouble of a dry run exits with: 1 means "something would be denied".
+const TROUBLE: u8 = 2;
+
 /// Runs the command.
 ///
 /// # Errors
-/// Something is not there, or others still refer to it.
+/// Something is not there, or others still refer to it; not enforced in time. Of a dry run `Exit(1)` where something would be
+/// denied that is allowed, `Exit(2)` after a failure.
 pub(crate) async fn run(global: &Global, arguments: Delete) -> Result<(), CommandError> {
+    let is_dry = arguments.dry_run;
+    match delete(global, arguments).await {
+        Ok(0) => Ok(()),
+        Ok(_) => Err(CommandError::Exit(1)),
+        Err(error) if is_dry => Err(error.exiting(TROUBLE)),
+        Err(error) => Err(error),
+    }
+}
+
+/// How many recorded flows would be denied, if it is a dry run.
+async fn delete(global: &Global, arguments: Delete) -> Result<u64, CommandError> {
     let session;
     let references = if arguments.files.is_empty() {
         let (kind, names) = kind_and_names(&arguments)?;
@@ -47,7 +62,14 @@ pub(crate) async fn run(global: &Global, arguments: Delete) -> Result<(), Comman
     if answer.resources.is_empty() {
         output::note("nothing was there to delete");
     }
-    Ok(())
+    apply::tell_warnings(&answer.warnings);
+    if arguments.dry_run {
+        let removed = answer.resources.iter().map(kinds::reference).collect();
+        return simulate::beside_dry_run(&session, Vec::new(), removed).await;
+    }
+    let changed = !answer.resources.is_empty();
+    apply::until_enforced(&session, answer.revision, changed, arguments.wait).await?;
+    Ok(0)
 }
 
 fn kind_and_names(arguments: &Delete) -> Result<(Kind, Vec<String>), CommandError> {

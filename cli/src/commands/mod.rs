@@ -15,6 +15,7 @@ mod describe_groups;
 mod describe_instance;
 mod describe_policies;
 pub(crate) mod diff;
+mod draft;
 pub(crate) mod explain;
 pub(crate) mod get;
 pub(crate) mod grant;

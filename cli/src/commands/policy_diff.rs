@@ -3,12 +3,11 @@
 use hauberk_proto::admin::v1::{DiffRequest, Difference, Outlook, Prospect};
 
 use crate::arguments::{Global, PolicyDiff, TableFormat};
-use crate::commands::apply;
+use crate::commands::draft::Draft;
 use crate::commands::prospect::{self, Notes};
-use crate::documents::{self, Defaults, Tree, to_json, tree_of};
+use crate::documents::{Defaults, Tree, to_json, to_yaml, tree_of};
 use crate::error::CommandError;
-use crate::output::{self, Format};
-use crate::session::Session;
+use crate::output;
 
 /// What a trouble exits with: 1 means "differs".
 const TROUBLE: u8 = 2;
@@ -26,15 +25,15 @@ pub(crate) async fn run(global: &Global, arguments: PolicyDiff) -> Result<(), Co
 }
 
 async fn compare(global: &Global, arguments: PolicyDiff) -> Result<bool, CommandError> {
-    let documents = documents::read(&arguments.files, global.mesh.as_deref())?;
-    let session = Session::open(global).await?;
-    let resources: Vec<_> = documents.resources().cloned().collect();
+    let (draft, session) = Draft::read(global, &arguments.files, &arguments.deleted).await?;
     let (mut differences, mut compared, mut not_compared) = (Vec::new(), 0, Vec::new());
-    for mesh in documents.meshes() {
-        let mut request = DiffRequest { resources: resources.clone(), mesh, page_token: String::new() };
+    for mesh in draft.meshes() {
+        let (resources, removed) = (draft.resources(), draft.removed.clone());
+        let mut request = DiffRequest { resources, mesh, page_token: String::new(), removed };
         loop {
             let page = session.policies().diff(request.clone()).await;
-            let page = page.map_err(|status| apply::located(&documents, status))?.into_inner();
+            let page = page.map_err(|status| draft.refused(status))?.into_inner();
+            draft.check_removed(page.removed)?;
             differences.extend(page.differences);
             compared += page.compared;
             not_compared.extend(page.not_compared);
@@ -44,16 +43,9 @@ async fn compare(global: &Global, arguments: PolicyDiff) -> Result<bool, Command
             request.page_token = page.next_page_token;
         }
     }
-    let trees = |found: &[Difference]| -> Vec<Tree> {
-        found.iter().map(|one| tree_of("hauberk.admin.v1.Difference", one, Defaults::Omit)).collect()
-    };
     match arguments.output {
-        TableFormat::Json => {
-            let not_compared = not_compared.iter().map(Tree::text).collect();
-            let all = [("items", trees(&differences)), ("notCompared", not_compared)];
-            output::raw(&to_json(&Tree::map(all.map(|(field, values)| (field, Tree::List(values))))))?;
-        }
-        TableFormat::Yaml => output::trees(Format::Yaml, trees(&differences), false)?,
+        TableFormat::Json => output::raw(&to_json(&tree(&differences, &not_compared)))?,
+        TableFormat::Yaml => output::raw(&to_yaml(&tree(&differences, &not_compared)))?,
         TableFormat::Table if differences.is_empty() => {}
         TableFormat::Table => output::raw(&table(&differences))?,
     }
@@ -66,6 +58,13 @@ async fn compare(global: &Global, arguments: PolicyDiff) -> Result<bool, Command
     }
     not_compared.iter().for_each(|what| output::note(format_args!("  {}", output::printable(what))));
     Ok(!differences.is_empty() || !not_compared.is_empty())
+}
+
+/// For programs, the same in JSON and YAML.
+fn tree(differences: &[Difference], not_compared: &[String]) -> Tree {
+    let items = differences.iter().map(|one| tree_of("hauberk.admin.v1.Difference", one, Defaults::Omit));
+    let all = [("items", items.collect()), ("notCompared", not_compared.iter().map(Tree::text).collect())];
+    Tree::map(all.map(|(field, values)| (field, Tree::List(values))))
 }
 
 /// One row for all actions of which the same is to be said, and the conditions below.

@@ -12,6 +12,7 @@ use hauberk_proto::admin::v1::{
 use hauberk_proto::agent::v1::HeaderLines;
 use owo_colors::OwoColorize as _;
 use prost::Message as _;
+use prost_types::{ListValue, Value, value};
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 use tokio::time::timeout;
@@ -221,8 +222,11 @@ fn question(mesh: &str, facts: &PolicyFacts) -> Result<CheckRequest, (&'static s
     let age = age.transpose().map_err(|message| ("certificateAge", message))?;
     let line =
         |name: &String, values| HeaderLines { name: name.to_ascii_lowercase(), values, unreadable: false };
-    let sent = headers.iter().map(|(name, value)| line(name, vec![value.clone()]));
-    let headers = sent.chain(without_headers.iter().map(|name| line(name, Vec::new()))).collect();
+    let sent = headers.iter().flat_map(|headers| &headers.fields);
+    let mut headers = sent
+        .map(|(name, value)| Ok(line(name, lines_of(name, value).map_err(|message| ("headers", message))?)))
+        .collect::<Result<Vec<_>, _>>()?;
+    headers.extend(without_headers.iter().map(|name| line(name, Vec::new())));
     Ok(CheckRequest {
         mesh: mesh.to_owned(),
         caller: caller.clone(),
@@ -241,6 +245,22 @@ fn question(mesh: &str, facts: &PolicyFacts) -> Result<CheckRequest, (&'static s
         actors: actors.clone(),
         without_user: *without_user,
     })
+}
+
+/// What is sent of one header field.
+fn lines_of(name: &str, value: &Value) -> Result<Vec<String>, String> {
+    let name = printable(name);
+    let line = |value: &Value| match &value.kind {
+        Some(value::Kind::StringValue(line)) => Ok(line.clone()),
+        _ => Err(format!("each line of `{name}` is a text: write it in quotes")),
+    };
+    match &value.kind {
+        Some(value::Kind::ListValue(ListValue { values })) if values.is_empty() => {
+            Err(format!("`{name}` has no line: write it below `withoutHeaders` if it is not sent"))
+        }
+        Some(value::Kind::ListValue(ListValue { values })) => values.iter().map(line).collect(),
+        _ => line(value).map(|line| vec![line]),
+    }
 }
 
 impl Source {
@@ -357,6 +377,11 @@ mod tests {
     use super::*;
     use crate::arguments::Arguments as CommandLine;
 
+    fn headers(lines: &[(&str, value::Kind)]) -> Option<prost_types::Struct> {
+        let fields = lines.iter().map(|(name, kind)| ((*name).to_owned(), kind.clone().into()));
+        Some(prost_types::Struct { fields: fields.collect() })
+    }
+
     #[test]
     fn facts_are_read_strictly() {
         let facts = PolicyFacts {
@@ -366,15 +391,21 @@ mod tests {
             path: "/orders/1".to_owned(),
             time: "2026-03-02T10:00:00Z".to_owned(),
             certificate_age: "10m".to_owned(),
-            headers: [("X-Tenant".to_owned(), "blue".to_owned())].into(),
+            headers: headers(&[("X-Tenant", value::Kind::StringValue("blue".to_owned()))]),
             without_headers: vec!["x-team".to_owned()],
             user: "alice@login".to_owned(),
             claims: Some(prost_types::Struct {
-                fields: [("level".to_owned(), prost_types::value::Kind::NumberValue(3.0).into())].into(),
+                fields: [("level".to_owned(), value::Kind::NumberValue(3.0).into())].into(),
             }),
             actors: vec!["web".to_owned()],
             ..PolicyFacts::default()
         };
+        let two = value::Kind::ListValue(ListValue { values: ["blue", "red"].map(Into::into).into() });
+        let several =
+            question("shop", &PolicyFacts { headers: headers(&[("x-tenant", two)]), ..facts.clone() });
+        assert_eq!(several.unwrap().headers[0].values, ["blue", "red"]);
+        let number = headers(&[("x-tenant", value::Kind::NumberValue(7.0))]);
+        let none = headers(&[("x-tenant", value::Kind::ListValue(ListValue::default()))]);
         let asked = question("shop", &facts).unwrap();
         assert_eq!(asked.at.unwrap().seconds, 1_772_445_600);
         assert_eq!(asked.certificate_age_s, Some(600));
@@ -392,6 +423,8 @@ mod tests {
             (PolicyFacts { user: String::new(), ..facts.clone() }, "claims"),
             (PolicyFacts { user: String::new(), claims: None, ..facts.clone() }, "actors"),
             (PolicyFacts { without_user: true, ..facts.clone() }, "withoutUser"),
+            (PolicyFacts { headers: number, ..facts.clone() }, "headers"),
+            (PolicyFacts { headers: none, ..facts.clone() }, "headers"),
         ] {
             assert_eq!(question("shop", &facts).unwrap_err().0, field);
         }

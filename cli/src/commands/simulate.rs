@@ -3,14 +3,15 @@
 use hauberk_identity::UnixMillis;
 use hauberk_proto::admin::v1::{Flip, SimulateRequest, SimulateResponse};
 use hauberk_proto::agent::v1::{Decision, Verdict};
-use hauberk_proto::mesh::v1::Resource;
+use hauberk_proto::mesh::v1::{Resource, ResourceRef};
 use owo_colors::OwoColorize as _;
 use tonic::Code;
 
 use crate::arguments::{Global, Simulate};
 use crate::clock;
+use crate::commands::draft::{self, Draft};
 use crate::commands::{apply, decision};
-use crate::documents::{self, Defaults, tree_of};
+use crate::documents::{Defaults, tree_of};
 use crate::error::CommandError;
 use crate::output;
 use crate::session::Session;
@@ -36,29 +37,29 @@ pub(crate) async fn run(global: &Global, arguments: Simulate) -> Result<(), Comm
 
 /// How many flows would be denied.
 async fn simulate(global: &Global, arguments: Simulate) -> Result<u64, CommandError> {
-    let documents = documents::read(&arguments.files, global.mesh.as_deref())?;
-    let session = Session::open(global).await?;
-    let resources = documents.resources().cloned().collect();
-    let answer = match session.record().simulate(SimulateRequest { resources }).await {
-        Ok(answer) => answer.into_inner(),
-        Err(status) => return Err(apply::located(&documents, status)),
-    };
+    let (draft, session) = Draft::read(global, &arguments.files, &arguments.deleted).await?;
+    let request = SimulateRequest { resources: draft.resources(), removed: draft.removed.clone() };
+    let answer = session.record().simulate(request).await;
+    let answer = answer.map_err(|status| draft.refused(status))?.into_inner();
+    draft.check_removed(answer.removed)?;
     match arguments.output.for_programs() {
         Some(format) => {
             let tree = tree_of("hauberk.admin.v1.SimulateResponse", &answer, Defaults::Show);
             output::trees(format, vec![tree], true)?;
         }
         None => {
-            for warning in &answer.warnings {
-                output::note(format_args!("{} {}", "warning:".yellow().bold(), output::printable(warning)));
-            }
+            apply::tell_warnings(&answer.warnings);
             show(&answer)?;
         }
     }
-    if let Some(warning) = undecided(&answer) {
+    warn_of_undecided(&answer);
+    Ok(answer.denied)
+}
+
+fn warn_of_undecided(answer: &SimulateResponse) {
+    if let Some(warning) = undecided(answer) {
         output::note(format_args!("{} {warning}", "warning:".yellow().bold()));
     }
-    Ok(answer.denied)
 }
 
 /// That the exit code says nothing of some flows.
@@ -69,18 +70,32 @@ fn undecided(answer: &SimulateResponse) -> Option<String> {
     (answer.undecidable > 0).then_some(warning)
 }
 
-/// Shows what recorded calls would become of, beside what a dry run says.
+/// Shows what would become of recorded calls, beside what a dry run says; gives how many flows would be denied. The exit code tells that
+/// of removals alone.
 ///
 /// # Errors
 /// What the control plane answers; nothing where it records nothing, being of a former release.
-pub(crate) async fn beside_dry_run(session: &Session, resources: Vec<Resource>) -> Result<(), CommandError> {
-    match session.record().simulate(SimulateRequest { resources }).await {
-        Ok(answer) => show(&answer.into_inner()),
+pub(crate) async fn beside_dry_run(
+    session: &Session,
+    resources: Vec<Resource>,
+    removed: Vec<ResourceRef>,
+) -> Result<u64, CommandError> {
+    let request = SimulateRequest { resources, removed: removed.clone() };
+    match session.record().simulate(request).await {
+        Ok(answer) => {
+            let answer = answer.into_inner();
+            draft::check_removed(&removed, answer.removed)?;
+            show(&answer)?;
+            if !removed.is_empty() {
+                warn_of_undecided(&answer);
+            }
+            Ok(answer.denied)
+        }
         Err(status) if status.code() == Code::Unimplemented => {
             output::note(
                 "what it would change for recorded calls is not known: the control plane records none",
             );
-            Ok(())
+            Ok(0)
         }
         Err(status) => Err(status.into()),
     }

@@ -43,44 +43,138 @@ pub(crate) fn of_trust_domain(unnamed: &str) -> String {
 }
 
 async fn create(session: &Session, arguments: TokenCreate) -> Result<(), CommandError> {
-    let mesh = session.mesh().await?;
-    let labels = labels(&arguments.labels)?;
-    let node = match (&arguments.node, &arguments.gateway, &arguments.enrollment) {
-        (Some(node), ..) => session.get(Kind::VirtualNode, &mesh, node).await.map(|_| node.clone())?,
-        (None, Some(gateway), _) => {
-            session.get(Kind::VirtualGateway, &mesh, gateway).await.map(|_| format!("gateway/{gateway}"))?
+    let made = Made::ask(session, &arguments).await?;
+    if let Some(path) = &arguments.out {
+        write_private(path, format!("{}\n", made.token).as_bytes())
+            .map_err(|error| CommandError::failed(format!("cannot write {}: {error}", path.display())))?;
+    }
+    if arguments.output == TextFormat::Json {
+        return output::raw(&to_json(&made.tree(arguments.out.is_none())));
+    }
+    made.show(&arguments)
+}
+
+/// A token, and what becomes of its bearers.
+struct Made {
+    mesh: String,
+    /// As the API writes it.
+    node: String,
+    token: String,
+    record: api::Token,
+    root_fingerprint: String,
+    trust_domain: String,
+    /// How an agent is started with it.
+    command: String,
+}
+
+impl Made {
+    /// Has the control plane make it.
+    async fn ask(session: &Session, arguments: &TokenCreate) -> Result<Self, CommandError> {
+        let mesh = session.mesh().await?;
+        let labels = labels(&arguments.labels)?;
+        let node = match (&arguments.node, &arguments.gateway, &arguments.enrollment) {
+            (Some(node), ..) => session.get(Kind::VirtualNode, &mesh, node).await.map(|_| node.clone())?,
+            (None, Some(gateway), _) => session
+                .get(Kind::VirtualGateway, &mesh, gateway)
+                .await
+                .map(|_| format!("gateway/{gateway}"))?,
+            (None, None, name) => {
+                let name = name.as_deref().unwrap_or_default();
+                session.get(Kind::Enrollment, &mesh, name).await.map(|_| String::new())?
+            }
+        };
+        // Before the token is made: one whose secret is never shown would be of no use.
+        let status = session.system().get_status(api::GetStatusRequest {}).await?.into_inner();
+        let (uses, unlimited) = match arguments.uses {
+            Uses::Times(times) => (times, false),
+            Uses::Unlimited => (0, true),
+        };
+        let request = api::CreateTokenRequest {
+            mesh: mesh.clone(),
+            node: node.clone(),
+            ttl_seconds: u32::try_from(arguments.ttl.as_secs()).unwrap_or(u32::MAX),
+            uses,
+            unlimited,
+            enrollment: arguments.enrollment.clone().unwrap_or_default(),
+            labels,
+        };
+        let answer = session.identities().create_token(request).await?.into_inner();
+        let api::CreateTokenResponse { token, record, root_fingerprint, trust_domain, node: made } = answer;
+        // Control planes of an earlier release do not tell.
+        let node = if made.is_empty() { node } else { made };
+        let file =
+            arguments.out.as_ref().map_or_else(|| TOKEN_FILE.to_owned(), |path| path.display().to_string());
+        let command = format!(
+            "hauberk-agent run --control-plane {} --root-fingerprint {root_fingerprint}{} --join-token-file {file}{}",
+            agent_api(&status, &session.context.server),
+            of_trust_domain(&trust_domain),
+            listeners(session, &mesh, &node).await
+        );
+        let record = record.unwrap_or_default();
+        Ok(Self { mesh, node, token, record, root_fingerprint, trust_domain, command })
+    }
+
+    /// For programs; with the secret where that is nowhere else.
+    fn tree(&self, with_token: bool) -> Tree {
+        let mut entries = vec![
+            ("id", Tree::text(&self.record.id)),
+            ("mesh", Tree::text(&self.mesh)),
+            ("node", Tree::text(&self.node)),
+            ("rootFingerprint", Tree::text(&self.root_fingerprint)),
+            ("command", Tree::text(&self.command)),
+        ];
+        if !self.record.enrollment.is_empty() {
+            let labels = sorted(&self.record.labels).map(|(name, value)| (name.as_str(), Tree::text(value)));
+            entries.push(("enrollment", Tree::text(&self.record.enrollment)));
+            entries.push(("labels", Tree::map(labels.collect::<Vec<_>>())));
         }
-        (None, None, name) => {
-            let name = name.as_deref().unwrap_or_default();
-            session.get(Kind::Enrollment, &mesh, name).await.map(|_| String::new())?
+        if !self.trust_domain.is_empty() {
+            entries.push(("trustDomain", Tree::text(&self.trust_domain)));
         }
-    };
-    // Before the token is made: one whose secret is never shown would be of no use.
-    let status = session.system().get_status(api::GetStatusRequest {}).await?.into_inner();
-    let (uses, unlimited) = match arguments.uses {
-        Uses::Times(times) => (times, false),
-        Uses::Unlimited => (0, true),
-    };
-    let request = api::CreateTokenRequest {
-        mesh: mesh.clone(),
-        node: node.clone(),
-        ttl_seconds: u32::try_from(arguments.ttl.as_secs()).unwrap_or(u32::MAX),
-        uses,
-        unlimited,
-        enrollment: arguments.enrollment.clone().unwrap_or_default(),
-        labels,
-    };
-    let answer = session.identities().create_token(request).await?.into_inner();
-    let record = answer.record.unwrap_or_default();
-    // Control planes of an earlier release do not tell.
-    let made = if answer.node.is_empty() { node } else { answer.node };
-    let named = NodeName::parse(&made);
-    // The token is made: without its node nothing is lost but the ports in the command that is printed.
-    let node = match &named {
-        Ok(NodeName::Node(name)) => session.get(Kind::VirtualNode, &mesh, name.as_str()).await.ok(),
+        if with_token {
+            entries.push(("token", Tree::text(&self.token)));
+        }
+        Tree::map(entries)
+    }
+
+    fn show(&self, arguments: &TokenCreate) -> Result<(), CommandError> {
+        match &arguments.out {
+            Some(path) => output::note(format_args!("the token is in {}", path.display())),
+            None => output::line(&self.token)?,
+        }
+        let times = match arguments.uses {
+            Uses::Times(1) => "once".to_owned(),
+            Uses::Times(times) => format!("{times} times"),
+            Uses::Unlimited => "any number of times".to_owned(),
+        };
+        let by = match self.record.enrollment.as_str() {
+            "" => String::new(),
+            name => format!(" by enrollment {name} as it is now"),
+        };
+        output::note(format_args!(
+            "token {} makes agents {} of mesh {}{by}, {times}, and expires {}; it is shown only now",
+            self.record.id,
+            NodeName::parse(&self.node).map_or_else(|_| self.node.clone(), |named| named.in_words()),
+            self.mesh,
+            times::until(self.record.expires_at.as_ref(), clock::now())
+        ));
+        if arguments.out.is_none() {
+            output::note(format_args!(
+                "put it into a file of mode 0600, {TOKEN_FILE} say, on the node; then there:"
+            ));
+        }
+        output::note(format_args!("  {}", self.command));
+        Ok(())
+    }
+}
+
+/// The ports of a node, as its agent is told of them. Where they cannot be had nothing is lost but these words.
+async fn listeners(session: &Session, mesh: &str, node: &str) -> String {
+    let node = match NodeName::parse(node) {
+        Ok(NodeName::Node(name)) => session.get(Kind::VirtualNode, mesh, name.as_str()).await.ok(),
         Ok(NodeName::Gateway(_)) | Err(_) => None,
     };
-    let listeners: String = match node.and_then(|node| node.spec) {
+    match node.and_then(|node| node.spec) {
         Some(Spec::VirtualNode(spec)) => spec
             .listeners
             .iter()
@@ -88,67 +182,7 @@ async fn create(session: &Session, arguments: TokenCreate) -> Result<(), Command
             .map(|port| format!(" --listener {port}"))
             .collect(),
         _ => String::new(),
-    };
-    let file =
-        arguments.out.as_ref().map_or_else(|| TOKEN_FILE.to_owned(), |path| path.display().to_string());
-    if let Some(path) = &arguments.out {
-        write_private(path, format!("{}\n", answer.token).as_bytes())
-            .map_err(|error| CommandError::failed(format!("cannot write {file}: {error}")))?;
     }
-    let control_plane = agent_api(&status, &session.context.server);
-    let agent = format!(
-        "hauberk-agent run --control-plane {control_plane} --root-fingerprint {}{} --join-token-file {file}{listeners}",
-        answer.root_fingerprint,
-        of_trust_domain(&answer.trust_domain)
-    );
-    if arguments.output == TextFormat::Json {
-        let mut entries = vec![
-            ("id", Tree::text(&record.id)),
-            ("mesh", Tree::text(&mesh)),
-            ("node", Tree::text(&made)),
-            ("rootFingerprint", Tree::text(&answer.root_fingerprint)),
-            ("command", Tree::text(&agent)),
-        ];
-        if !record.enrollment.is_empty() {
-            let labels = sorted(&record.labels).map(|(name, value)| (name.as_str(), Tree::text(value)));
-            entries.push(("enrollment", Tree::text(&record.enrollment)));
-            entries.push(("labels", Tree::map(labels.collect::<Vec<_>>())));
-        }
-        if !answer.trust_domain.is_empty() {
-            entries.push(("trustDomain", Tree::text(&answer.trust_domain)));
-        }
-        if arguments.out.is_none() {
-            entries.push(("token", Tree::text(&answer.token)));
-        }
-        return output::raw(&to_json(&Tree::map(entries)));
-    }
-    match &arguments.out {
-        Some(_) => output::note(format_args!("the token is in {file}")),
-        None => output::line(&answer.token)?,
-    }
-    let now = clock::now();
-    let times = match arguments.uses {
-        Uses::Times(1) => "once".to_owned(),
-        Uses::Times(times) => format!("{times} times"),
-        Uses::Unlimited => "any number of times".to_owned(),
-    };
-    let by = match record.enrollment.as_str() {
-        "" => String::new(),
-        name => format!(" by enrollment {name} as it is now"),
-    };
-    output::note(format_args!(
-        "token {} makes agents {} of mesh {mesh}{by}, {times}, and expires {}; it is shown only now",
-        record.id,
-        named.map_or(made, |named| named.in_words()),
-        times::until(record.expires_at.as_ref(), now)
-    ));
-    if arguments.out.is_none() {
-        output::note(format_args!(
-            "put it into a file of mode 0600, {TOKEN_FILE} say, on the node; then there:"
-        ));
-    }
-    output::note(format_args!("  {agent}"));
-    Ok(())
 }
 
 /// One name has one value.

@@ -18,7 +18,7 @@ use super::yaml::{self, Content, Entry, Node, Position};
 const MAX_BYTES: u64 = 32 << 20;
 
 /// Everything that was read, each resource with where it came from.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Documents {
     sources: Vec<Source>,
     documents: Vec<Document>,

@@ -68,7 +68,8 @@ pub const TABLE: &[(&str, Access)] = &[
     ("/hauberk.admin.v1.Authorities/SignAuthority", Access::Roles(&[Role::IdentityAdmin])),
     ("/hauberk.admin.v1.Authorities/WaitForAuthorities", Access::AnyAdmin),
     ("/hauberk.admin.v1.Federation/ListBundles", Access::AnyAdmin),
-    ("/hauberk.admin.v1.Federation/RefreshBundle", Access::Roles(&[Role::IdentityAdmin])),
+    // Of a trust domain an identity-admin's alone, which the service looks at.
+    ("/hauberk.admin.v1.Federation/RefreshBundle", Access::Roles(&[Role::IdentityAdmin, Role::PolicyAdmin])),
     ("/hauberk.admin.v1.Rollout/Wait", Access::AnyAdmin),
     ("/hauberk.admin.v1.Flows/Observe", Access::AnyAdmin),
     ("/hauberk.admin.v1.Audit/List", Access::AnyAdmin),

@@ -203,20 +203,16 @@ fn ask_again(view: &CompiledView, decision: &agent::Decision) -> Result<Explanat
     };
     let (caller, peer, gathered) = (&caller, &peer, &gathered);
     let explain = |attempt| Ok(engine.explain(&Question { caller, peer, port, attempt, moment }));
-    match protocol {
-        Protocol::Tcp => explain(Attempt::Stream),
-        Protocol::Grpc => {
-            let path = format!("/{}", decision.path.trim_start_matches('/'));
-            let path = CanonicalPath::parse("POST", &path).map_err(|_| Unreadable)?;
-            explain(Attempt::Request { method: "POST", path: &path, upgrade: false, gathered })
-        }
+    let (method, path, upgrade) = match protocol {
+        Protocol::Tcp => return explain(Attempt::Stream),
+        Protocol::Grpc => ("POST", format!("/{}", decision.path.trim_start_matches('/')), false),
         Protocol::Http | Protocol::Http2 => {
-            let upgrade = decision.action == Action::Upgrade.as_str();
-            let query = query.map(|query| format!("?{query}")).unwrap_or_default();
-            let target = format!("{}{query}", decision.path);
-            let path = CanonicalPath::parse_with(&method, &target, engine.escaped_slashes(port))
-                .map_err(|_| Unreadable)?;
-            explain(Attempt::Request { method: &method, path: &path, upgrade, gathered })
+            (method.as_str(), decision.path.clone(), decision.action == Action::Upgrade.as_str())
         }
-    }
+    };
+    let query = query.map(|query| format!("?{query}")).unwrap_or_default();
+    let target = format!("{path}{query}");
+    let path = CanonicalPath::parse_with(method, &target, engine.escaped_slashes(port));
+    let path = path.map_err(|_| Unreadable)?;
+    explain(Attempt::Request { method, path: &path, upgrade, gathered })
 }

@@ -8,6 +8,7 @@
 mod declared;
 mod envelope;
 mod externals;
+mod header_values;
 mod issuers;
 mod membership;
 mod names;
@@ -148,6 +149,7 @@ pub fn admit(
     declared::check(&step, &mut problems, &mut warnings);
     externals::check(&step, rights, &mut problems, &mut warnings);
     opens::check(&step, rights, &mut problems, &mut warnings);
+    header_values::warn(&step, &mut warnings);
     overlaps::warn(&step, &mut warnings);
     let problems = problems.into_sorted();
     if problems.is_empty() { Ok(Admission { changes, warnings, after }) } else { Err(problems) }

@@ -20,7 +20,7 @@ use crate::random::{self, NoRandomness};
 use crate::registry::{Commit, Revision, StoreError};
 use crate::server_certificate::ServerNames;
 
-pub use draft::{Draft, DraftTooLarge, MAX_DRAFT, MAX_DRAFT_BYTES, check_draft};
+pub use draft::{Draft, DraftTooLarge, MAX_DRAFT, MAX_DRAFT_BYTES, check_draft, removed_from_draft};
 pub use error::ChangeError;
 
 /// The most resources of one change.
@@ -76,6 +76,8 @@ pub struct Removed {
     pub resources: Vec<Resource>,
     /// The revision of the change; the current one where nothing changed.
     pub revision: Revision,
+    /// What a person should know about it.
+    pub warnings: Vec<String>,
 }
 
 /// What changing resources needs.
@@ -236,16 +238,17 @@ impl Resources {
             (admission, turn) = self
                 .judged(turn, move |parts| admit_removal(&before, &targets, rights, &parts.trust_domain))
                 .await?;
-            let Removal { removed, after: _ } = admission.map_err(ChangeError::Refused)?;
+            let Removal { removed, warnings, after: _ } = admission.map_err(ChangeError::Refused)?;
             let resources = removed.iter().map(|(_, entry)| entry.resource().clone()).collect();
             if validate_only || removed.is_empty() {
-                return Ok(Removed { resources, revision: catalog.revision() });
+                return Ok(Removed { resources, revision: catalog.revision(), warnings });
             }
             let commit = Commit::new().at_revision(catalog.revision()).raising_revision();
             let commit = removed.iter().fold(commit, |commit, (key, _)| commit.delete(key.store_key()));
             let object = named(removed.iter().map(|(key, _)| key.to_string()));
             if self.commit(commit, Act::done(&author.actor, action, object)).await? {
-                return Ok(Removed { resources, revision: Revision(catalog.revision().0 + 1) });
+                let revision = Revision(catalog.revision().0 + 1);
+                return Ok(Removed { resources, revision, warnings });
             }
         }
         Err(ChangeError::Contended)

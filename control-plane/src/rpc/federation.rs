@@ -8,10 +8,11 @@ use hauberk_proto::admin::v1::{
     Bundle, ListBundlesRequest, ListBundlesResponse, RefreshBundleRequest, RefreshBundleResponse,
 };
 use hauberk_tls::TrustBundle;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 use super::{message, refused, status};
 use crate::access::CallContext;
+use crate::admins::Role;
 use crate::app::ControlPlane;
 use crate::audit::Act;
 use crate::federation::{Federation, Followed};
@@ -55,7 +56,8 @@ impl Service for FederationService {
         request: Request<RefreshBundleRequest>,
     ) -> Result<Response<RefreshBundleResponse>, Status> {
         const ACTION: &str = "federation.refresh";
-        let actor = CallContext::of(&request)?.actor();
+        let context = CallContext::of(&request)?;
+        let (actor, may_follow) = (context.actor(), context.has_role(Role::IdentityAdmin));
         let RefreshBundleRequest { mesh, trust_domain, issuer } = request.into_inner();
         let name = |field, text: &str| Name::parse(text).map_err(|error| status::bad_field(field, error));
         let mesh = name("mesh", &mesh)?;
@@ -65,6 +67,12 @@ impl Service for FederationService {
             ResourceKey { kind: Kind::JwtIssuer, mesh, name: name("issuer", &issuer)? }
         };
         let audit = &self.control.audit;
+        if key.kind == Kind::FederatedTrustDomain && !may_follow {
+            let why =
+                "to refresh a bundle takes the role identity-admin; the keys of an issuer, policy-admin";
+            refused::record(audit, &actor, ACTION, key.to_string(), why).await;
+            return Err(status::refusal(Code::PermissionDenied, "ROLE_NEEDED", why));
+        }
         if let Err(error) = self.federation.refresh(&key).await {
             refused::record(audit, &actor, ACTION, key.to_string(), &error).await;
             return Err(status::of_refresh(&error));

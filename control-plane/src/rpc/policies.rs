@@ -23,13 +23,16 @@ use hauberk_proto::admin::v1::{
 use hauberk_proto::mesh::v1::Resource;
 use tonic::{Code, Request, Response, Status};
 
+use super::resources::resource_keys;
 use super::{explain, status};
 use crate::access::CallContext;
 use crate::app::ControlPlane;
 use crate::bulkhead::Bulkhead;
 use crate::push::Push;
 use crate::resources::admit::{Rights, admit};
-use crate::resources::{Catalog, ChangeError, MAX_DRAFT_BYTES, Resources, check_draft};
+use crate::resources::{
+    Catalog, ChangeError, Kind, MAX_DRAFT_BYTES, MeshCatalog, Resources, check_draft, removed_from_draft,
+};
 use cells::{Found, Position, Spoken, Wanted, survey};
 use check::Check;
 use diff::differences;
@@ -166,11 +169,19 @@ impl policies_server::Policies for PoliciesService {
     async fn diff(&self, request: Request<DiffRequest>) -> Result<Response<DiffResponse>, Status> {
         let (context, request) = CallContext::with_message(request)?;
         self.answer(&context, move |catalog, trust_domain| {
-            let DiffRequest { resources, mesh, page_token } = &request;
+            let DiffRequest { resources, mesh, page_token, removed } = &request;
             let name = mesh_name(mesh)?;
             check_size(resources)?;
+            let removed = resource_keys("removed", removed)?;
             let after = drafted(catalog, trust_domain, resources)?;
-            let after = Mesh::of(&after, trust_domain, &name)?;
+            let after = removed_from_draft(after, &removed, trust_domain);
+            let (after, _) = after.map_err(|error| status::of_change(&error, "removed"))?;
+            let nothing = MeshCatalog::default();
+            let is_gone = removed.iter().any(|key| key.kind == Kind::Mesh && key.name == name);
+            let after = match is_gone {
+                true => Mesh::gone(&after, trust_domain, &name, &nothing),
+                false => Mesh::of(&after, trust_domain, &name)?,
+            };
             let is_known = catalog.mesh(name.as_str()).is_some_and(|mesh| mesh.spec().is_some());
             let before = is_known.then(|| Mesh::of(catalog, trust_domain, &name)).transpose()?;
             let revision = catalog.revision();
@@ -180,8 +191,15 @@ impl policies_server::Policies for PoliciesService {
             // It belongs to the whole, and is told once.
             let not_compared =
                 if from.is_first() { not_compared(before.as_ref(), &after) } else { Vec::new() };
-            let revision = revision.0;
-            Ok(DiffResponse { differences: found, compared, revision, next_page_token, not_compared })
+            let (revision, removed) = (revision.0, removed.len() as u64);
+            Ok(DiffResponse {
+                differences: found,
+                compared,
+                revision,
+                next_page_token,
+                not_compared,
+                removed,
+            })
         })
         .await
     }

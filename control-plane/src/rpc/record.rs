@@ -11,6 +11,7 @@ use hauberk_proto::admin::v1::{
 use hauberk_proto::convert::timestamp;
 use tonic::{Code, Request, Response, Status};
 
+use super::resources::resource_keys;
 use super::status;
 use crate::access::CallContext;
 use crate::app::ControlPlane;
@@ -55,7 +56,10 @@ impl record_server::Record for RecordService {
         &self,
         request: Request<SimulateRequest>,
     ) -> Result<Response<SimulateResponse>, Status> {
-        let (context, SimulateRequest { resources: batch }) = CallContext::with_message(request)?;
+        let (context, request) = CallContext::with_message(request)?;
+        let SimulateRequest { resources: batch, removed } = request;
+        let removed = resource_keys("removed", &removed)?;
+        let count = removed.len() as u64;
         let turn = self.turn_of(&context).await?;
         let before = self.catalog().await?;
         let revision = before.revision().0;
@@ -63,13 +67,16 @@ impl record_server::Record for RecordService {
         let (resources, push) = (Arc::clone(&self.resources), Arc::clone(&self.push));
         let simulated = turn.run(move || {
             let draft = resources.draft(&before, &batch);
-            let Draft { after, warnings } = draft.map_err(|error| status::of_change(&error, "resources"))?;
+            let draft = draft.map_err(|error| status::of_change(&error, "resources"))?;
+            let draft = draft.without(&removed, resources.trust_domain());
+            let Draft { after, warnings } = draft.map_err(|error| status::of_change(&error, "removed"))?;
             let records = push.flows().recorded().of(|_| true);
             let simulation = simulate::simulate(resources.trust_domain(), &before, &after, &records);
             Ok::<_, Status>((simulation.map_err(|error| cannot_say(&error))?, warnings))
         });
         let (simulation, warnings) = simulated.await.map_err(|error| status::internal(&error))??;
-        Ok(Response::new(SimulateResponse { silent_instances, revision, warnings, ..encode(simulation) }))
+        let answer = SimulateResponse { silent_instances, revision, warnings, removed: count, ..encode(simulation) };
+        Ok(Response::new(answer))
     }
 
     async fn suggest(&self, request: Request<SuggestRequest>) -> Result<Response<SuggestResponse>, Status> {

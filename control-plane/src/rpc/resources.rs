@@ -25,7 +25,9 @@ use crate::access::CallContext;
 use crate::admins::Role;
 use crate::app::ControlPlane;
 use crate::resources::admit::{self, Rights, Target};
-use crate::resources::{Author, Catalog, Kind, MAX_BATCH_BYTES, ResourceKey, Resources, did_you_mean};
+use crate::resources::{
+    Author, Catalog, Kind, MAX_BATCH_BYTES, Removed, ResourceKey, Resources, did_you_mean,
+};
 use watching::{Watchers, Watching};
 
 /// Resources on a page.
@@ -108,7 +110,8 @@ impl resources_server::Resources for ResourcesService {
         let targets = targets.collect::<Result<Vec<_>, Status>>()?;
         let removed = self.resources.delete(&author, &targets, validate_only).await;
         let removed = removed.map_err(|error| status::of_change(&error, "targets"))?;
-        let mut response = DeleteResponse { revision: removed.revision.0, resources: removed.resources };
+        let Removed { resources, revision, warnings } = removed;
+        let mut response = DeleteResponse { revision: revision.0, resources, warnings };
         if response.encoded_len() > ANSWER_BYTES {
             response.resources.iter_mut().for_each(strip);
         }
@@ -180,6 +183,12 @@ fn not_found(catalog: &Catalog, key: &ResourceKey) -> Status {
     let known = mesh.iter().flat_map(|mesh| mesh.of_kind(key.kind).keys()).map(Name::as_str);
     let hint = did_you_mean(key.name.as_str(), known).map(|hint| format!("; {hint}")).unwrap_or_default();
     status::refusal(Code::NotFound, "NOT_FOUND", format!("{key} does not exist{hint}"))
+}
+
+/// The resources that a list of a request names.
+pub(super) fn resource_keys(list: &str, named: &[ResourceRef]) -> Result<Vec<ResourceKey>, Status> {
+    let keys = named.iter().enumerate();
+    keys.map(|(index, named)| resource_key(&format!("{list}[{index}]"), Some(named))).collect()
 }
 
 fn resource_key(field: &str, named: Option<&ResourceRef>) -> Result<ResourceKey, Status> {

@@ -94,12 +94,13 @@ pub fn simulate(
     let mut simulation = Simulation::default();
     let mut flips = Flips::default();
     let other_callers = other_callers(trust_domain, before, after);
+    let nothing = Arc::new(MeshCatalog::default());
     let by_mesh = records.chunk_by(|one, next| mesh_of(one) == mesh_of(next));
     for records in by_mesh {
         let Some(mesh) = records.first().and_then(mesh_of) else { continue };
-        let (Some(now), Some(draft)) = (before.mesh(mesh.as_str()), after.mesh(mesh.as_str())) else {
-            continue;
-        };
+        let Some(now) = before.mesh(mesh.as_str()) else { continue };
+        // One that goes as a whole is left with nothing.
+        let draft = after.mesh(mesh.as_str()).unwrap_or(&nothing);
         let is_same = Arc::ptr_eq(now, draft);
         if !is_same {
             check_readable(&mesh, now)?;

@@ -205,6 +205,16 @@ fn what_was_asked_of_a_node_that_a_draft_leaves_out_would_be_denied() {
 }
 
 #[test]
+fn what_was_asked_in_a_mesh_that_goes_is_not_passed_over() {
+    let before = catalog_of(&shop());
+    let records = records(vec![seen("web", "GET", ALLOW, &[("/orders/1", 5)])]);
+    let found = simulate(&trust_domain(), &before, &Catalog::default(), &records).unwrap();
+    // Whoever called goes too.
+    assert_eq!((found.looked_at.flows, found.undecidable.decisions), (1, 5));
+    assert_eq!(found.flips[0].reason, "caller_changes");
+}
+
+#[test]
 fn what_is_stored_and_not_understood_proves_nothing() {
     let mut before = catalog_of(&shop());
     let key = crate::resources::ResourceKey {

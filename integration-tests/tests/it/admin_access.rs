@@ -9,8 +9,9 @@ use hauberk_proto::{
     FILE_DESCRIPTOR_SET,
     admin::v1::{
         ApplyRequest, AuditOutcome, CreateAdminRequest, DeleteAdminRequest, ListAdminsRequest,
-        ListAuditRequest, ListRequest, LoginRequest, RenewCredentialRequest, Role,
-        admins_client::AdminsClient, audit_client::AuditClient, resources_client::ResourcesClient,
+        ListAuditRequest, ListRequest, LoginRequest, RefreshBundleRequest, RenewCredentialRequest, Role,
+        admins_client::AdminsClient, audit_client::AuditClient, federation_client::FederationClient,
+        resources_client::ResourcesClient,
     },
     mesh::v1::{
         PolicySpec, Resource, VirtualNodeProvider, VirtualNodeSpec, VirtualServiceProvider,
@@ -237,8 +238,9 @@ fn may_call(path: &str, role: Role) -> bool {
         | "Authorities/RevokeAuthority"
         | "Authorities/RequestAuthority"
         | "Authorities/InstallAuthority"
-        | "Authorities/SignAuthority"
-        | "Federation/RefreshBundle" => &[Role::IdentityAdmin],
+        | "Authorities/SignAuthority" => &[Role::IdentityAdmin],
+        // A policy-admin only that of an issuer, as another test has it.
+        "Federation/RefreshBundle" => &[Role::IdentityAdmin, Role::PolicyAdmin],
         "Admins/CreateAdmin" | "Admins/DeleteAdmin" | "System/SetLogFilter" => &[],
         "LocalAdmin/IssueCredential" => return false,
         _ => return true,
@@ -271,6 +273,28 @@ async fn each_role_may_do_what_it_is_for() {
         let wanted: BTreeSet<String> =
             rpcs("hauberk.admin.v1").into_iter().filter(|path| !may_call(path, role)).collect();
         assert_eq!(denied, wanted, "{role:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_admin_asks_for_the_keys_of_issuers_and_for_no_bundle() {
+    let mesh = shop();
+    let refresh = async |channel: &Channel, trust_domain: &str, issuer: &str| {
+        let request = RefreshBundleRequest {
+            mesh: "shop".to_owned(),
+            trust_domain: trust_domain.to_owned(),
+            issuer: issuer.to_owned(),
+        };
+        FederationClient::new(channel.clone()).refresh_bundle(request).await.unwrap_err().code()
+    };
+    // Neither is there: whoever may ask is told so.
+    for (name, role, of_bundle) in [
+        ("policies", Role::PolicyAdmin, Code::PermissionDenied),
+        ("identities", Role::IdentityAdmin, Code::NotFound),
+    ] {
+        let admin = admin_as(&mesh, &log_in(&mesh, name, role).await);
+        assert_eq!(refresh(&admin, "partner.example", "").await, of_bundle, "{name}");
+        assert_eq!(refresh(&admin, "", "login").await, Code::NotFound, "{name}");
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use hauberk_integration_tests::eventually;
 use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tonic::{
@@ -96,6 +97,34 @@ async fn streams_metadata_and_statuses_are_intact() {
     let status = call_streaming(&channel, "/test.Echo/Fail", tokio_stream::empty()).await.unwrap_err();
     assert_eq!((status.code(), status.message()), (Code::FailedPrecondition, "not today"));
     assert_eq!(status.metadata().get("x-reason").unwrap(), "closed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_was_denied_for_its_query_is_explained_with_it() {
+    let mesh = shop::open();
+    shop::set_policy(&mesh, "all", WEB_MAY_ALL);
+    let forbid =
+        "forbid (principal, action == Action::\"call\", resource) when { context.query.hasTag(\"token\") };";
+    shop::set_policy(&mesh, "no-tokens", forbid);
+    let app = StreamingApp::start();
+    let mut orders = shop::orders(&mesh, app.address());
+    let web = shop::caller(&mesh, "web");
+    let channel = channel(web.outbound(), "orders-rpc");
+    until_reachable(&channel).await;
+
+    let denied = call_streaming(&channel, "/test.Echo/Both?token=a", tokio_stream::empty()).await;
+    let denied = denied.unwrap_err();
+    assert_eq!(denied.code(), Code::PermissionDenied);
+    let id = denied.metadata().get("hauberk-decision").unwrap().to_str().unwrap();
+    let explain = || mesh.hauberk(&["explain", id]).ok().stdout;
+    let told = explain();
+    assert!(told.contains("no-tokens (forbid)") && !told.contains("decide otherwise"), "{told}");
+    orders.process.kill();
+    let told = eventually("what was kept of it is told", PATIENCE, || {
+        let told = explain();
+        told.contains("as the control plane kept it").then_some(told)
+    });
+    assert!(told.contains("no-tokens (forbid)") && !told.contains("decide otherwise"), "{told}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -122,6 +122,60 @@ fn drafts_are_held_against_what_was_decided() {
 }
 
 #[test]
+fn a_removal_is_held_against_what_was_decided() {
+    let (mesh, _app, _orders, web) = traded();
+    let dry = ["delete", "policy", "web-reads-orders", "--dry-run"];
+    for (arguments, draft) in [
+        (&dry[..], ""),
+        (&["simulate", "--delete", "policy/web-reads-orders"], ""),
+        // Files are applied before.
+        (&["simulate", "-f", "-", "--delete", "policy/web-reads-orders"], REVERSED),
+    ] {
+        let told = mesh.hauberk_with_input(arguments, draft);
+        assert_eq!(told.code, 1, "{told:?}");
+        assert!(told.stdout.contains("no policy permits it any longer; web-reads-orders did"), "{told:?}");
+        assert!(told.stderr.contains("2 recorded flows"), "{told:?}");
+        assert!(told.stderr.contains("1 (3 calls) would be denied"), "{told:?}");
+    }
+    let instead = REVERSED.replace("name: web-reads-orders", "name: others").replace("intruder", "web");
+    let told = mesh
+        .hauberk_with_input(&["simulate", "-f", "-", "--delete", "policy/web-reads-orders"], &instead)
+        .ok();
+    assert!(told.stderr.contains("nothing would be decided otherwise"), "{told:?}");
+
+    let told = mesh.hauberk(&["policy", "diff", "--delete", "policy/web-reads-orders"]);
+    assert_eq!(told.code, 1, "{told:?}");
+    let rows: Vec<Vec<&str>> = told.stdout.lines().map(|line| line.split_whitespace().collect()).collect();
+    let found: Vec<_> = rows[1..].iter().map(|row| (row[0], row[2], row[4], row[5])).collect();
+    assert_eq!(found, [("web", "GET", "always", "web-reads-orders")], "{told:?}");
+    let told = mesh.hauberk(&["policy", "diff", "--delete", "policy/web-reads-orders", "-o", "yaml"]);
+    assert!(told.stdout.starts_with("items:") && told.stdout.contains("\nnotCompared: []"), "{told:?}");
+    let told = mesh.hauberk(&["policy", "diff", "--delete", "vs/orders", "-o", "yaml"]);
+    assert!(told.code == 2 && told.stderr.contains("is still used by virtual node \"web\""), "{told:?}");
+    let missing = mesh.hauberk(&["simulate", "--delete", "policy/web-reads-order"]);
+    assert!(missing.code == 2 && missing.stderr.contains("does not exist"), "{missing:?}");
+    let nothing = mesh.hauberk(&["simulate"]);
+    assert!(nothing.code == 2 && nothing.stderr.contains("--filename"), "{nothing:?}");
+
+    // What goes that forbids something lets through, and that is said.
+    shop::set_policy(&mesh, "no-get", "forbid(principal, action == Action::\"GET\", resource);");
+    let denied = get_until(&web, "orders", "/orders/1", 403);
+    assert!(denied.header("hauberk-decision").is_some());
+    until_recorded(&mesh, 5);
+    let told = mesh.hauberk(&["delete", "policy", "no-get", "--dry-run"]).ok();
+    assert!(told.stdout.contains("policy/no-get deleted (server dry run)"), "{told:?}");
+    assert!(told.stderr.contains("what it forbids is let through from then on"), "{told:?}");
+    assert!(told.stderr.contains("would be allowed"), "{told:?}");
+
+    // Whoever waits for it calls in vain at once.
+    mesh.hauberk(&["delete", "policy", "no-get", "--wait=20s"]).ok();
+    assert_eq!(get(web.outbound(), "orders", "/orders/1").unwrap().status, 200);
+    let told = mesh.hauberk(&["delete", "policy", "web-reads-orders", "--wait=20s"]).ok();
+    assert!(told.stderr.contains("is enforced by"), "{told:?}");
+    assert_eq!(get(web.outbound(), "orders", "/orders/1").unwrap().status, 403);
+}
+
+#[test]
 fn the_record_outlives_both_who_keep_it() {
     let (mut mesh, _app, mut orders, web) = traded();
     // What is told is written within seconds, and at the end; whoever is killed before has lost these.

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use hauberk_identity::Name;
-use hauberk_policy::{Mode, PolicyDocument, Reference, Referent};
+use hauberk_policy::{Effect, Mode, PolicyDocument, Reference, Referent};
 
 use super::Step;
 use crate::resources::catalog::Model;
@@ -97,7 +97,7 @@ impl Step<'_> {
     fn unknown<'d>(&self, mesh: &MeshCatalog, document: &'d PolicyDocument) -> Vec<(&'d Reference, Unknown)> {
         let find = |reference: &'d Reference| {
             let unknown = match &reference.referent {
-                Referent::Claim(claim) => self.unknown_claim(mesh, claim),
+                Referent::Claim(claim) => self.unknown_claim(mesh, claim, reference.effect),
                 Referent::Label(label) => self.unknown_label(mesh, label),
                 Referent::UserGroup { issuer, group } => self.unknown_group(mesh, issuer, group),
                 _ => None,
@@ -107,7 +107,7 @@ impl Step<'_> {
         document.references().iter().filter_map(find).collect()
     }
 
-    fn unknown_claim(&self, mesh: &MeshCatalog, claim: &str) -> Option<Unknown> {
+    fn unknown_claim(&self, mesh: &MeshCatalog, claim: &str, effect: Effect) -> Option<Unknown> {
         let mut known: BTreeSet<&str> = BTreeSet::new();
         let mut are_all_told = true;
         for (_, issuer, _) in mesh.issuers() {
@@ -135,7 +135,12 @@ impl Step<'_> {
             return Some(Unknown { message, help, is_sure: true });
         }
         let message = format!("the claim {claim:?} is none that an issuer declares or maps");
-        nearest.map(|help| Unknown { message, help: Some(help), is_sure: false })
+        // A permit on a claim that no token has lets nobody in, and is missed; a forbid is not.
+        let help = nearest.or_else(|| {
+            let help = "where no token has it nothing is forbidden: write it to declares.claims of the JwtIssuer whose tokens do";
+            (effect == Effect::Deny).then(|| help.to_owned())
+        });
+        help.map(|help| Unknown { message, help: Some(help), is_sure: false })
     }
 
     fn unknown_label(&self, mesh: &MeshCatalog, label: &str) -> Option<Unknown> {

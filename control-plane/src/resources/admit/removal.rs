@@ -30,6 +30,8 @@ pub struct Target {
 pub struct Removal {
     /// What goes, in the order of the request.
     pub removed: Vec<(ResourceKey, Arc<Entry>)>,
+    /// What a person should know about it.
+    pub warnings: Vec<String>,
     /// All resources as they will be.
     pub after: Catalog,
 }
@@ -80,12 +82,23 @@ pub fn admit_removal(
         trust_domain,
         hints: Cell::new(MOST_HINTS),
     };
-    membership::check(&step, rights, &mut problems, &mut Vec::new());
-    opens::check(&step, rights, &mut problems, &mut Vec::new());
+    let mut warnings = Vec::new();
+    membership::check(&step, rights, &mut problems, &mut warnings);
+    opens::check(&step, rights, &mut problems, &mut warnings);
+    warnings.extend(removed.iter().filter_map(|(key, entry)| lifted(key, entry, &after)));
     let mut problems = problems.into_sorted();
     // A target has no fields of the resource itself.
     problems.iter_mut().filter(|problem| problem.field.starts_with("spec.")).for_each(|p| p.field.clear());
-    if problems.is_empty() { Ok(Removal { removed, after }) } else { Err(problems) }
+    if problems.is_empty() { Ok(Removal { removed, warnings, after }) } else { Err(problems) }
+}
+
+/// That something is forbidden no longer; of a mesh that goes as a whole nothing is left to forbid.
+fn lifted(key: &ResourceKey, entry: &Entry, after: &Catalog) -> Option<String> {
+    after.mesh(key.mesh.as_str())?;
+    let document = entry.document().filter(|document| document.forbids())?;
+    let decides = document.mode() != Mode::Audit;
+    decides
+        .then(|| format!("{key}: what it forbids is let through from then on, wherever a policy permits it"))
 }
 
 fn check_unused(key: &ResourceKey, after: &Catalog, trust_domain: &TrustDomain, problems: &mut Problems) {

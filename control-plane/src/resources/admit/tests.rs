@@ -751,6 +751,62 @@ fn what_is_used_is_not_removed() {
 }
 
 #[test]
+fn a_removal_says_what_it_lets_through_and_what_policies_no_longer_reach() {
+    let mut resources = shop();
+    let mut audited = forbid("watched", "web", "orders");
+    if let Some(Spec::Policy(spec)) = &mut audited.spec {
+        spec.mode = Some("AUDIT".to_owned());
+    }
+    let service = "forbid(principal is Node, action, resource in Service::\"orders\");";
+    resources.extend([audited, forbid("never", "web", "orders"), boundary("guard", service)]);
+    let catalog = catalog_of(&resources);
+    let told = |targets: &[(Kind, &str)]| remove(&catalog, targets).unwrap().warnings;
+    let lifted = |key: &str| {
+        vec![format!("{key}: what it forbids is let through from then on, wherever a policy permits it")]
+    };
+    assert_eq!(told(&[(Kind::Policy, "never")]), lifted("Policy shop/never"));
+    assert_eq!(told(&[(Kind::Boundary, "guard")]), lifted("Boundary shop/guard"));
+    assert_eq!(told(&[(Kind::Policy, "watched")]), Vec::<String>::new());
+    assert_eq!(told(&[(Kind::Policy, "allow-web-to-orders")]), Vec::<String>::new());
+    let reach = told(&[(Kind::VirtualNode, "web"), (Kind::VirtualService, "orders")]);
+    assert!(reach[0].contains("takes port 8080 of orders out of virtual service orders"), "{reach:?}");
+    let all = [
+        (Kind::Mesh, "shop"),
+        (Kind::Boundary, "guard"),
+        (Kind::Policy, "allow-web-to-orders"),
+        (Kind::Policy, "never"),
+        (Kind::Policy, "watched"),
+        (Kind::VirtualNode, "orders"),
+        (Kind::VirtualNode, "web"),
+        (Kind::VirtualService, "orders"),
+    ];
+    let told = told(&all);
+    assert!(!told.iter().any(|warning| warning.contains("is let through")), "{told:?}");
+}
+
+#[test]
+fn a_forbid_that_a_list_in_one_line_passes_by_is_worth_a_warning() {
+    let catalog = catalog_of(&shop());
+    let warned = |condition: &str| {
+        let text = format!(
+            "forbid(principal, action == Action::\"GET\", resource in Service::\"orders\")\n\
+             when {{ context.headers.hasTag(\"x-role\") && {condition} }};"
+        );
+        accepted(&catalog, &[policy("roles", &text)], EVERYTHING).warnings
+    };
+    let values = "context.headers.getTag(\"x-role\")";
+    assert_eq!(
+        warned(&format!("{values}.contains(\"admin\")")),
+        [
+            "Policy shop/roles: roles denies by values of the header field \"x-role\", and whoever sends several as one, such as \
+          `x-role: a, b`, sends another that it does not name; deny instead what is not among the good ones: \
+          ![\"a\"].containsAll(context.headers.getTag(\"x-role\"))"
+        ]
+    );
+    assert_eq!(warned(&format!("![\"guest\"].containsAll({values})")), [""; 0]);
+}
+
+#[test]
 fn a_removal_looks_at_versions_and_roles() {
     let catalog = catalog_of(&shop());
     let target = |version, ignore_missing, name: &str| Target {

@@ -1,14 +1,16 @@
 //! How a change is judged; and one that is not made, so that others can look at what would follow from it.
 
+use hauberk_identity::TrustDomain;
 use hauberk_proto::convert::features;
 use hauberk_proto::mesh::v1::Resource;
 use prost::Message;
 
-use super::{ChangeError, Resources, ResourcesParts};
+use super::{ChangeError, MAX_BATCH, Resources, ResourcesParts};
 use crate::compile::oversized;
 use crate::compile::view::needed_features;
-use crate::resources::admit::{Admission, Rights, admit};
+use crate::resources::admit::{Admission, Removal, Rights, Target, admit, admit_removal};
 use crate::resources::catalog::Catalog;
+use crate::resources::key::ResourceKey;
 use crate::resources::svid_terms;
 
 /// The most resources of a draft: more than one change may have, since what is looked at is often a whole folder, of which little
@@ -29,6 +31,9 @@ pub struct DraftTooLarge {
     bytes: usize,
 }
 
+/// Whoever only asks needs no right to change anything.
+const EVERYTHING: Rights = Rights { resources: true, policies: true, boundaries: true, identities: true };
+
 /// A change that could be made.
 #[derive(Debug)]
 pub struct Draft {
@@ -46,8 +51,7 @@ impl Resources {
     /// What the change would be refused for.
     pub fn draft(&self, before: &Catalog, batch: &[Resource]) -> Result<Draft, ChangeError> {
         check_draft(batch)?;
-        let rights = Rights { resources: true, policies: true, boundaries: true, identities: true };
-        let Admission { after, warnings, changes: _ } = self.parts.judge(before, batch, rights)?;
+        let Admission { after, warnings, changes: _ } = self.parts.judge(before, batch, EVERYTHING)?;
         Ok(Draft { after, warnings })
     }
 }
@@ -89,6 +93,42 @@ impl ResourcesParts {
         }
         Ok(())
     }
+}
+
+impl Draft {
+    /// The same with some of it taken away then.
+    ///
+    /// # Errors
+    /// What the removal would be refused for.
+    pub fn without(self, removed: &[ResourceKey], trust_domain: &TrustDomain) -> Result<Self, ChangeError> {
+        let Self { after, mut warnings } = self;
+        let (after, more) = removed_from_draft(after, removed, trust_domain)?;
+        warnings.extend(more);
+        Ok(Self { after, warnings })
+    }
+}
+
+/// Takes some of a draft's resources away, judged as [`Resources::delete`] would for somebody who may change everything; gives what is
+/// left, and what a person should know about it.
+///
+/// # Errors
+/// What the removal would be refused for.
+pub fn removed_from_draft(
+    draft: Catalog,
+    removed: &[ResourceKey],
+    trust_domain: &TrustDomain,
+) -> Result<(Catalog, Vec<String>), ChangeError> {
+    if removed.is_empty() {
+        return Ok((draft, Vec::new()));
+    }
+    if removed.len() > MAX_BATCH {
+        return Err(ChangeError::TooMany(removed.len()));
+    }
+    let target = |key: &ResourceKey| Target { key: key.clone(), resource_version: 0, ignore_missing: false };
+    let targets: Vec<Target> = removed.iter().map(target).collect();
+    let admitted = admit_removal(&draft, &targets, EVERYTHING, trust_domain);
+    let Removal { warnings, after, .. } = admitted.map_err(ChangeError::Refused)?;
+    Ok((after, warnings))
 }
 
 /// Refuses a draft that is too large to be looked at.

@@ -358,6 +358,34 @@ mod tests {
         assert!(rows.iter().any(|row| row.ends_with("/web: always to conditional")), "{rows:?}");
     }
 
+    #[test]
+    fn what_goes_is_a_difference_or_named() {
+        let mut before = open_shop();
+        node_spec(&mut before[1]).backends.clear();
+        before.extend([enrolled("first", "web", "batch"), enrolled("second", "orders", "batch")]);
+        let without = |names: &[&str]| {
+            let left = before.iter().filter(|one| !names.contains(&one.name.as_str()));
+            told(&before, &left.cloned().collect::<Vec<_>>())
+        };
+        let named = |named: &str| (Vec::new(), vec![named.to_owned()]);
+        let one_less = "enrollment second: which programs are given the identity";
+        assert_eq!(without(&["second"]), named(one_less));
+        let (rows, others) = without(&["first", "second"]);
+        assert_eq!(rows, ["spiffe://shop.example/workload/batch: always to nothing"]);
+        assert_eq!(others, Vec::<String>::new());
+        let (rows, others) = without(&["anybody"]);
+        assert!(rows.contains(&"spiffe://shop.example/mesh/shop/node/web: always to never".to_owned()));
+        assert_eq!(others, Vec::<String>::new());
+        let catalogs = [catalog_of(&open_shop()), Catalog::default()];
+        let (domain, shop, nothing) = (trust_domain(), Name::parse("shop").unwrap(), Default::default());
+        let before = Mesh::of(&catalogs[0], &domain, &shop).unwrap();
+        let after = Mesh::gone(&catalogs[1], &domain, &shop, &nothing);
+        let found = differences(Some(&before), &after, Position::default()).unwrap().found;
+        assert!(!found.is_empty() && found.iter().all(|one| one.after.is_none()), "{found:?}");
+        let service = "virtual service orders: which node it is that callers reach";
+        assert_eq!(not_compared(Some(&before), &after), [service]);
+    }
+
     type Draft = Box<dyn Fn(&mut Vec<Resource>)>;
 
     #[test]

@@ -76,8 +76,27 @@ impl<'a> Mesh<'a> {
             );
             return Err(status::refusal(Code::FailedPrecondition, "UNREADABLE_RESOURCE", message));
         }
+        Ok(Self::new(catalog, trust_domain, mesh, resources))
+    }
+
+    /// A mesh that is there no longer, with nothing in it.
+    pub(super) fn gone(
+        catalog: &'a Catalog,
+        trust_domain: &'a TrustDomain,
+        mesh: &'a Name,
+        nothing: &'a MeshCatalog,
+    ) -> Self {
+        Self::new(catalog, trust_domain, mesh, nothing)
+    }
+
+    fn new(
+        catalog: &'a Catalog,
+        trust_domain: &'a TrustDomain,
+        mesh: &'a Name,
+        resources: &'a MeshCatalog,
+    ) -> Self {
         let views = MeshViews::new(trust_domain, mesh, resources);
-        Ok(Self { name: mesh, resources, catalog, trust_domain, views, engines: RefCell::default() })
+        Self { name: mesh, resources, catalog, trust_domain, views, engines: RefCell::default() }
     }
 
     /// What is enforced where a node is called, or by those who call an external service.

@@ -1,6 +1,6 @@
 //! What a draft changes that no comparison of cells shows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use hauberk_identity::Name;
 use hauberk_policy::UserTokens;
@@ -18,7 +18,9 @@ pub(super) fn not_compared(before: Option<&Mesh<'_>>, after: &Mesh<'_>) -> Vec<S
     let mut tell =
         |kind: Kind, name: &Name, what: &str| found.push(format!("{} {name}: {what}", kind.noun()));
     let (former, latter) = (before.resources, after.resources);
-    if former.spec().map(|mesh| mesh.max_view_age()) != latter.spec().map(|mesh| mesh.max_view_age()) {
+    if latter.spec().is_some()
+        && former.spec().map(|mesh| mesh.max_view_age()) != latter.spec().map(|mesh| mesh.max_view_age())
+    {
         tell(Kind::Mesh, after.name, "for how long agents decide without news (maxViewAge)");
     }
     let known = before.issuers();
@@ -31,7 +33,7 @@ pub(super) fn not_compared(before: Option<&Mesh<'_>>, after: &Mesh<'_>) -> Vec<S
         tell(Kind::FederatedTrustDomain, domain, "what its members are verified by");
     }
     let known: BTreeMap<_, _> = former.enrollments().collect();
-    let residents = before.residents();
+    let (residents, residents_after) = (before.residents(), after.residents());
     for (name, enrollment) in latter.enrollments().filter(|(name, one)| known.get(name) != Some(one)) {
         match enrollment {
             // Cells show that it comes.
@@ -39,6 +41,17 @@ pub(super) fn not_compared(before: Option<&Mesh<'_>>, after: &Mesh<'_>) -> Vec<S
             Enrollment::Workload(_) => tell(Kind::Enrollment, name, "which programs are given the identity"),
             Enrollment::Attest(_) => tell(Kind::Enrollment, name, "which agents may join without a token"),
         }
+    }
+    for (name, enrollment) in gone(former.enrollments(), latter.enrollments()) {
+        match enrollment {
+            // Cells show that it goes.
+            Enrollment::Workload(workload) if !residents_after.contains(workload.id()) => {}
+            Enrollment::Workload(_) => tell(Kind::Enrollment, name, "which programs are given the identity"),
+            Enrollment::Attest(_) => tell(Kind::Enrollment, name, "which agents may join without a token"),
+        }
+    }
+    for (name, _) in gone(former.services(), latter.services()) {
+        tell(Kind::VirtualService, name, "which node it is that callers reach");
     }
     for (name, _) in changed(former.externals(), latter.externals()) {
         tell(Kind::ExternalService, name, "which hosts and addresses are meant");
@@ -76,6 +89,15 @@ fn changed<'n, T: PartialEq>(
 ) -> Vec<(&'n Name, T)> {
     let before: BTreeMap<_, _> = before.collect();
     after.filter(|(name, one)| before.get(name).is_some_and(|known| known != one)).collect()
+}
+
+/// Those that there were before, and that are there no longer.
+fn gone<'n, T>(
+    before: impl Iterator<Item = (&'n Name, T)>,
+    after: impl Iterator<Item = (&'n Name, T)>,
+) -> Vec<(&'n Name, T)> {
+    let after: BTreeSet<&Name> = after.map(|(name, _)| name).collect();
+    before.filter(|(name, _)| !after.contains(name)).collect()
 }
 
 fn takes_users(mesh: &MeshCatalog) -> bool {

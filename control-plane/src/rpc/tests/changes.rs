@@ -316,15 +316,14 @@ async fn what_is_large_comes_in_pages_of_one_revision() {
 
     // A draft that would be refused is refused here too, with its fields.
     let broken = resources::policy("broken", "permit(principal, action, resource);");
-    let draft = DiffRequest { resources: vec![broken], mesh: "shop".into(), page_token: String::new() };
-    let refused = policies.diff(draft).await.unwrap_err();
+    let draft = |resources| DiffRequest { resources, mesh: "shop".into(), ..DiffRequest::default() };
+    let refused = policies.diff(draft(vec![broken])).await.unwrap_err();
     assert_eq!(refused.code(), Code::InvalidArgument);
     let widened = resources::policy(
         "wide",
         "permit(principal is Node, action in Action::\"http\", resource in Node::\"n0\");",
     );
-    let draft = DiffRequest { resources: vec![widened], mesh: "shop".into(), page_token: String::new() };
-    let diff = policies.diff(draft).await.unwrap().into_inner();
+    let diff = policies.diff(draft(vec![widened])).await.unwrap().into_inner();
     assert!(diff.differences.iter().all(|one| one.after.as_ref().unwrap().node.ends_with("/n0")));
     assert_eq!(diff.differences.len() % 9, 0);
     assert!(diff.differences.len() > 120 * 9, "{}", diff.differences.len());
@@ -333,7 +332,12 @@ async fn what_is_large_comes_in_pages_of_one_revision() {
     let text = "permit(principal == Node::\"n1\", action == Action::\"GET\", resource in Node::\"n0\");";
     let many =
         |count: usize| (0..count).map(|number| resources::policy(&format!("q{number}"), text)).collect();
-    let draft = |resources| DiffRequest { resources, mesh: "shop".into(), page_token: String::new() };
+    // What is taken away is named apart, and counted.
+    let without = |name: &str| DiffRequest { removed: vec![named(Kind::Policy, name)], ..draft(Vec::new()) };
+    assert_eq!(policies.diff(draft(Vec::new())).await.unwrap().into_inner().removed, 0);
+    let refused = policies.diff(without("none")).await.unwrap_err();
+    assert_eq!(refused.code(), Code::NotFound);
+    assert_eq!(violations(&refused), ["removed[0]: Policy shop/none does not exist"]);
     let diff = policies.diff(draft(many(MAX_BATCH + 1))).await.unwrap().into_inner();
     assert!(!diff.differences.is_empty() && diff.next_page_token.is_empty());
     let refused = policies.diff(draft(many(MAX_DRAFT + 1))).await.unwrap_err();

@@ -58,7 +58,12 @@ fn a_claim_that_no_issuer_declares_is_refused_with_what_is_nearest() {
         ["Policy shop/p, 2:30: the claim \"grups\" is none that an issuer declares or maps; did you mean \
              \"groups\"?"]
     );
-    assert_eq!(warned("shoe_size"), (Vec::new(), Vec::new()));
+    let far = "Policy shop/p, 2:30: the claim \"shoe_size\" is none that an issuer declares or maps; where no token has it \
+               nothing is forbidden: write it to declares.claims of the JwtIssuer whose tokens do";
+    assert_eq!(warned("shoe_size"), (Vec::new(), vec![far.to_owned()]));
+    let permit = "permit(principal is Node, action in Action::\"http\", resource)\nwhen { context.claims.hasTag(\"shoe_size\") };";
+    let admission = try_admit(&catalog(&issuers), &[policy("p", permit)], EVERYTHING).unwrap();
+    assert_eq!(admission.warnings, [""; 0]);
 }
 
 #[test]

@@ -110,17 +110,18 @@ pub(crate) enum Admin {
 /// What an admin may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Role {
-    /// Reads everything that is not secret
+    /// Reads everything that is not secret, as every other role does
     Viewer,
-    /// Changes meshes, nodes and services, but grants nothing
+    /// Changes meshes, nodes, gateways and services, as far as no policy names them: grants nothing
     Editor,
-    /// Changes policies
+    /// Changes policies and what they are made of (roles, templates, data classes, issuers, external services), and what an
+    /// editor does, also where a policy names it
     PolicyAdmin,
-    /// Makes tokens, revokes
+    /// Makes tokens, changes enrollments and federation, revokes, and replaces, signs and installs authorities: can be anybody
     IdentityAdmin,
-    /// Changes the boundary
+    /// Changes boundaries, and nothing else but what they name together with an editor's or policy-admin's role
     BoundaryAdmin,
-    /// Everything, admins included
+    /// Everything, admins and log filters included
     Owner,
 }
 

@@ -15,7 +15,7 @@ pub(crate) struct Grant {
     /// Who calls: a virtual node, a SPIFFE id, gateway/NAME, role/NAME; several with commas
     #[arg(value_delimiter = ',', required = true, add = ArgValueCandidates::new(caller_names))]
     pub(crate) callers: Vec<String>,
-    /// What is called: a virtual service, else a virtual node
+    /// What is called: a virtual service, else a virtual node; or external/NAME
     #[arg(add = ArgValueCandidates::new(target_names))]
     pub(crate) target: String,
     /// Only these HTTP methods; `upgrade`, beside GET, for WebSockets
@@ -44,7 +44,7 @@ pub(crate) struct Can {
     /// Who calls: a virtual node, gateway/NAME, a SPIFFE id, or anonymous
     #[arg(add = ArgValueCandidates::new(caller_names))]
     pub(crate) caller: String,
-    /// What is called: a virtual service, else a virtual node
+    /// What is called: a virtual service, else a virtual node; or external/NAME
     #[arg(add = ArgValueCandidates::new(target_names))]
     pub(crate) target: String,
     /// An HTTP method (left out on gRPC and TCP ports), `upgrade` for a WebSocket, or package.Service/Method
@@ -114,7 +114,7 @@ pub(crate) struct Tap {
     /// Only calls from this virtual node, gateway/NAME, or SPIFFE id
     #[arg(long, value_name = "CALLER", add = ArgValueCandidates::new(caller_names))]
     pub(crate) from: Option<String>,
-    /// Only calls to this virtual node or SPIFFE id
+    /// Only calls to this virtual node or service, SPIFFE id, external/NAME, or host that none has
     #[arg(long, value_name = "TARGET", add = ArgValueCandidates::new(node_names))]
     pub(crate) to: Option<String>,
     /// Only what is denied

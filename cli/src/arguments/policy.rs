@@ -10,7 +10,7 @@ use crate::completion::{caller_names, target_names};
 /// `who-can`
 #[derive(Debug, Args)]
 pub(crate) struct WhoCan {
-    /// What is called: a virtual service, else a virtual node
+    /// What is called: a virtual service, else a virtual node; or external/NAME
     #[arg(add = ArgValueCandidates::new(target_names))]
     pub(crate) target: String,
     /// An HTTP method, or `upgrade` for WebSockets; left out: each

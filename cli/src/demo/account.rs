@@ -105,8 +105,12 @@ impl Account {
 
     /// Every agent has its certificate and its view.
     pub(super) fn agents(&self, count: usize) {
+        let door = match self.place {
+            Place::Processes => "edge → ",
+            Place::Containers => "",
+        };
         self.good(&format!(
-            "{count} agents attested        {}  web → orders → payments, and an intruder",
+            "{count} agents attested        {}  {door}web → orders → payments, and an intruder",
             self.elapsed()
         ));
     }

@@ -1,4 +1,4 @@
-//! The shop as local processes: `web → orders → payments`, and an intruder.
+//! The shop as local processes: `edge → web → orders → payments`, an intruder, and the issuer that people sign in with.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};

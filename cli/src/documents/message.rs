@@ -14,7 +14,7 @@ use crate::nearest::suggestion;
 
 /// Fields of AWS App Mesh's virtual nodes and services that this version does not act on. They are refused by name:
 /// dropping them would silently change what a mesh does.
-const APP_MESH_ONLY: [&str; 19] = [
+pub(super) const APP_MESH_ONLY: [&str; 19] = [
     "attributes",
     "awsCloudMap",
     "backendDefaults",

@@ -3,6 +3,7 @@
 use base64::Engine as _;
 use hauberk_proto::mesh::v1::{Resource, api_description::Description, resource::Spec};
 
+use super::message::APP_MESH_ONLY;
 use super::problem::Source;
 use super::read::{Documents, ReadError, parse};
 use super::{resource_tree, to_json, to_yaml};
@@ -61,6 +62,24 @@ fn a_virtual_gateway_is_read_and_what_it_would_listen_on_is_refused_by_name() {
         "kind: Enrollment\nmesh: shop\nname: e\nspec: {attest: {rules: [{virtualNode: a, virtualGateway: b}], joinToken: {}}}\n",
     );
     assert!(both.contains("only one of `virtualNode` and `virtualGateway` can be set"), "{both}");
+}
+
+#[test]
+fn the_readme_names_what_of_app_mesh_is_refused() {
+    const README: &str = include_str!("../../../README.md");
+    let (_, list) = README.split_once("## What does not work yet\n").unwrap();
+    let list = list.split("\n## ").next().unwrap();
+    for field in APP_MESH_ONLY {
+        assert!(list.contains(&format!("`{field}`")), "{field}");
+    }
+    // Its kinds, as a sentence has them.
+    for (kind, said) in
+        [("VirtualRouter", "virtual routers"), ("Route", "routes"), ("GatewayRoute", "gateway routes")]
+    {
+        let refused = wrong(&format!("kind: {kind}\nmesh: shop\nname: r\nspec: {{}}\n"));
+        assert!(refused.contains(&format!("App Mesh's {kind} is not supported")), "{refused}");
+        assert!(list.contains(said), "{said}");
+    }
 }
 
 #[test]

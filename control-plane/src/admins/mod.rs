@@ -5,6 +5,7 @@
 
 mod context_file;
 mod dismissal;
+mod error;
 mod login;
 mod record;
 mod turn;
@@ -15,20 +16,21 @@ mod tests;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use hauberk_identity::{IdentityKind, Name, NameError, Serial, SpiffeId, TrustDomain, UnixMillis};
+use hauberk_identity::{IdentityKind, Name, Serial, SpiffeId, TrustDomain, UnixMillis};
 use hauberk_tls::{CertificateRequest, PeerIdentity, RequestedKey};
 use tokio_util::sync::CancellationToken;
 
 use crate::allowance::Allowances;
 use crate::audit::{Act, Actor, Audit};
 use crate::clock::Clock;
-use crate::issuance::{Holder, IssuanceError, Issued, Issuer, Ledger, Order, fails_as_issuance};
+use crate::issuance::{Holder, Issued, Issuer, Ledger, Order};
 use crate::random;
 use crate::registry::{Commit, Store, StoreError, Stored, document, keys};
 use crate::revocation;
 use crate::secret::{Secret, SecretHash};
 pub use context_file::{Context, ContextFileError, add_context, contexts_path, current_context};
 use dismissal::Dismissals;
+pub use error::AdminError;
 use record::LoginRecord;
 pub use record::{AdminRecord, Role, holding};
 use turn::Turns;
@@ -49,70 +51,6 @@ const RENEWALS_IN_A_LIFE: u32 = 20;
 
 /// How often a change is tried again when somebody else changes the same admin at the same moment.
 const ATTEMPTS: u32 = 4;
-
-/// Why an admin is not made, changed, or believed.
-#[derive(Debug, thiserror::Error)]
-pub enum AdminError {
-    /// The caller's name for an admin is none.
-    #[error("the name of an admin: {0}")]
-    BadName(#[from] NameError),
-    /// The caller gave no role.
-    #[error("an admin needs at least one role")]
-    NoRoles,
-    /// The caller would make an admin a second time.
-    #[error("there is an admin {0} already")]
-    Exists(Name),
-    /// The caller would change roles by issuing a credential.
-    #[error("admin {0} exists with other roles: leave the roles out, or delete the admin first")]
-    OtherRoles(Name),
-    /// Nobody has this name.
-    #[error("there is no admin {0}")]
-    NoSuchAdmin(String),
-    /// The answer would not arrive: a deleted admin's connections are cut.
-    #[error("admins do not delete themselves: another owner can")]
-    Oneself,
-    /// Without an owner nobody could make admins any more.
-    #[error("{0} is the last owner: make another owner first")]
-    LastOwner(Name),
-    /// Nobody made such a token, or it was used, or its admin was deleted.
-    #[error("the login token is unknown: it was mistyped, used already, or its admin is gone")]
-    UnknownLogin,
-    /// The bearer came too late.
-    #[error("the login token has expired: ask for a new one")]
-    LoginExpired,
-    /// The certificate is no admin's.
-    #[error("{0} is no admin")]
-    NotAnAdmin(SpiffeId),
-    /// The certificate was good once.
-    #[error("the credential is not valid any longer: its admin was deleted, or it has expired")]
-    Stale,
-    /// The admin has more credentials than anybody can need.
-    #[error("this credential was renewed too often: again in {} minutes", .again_in.as_secs().div_ceil(60))]
-    TooOften {
-        /// When it may be.
-        again_in: Duration,
-    },
-    /// Nothing could be issued.
-    #[error(transparent)]
-    Issuance(#[from] IssuanceError),
-}
-
-fails_as_issuance!(AdminError);
-
-impl AdminError {
-    /// Whether the caller was refused, as against something having failed here.
-    pub fn is_refusal(&self) -> bool {
-        match self {
-            Self::Issuance(error) => error.is_refusal(),
-            _ => true,
-        }
-    }
-
-    /// Whether somebody else was faster.
-    fn is_conflict(&self) -> bool {
-        matches!(self, Self::Issuance(IssuanceError::Store(StoreError::Conflict { .. })))
-    }
-}
 
 /// An admin as shown.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use hauberk_integration_tests::{AgentOptions, App, Response, binary, eventually, get, request};
+use hauberk_integration_tests::{AgentOptions, Response, binary, eventually, get, request};
 use serde_json::Value;
 use tonic::Code;
 
@@ -31,10 +31,7 @@ fn denial(response: &Response) -> String {
 
 #[test]
 fn denied_by_default_explained_allowed_and_gone_through_at_once() {
-    let mesh = shop::open();
-    let app = App::start("orders");
-    let mut orders = shop::orders(&mesh, app.address());
-    let web = shop::caller(&mesh, "web");
+    let (mesh, app, mut orders, web) = shop::trading();
     let intruder = shop::caller(&mesh, "intruder");
     let id = denial(&get_until(&web, "orders", "/orders/1", 403));
     assert_eq!(app.requests(), 0);
@@ -92,10 +89,7 @@ fn denied_by_default_explained_allowed_and_gone_through_at_once() {
 
 #[test]
 fn explain_says_that_rules_have_changed_since_and_what_they_decide_now() {
-    let mesh = shop::open();
-    let app = App::start("orders");
-    let mut orders = shop::orders(&mesh, app.address());
-    let web = shop::caller(&mesh, "web");
+    let (mesh, _app, mut orders, web) = shop::trading();
     let id = denial(&get_until(&web, "orders", "/orders/1", 403));
     let explain = || mesh.hauberk(&["explain", &id]).ok().stdout;
     let changed = "The rules have changed since, last at revision ";
@@ -137,10 +131,7 @@ fn explain_says_that_rules_have_changed_since_and_what_they_decide_now() {
 
 #[test]
 fn explain_tells_the_nearest_policy_and_the_field_that_differed() {
-    let mesh = shop::open();
-    let app = App::start("orders");
-    let _orders = shop::orders(&mesh, app.address());
-    let web = shop::caller(&mesh, "web");
+    let (mesh, _app, _orders, web) = shop::trading();
     shop::set_policy(
         &mesh,
         "readers",
@@ -227,10 +218,7 @@ fn tcp_denials_are_clean_ends() {
 
 #[test]
 fn audit_lets_default_denials_through_and_records_them() {
-    let mesh = shop::open();
-    let app = App::start("orders");
-    let _orders = shop::orders(&mesh, app.address());
-    let web = shop::caller(&mesh, "web");
+    let (mesh, _app, _orders, web) = shop::trading();
     get_until(&web, "orders", "/", 403);
     mesh.apply(
         "kind: VirtualNode\nmesh: shop\nname: orders\nspec:\n  authorization: AUDIT\n  listeners:\n  \
@@ -254,10 +242,7 @@ fn audit_lets_default_denials_through_and_records_them() {
 
 #[test]
 fn tap_shows_denials_as_they_happen() {
-    let mesh = shop::open();
-    let app = App::start("orders");
-    let _orders = shop::orders(&mesh, app.address());
-    let web = shop::caller(&mesh, "web");
+    let (mesh, _app, _orders, web) = shop::trading();
     shop::set_policy(
         &mesh,
         "ok",
@@ -295,10 +280,7 @@ fn tap_shows_denials_as_they_happen() {
 
 #[test]
 fn a_removed_permit_denies_the_very_next_call() {
-    let mesh = shop::open();
-    let app = App::start("orders");
-    let _orders = shop::orders(&mesh, app.address());
-    let web = shop::caller(&mesh, "web");
+    let (mesh, app, _orders, web) = shop::trading();
     shop::set_policy(&mesh, "all", WEB_MAY_ALL);
     get_until(&web, "orders", "/", 200);
     // Over a connection that stays open: what was decided for it before counts no more.

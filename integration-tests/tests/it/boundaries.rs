@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use hauberk_integration_tests::{App, CommandOutput, MeshBox, get};
+use hauberk_integration_tests::{CommandOutput, MeshBox, get};
 
 use crate::shop::{self, WEB_MAY_ALL, get_until};
 
@@ -37,11 +37,7 @@ fn login(mesh: &MeshBox, admin: &str, token: &Path) {
 
 #[test]
 fn what_the_boundary_forbids_no_policy_permits_and_no_audit_lets_through() {
-    let mesh = shop::open();
-    shop::set_policy(&mesh, "all", WEB_MAY_ALL);
-    let app = App::start("orders");
-    let _orders = shop::orders(&mesh, app.address());
-    let web = shop::caller(&mesh, "web");
+    let (mesh, _app, _orders, web) = shop::trading_by("all", WEB_MAY_ALL);
     get_until(&web, "orders", "/secret", 200);
 
     let refused = apply_as(&mesh, "pat", &["policy-admin", "editor"], BOUNDARY);

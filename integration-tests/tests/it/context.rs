@@ -1,6 +1,6 @@
 //! What policies read of a request and its connection, through real agents.
 
-use hauberk_integration_tests::{App, Response, get, request};
+use hauberk_integration_tests::{Response, get, request};
 
 use crate::shop::{self, get_until};
 
@@ -10,10 +10,7 @@ fn status(web: &hauberk_integration_tests::Agent, head: &str) -> Response {
 
 #[test]
 fn headers_queries_hosts_and_addresses_decide_and_are_explained() {
-    let mesh = shop::open();
-    let app = App::start("orders");
-    let _orders = shop::orders(&mesh, app.address());
-    let web = shop::caller(&mesh, "web");
+    let (mesh, app, _orders, web) = shop::trading();
     shop::set_policy(
         &mesh,
         "tenants",

@@ -34,11 +34,7 @@ fn spellings() -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn forged_names_never_reach_the_app() {
-    let mesh = shop::open();
-    shop::set_policy(&mesh, "all", WEB_MAY_ALL);
-    let app = App::start("orders");
-    let orders = shop::orders(&mesh, app.address());
-    let web = shop::caller(&mesh, "web");
+    let (mesh, app, orders, web) = shop::trading_by("all", WEB_MAY_ALL);
     get_until(&web, "orders", "/", 200);
     let peer = Peer::join(&mesh, "web").await;
     let before = app.heads().len();
@@ -74,11 +70,7 @@ async fn forged_names_never_reach_the_app() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn forged_trailers_never_reach_the_app() {
-    let mesh = shop::open();
-    shop::set_policy(&mesh, "all", WEB_MAY_ALL);
-    let app = StreamingApp::start();
-    let orders = shop::orders(&mesh, app.address());
-    let web = shop::caller(&mesh, "web");
+    let (mesh, app, orders, web) = shop::streaming_by("all", WEB_MAY_ALL);
     get_until(&web, "orders", "/", 200);
     let peer = Peer::join(&mesh, "web").await;
     let lines: String = spellings().iter().map(|name| format!("{name}: forged\r\n")).collect();
@@ -184,11 +176,7 @@ const SMUGGLED: &str = "GET /smuggled HTTP/1.1\r\nhost: orders\r\n\r\n";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_smuggled() {
-    let mesh = shop::open();
-    shop::set_policy(&mesh, "all", WEB_MAY_ALL);
-    let app = App::start("orders");
-    let orders = shop::orders(&mesh, app.address());
-    let web = shop::caller(&mesh, "web");
+    let (mesh, app, orders, web) = shop::trading_by("all", WEB_MAY_ALL);
     get_until(&web, "orders", "/", 200);
     let peer = Peer::join(&mesh, "web").await;
     let send = async |text: &str| {

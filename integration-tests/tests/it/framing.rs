@@ -3,7 +3,7 @@
 
 use std::{fs, net::SocketAddr, sync::Arc, time::Duration};
 
-use hauberk_integration_tests::{App, shared};
+use hauberk_integration_tests::shared;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     task::JoinSet,
@@ -50,11 +50,7 @@ async fn what_another_parser_finds_wrong_reaches_no_app() {
     }
     assert!(cases.len() > 90, "{}", cases.len());
     assert!(cases.iter().filter(|case| case.fault.is_some()).count() > 15);
-    let mesh = shop::open();
-    shop::set_policy(&mesh, "all", WEB_MAY_ALL);
-    let app = App::start("orders");
-    let orders = shop::orders(&mesh, app.address());
-    let web = shop::caller(&mesh, "web");
+    let (mesh, app, orders, web) = shop::trading_by("all", WEB_MAY_ALL);
     get_until(&web, "orders", "/", 200);
     let peer = Arc::new(Peer::join(&mesh, "web").await);
     let before = app.heads().len();

@@ -3,7 +3,6 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use hauberk_integration_tests::App;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     task::JoinSet,
@@ -232,11 +231,7 @@ fn written(text: &str, number: usize) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_has_one_reading_passes_and_what_has_two_reaches_no_app() {
-    let mesh = shop::open();
-    shop::set_policy(&mesh, "all", WEB_MAY_ALL);
-    let app = App::start("orders");
-    let orders = shop::orders(&mesh, app.address());
-    let web = shop::caller(&mesh, "web");
+    let (mesh, app, orders, web) = shop::trading_by("all", WEB_MAY_ALL);
     get_until(&web, "orders", "/", 200);
     let before = app.heads().len();
     let peer = Arc::new(Peer::join(&mesh, "web").await);

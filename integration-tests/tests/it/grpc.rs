@@ -17,10 +17,7 @@ use tonic_health::{
 };
 use tonic_prost::ProstCodec;
 
-use crate::{
-    shop::{self, PATIENCE, WEB_MAY_ALL},
-    streaming_app::StreamingApp,
-};
+use crate::shop::{self, PATIENCE, WEB_MAY_ALL};
 
 /// tonic's channel to a service, by way of the caller's agent.
 pub(crate) fn channel(outbound: SocketAddr, service: &str) -> Channel {
@@ -69,11 +66,7 @@ pub(crate) async fn until_reachable(channel: &Channel) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn streams_metadata_and_statuses_are_intact() {
-    let mesh = shop::open();
-    shop::set_policy(&mesh, "all", WEB_MAY_ALL);
-    let app = StreamingApp::start();
-    let _orders = shop::orders(&mesh, app.address());
-    let web = shop::caller(&mesh, "web");
+    let (_mesh, _app, _orders, web) = shop::streaming_by("all", WEB_MAY_ALL);
     let channel = channel(web.outbound(), "orders-rpc");
     until_reachable(&channel).await;
 

@@ -17,7 +17,7 @@ use crate::{
     client::{http1, http2, to},
     grpc,
     shop::{self, PATIENCE, get_until},
-    streaming_app::{StreamingApp, empty},
+    streaming_app::empty,
     tcp_app::TcpApp,
 };
 
@@ -27,11 +27,7 @@ const NOT_WEB: &str = "forbid (principal == Node::\"web\", action, resource);";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_deny_cuts_streams_upgrades_and_long_answers() {
-    let mesh = shop::open();
-    shop::set_policy(&mesh, "both", WEB_AND_INTRUDER);
-    let app = StreamingApp::start();
-    let _orders = shop::orders(&mesh, app.address());
-    let web = shop::caller(&mesh, "web");
+    let (mesh, app, _orders, web) = shop::streaming_by("both", WEB_AND_INTRUDER);
     let intruder = shop::caller(&mesh, "intruder");
     get_until(&web, "orders", "/", 200);
     get_until(&intruder, "orders", "/", 200);
@@ -95,11 +91,7 @@ async fn a_deny_cuts_streams_upgrades_and_long_answers() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cut_answer_does_not_pass_for_a_whole_one() {
-    let mesh = shop::open();
-    shop::set_policy(&mesh, "both", WEB_AND_INTRUDER);
-    let app = StreamingApp::start();
-    let _orders = shop::orders(&mesh, app.address());
-    let web = shop::caller(&mesh, "web");
+    let (mesh, _app, _orders, web) = shop::streaming_by("both", WEB_AND_INTRUDER);
     get_until(&web, "orders", "/", 200);
     let mut client = http1(web.outbound()).await;
     let mut drip = client.send_request(to("orders", "GET", "/drip").body(empty()).unwrap()).await.unwrap();

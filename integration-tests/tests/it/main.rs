@@ -60,6 +60,7 @@ mod login;
 mod marked_app;
 mod mistakes;
 mod node_labels;
+mod operations;
 mod outage;
 mod overreach;
 mod partner;

@@ -69,11 +69,7 @@ fn calls_go_on_and_agents_start_from_disk() {
 
 #[test]
 fn a_restart_of_the_control_plane_fails_no_call() {
-    let mut mesh = shop::open();
-    shop::set_policy(&mesh, "all", WEB_MAY_ALL);
-    let app = App::start("orders");
-    let _orders = shop::orders(&mesh, app.address());
-    let web = shop::caller(&mesh, "web");
+    let (mut mesh, _app, _orders, web) = shop::trading_by("all", WEB_MAY_ALL);
     get_until(&web, "orders", "/", 200);
     let load = Load::start(web.outbound(), "orders");
     for _ in 0..3 {

@@ -91,11 +91,7 @@ const HARMLESS: [(&str, &str); 8] = [
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_spelling_leads_out_of_what_is_permitted() {
-    let mesh = shop::open();
-    shop::set_policy(&mesh, "public", PUBLIC_ONLY);
-    let app = App::start("orders");
-    let orders = shop::orders(&mesh, app.address());
-    let web = shop::caller(&mesh, "web");
+    let (mesh, app, orders, web) = shop::trading_by("public", PUBLIC_ONLY);
     get_until(&web, "orders", "/public/ready", 200);
     let peer = Peer::join(&mesh, "web").await;
     let mesh_port = orders.inbound(8080);
@@ -270,10 +266,7 @@ fn the_oracle_sees_through_every_trick() {
 
 #[test]
 fn a_listener_may_pass_on_bytes_beyond_ascii_in_fields_and_check_says_so() {
-    let mesh = shop::open();
-    let app = App::start("orders");
-    let _orders = shop::orders(&mesh, app.address());
-    let web = shop::caller(&mesh, "web");
+    let (mesh, app, _orders, web) = shop::trading();
     shop::set_policy(&mesh, "all", shop::WEB_MAY_ALL);
     get_until(&web, "orders", "/", 200);
     let ask = || {
@@ -317,10 +310,7 @@ fn a_listener_may_pass_on_bytes_beyond_ascii_in_fields_and_check_says_so() {
 
 #[test]
 fn a_listener_may_let_escaped_slashes_stand_and_check_says_so() {
-    let mesh = shop::open();
-    let app = App::start("orders");
-    let _orders = shop::orders(&mesh, app.address());
-    let web = shop::caller(&mesh, "web");
+    let (mesh, app, _orders, web) = shop::trading();
     shop::set_policy(
         &mesh,
         "repos",

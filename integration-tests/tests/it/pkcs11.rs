@@ -281,11 +281,7 @@ fn a_mesh_whose_authorities_keys_are_in_a_token_trades_restarts_and_rotates() {
 #[test]
 fn an_installation_moves_into_a_token_by_replacing_its_root() {
     let Some(hsm) = SoftHsm::new() else { return };
-    let mut mesh = shop::open();
-    shop::set_policy(&mesh, "all", WEB_MAY_ALL);
-    let app = App::start("orders");
-    let _orders = shop::orders(&mesh, app.address());
-    let web = shop::caller(&mesh, "web");
+    let (mut mesh, _app, _orders, web) = shop::trading_by("all", WEB_MAY_ALL);
     get_until(&web, "orders", "/", 200);
     assert_eq!(places(&mesh), ["sealed", "sealed"]);
 

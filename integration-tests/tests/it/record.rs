@@ -414,44 +414,6 @@ fn the_page_s_drafts_come_out_as_it_says() {
     assert_eq!(mesh.hauberk(&["suggest", "--node", "orders"]).ok().stdout, wanted);
 }
 
-#[test]
-fn the_readme_s_guard_rail_is_found_wrong_corrected_and_explains_itself() {
-    const README: &str = include_str!("../../../README.md");
-    const MESH: &str = include_str!("../../../deploy/demo/mesh.yaml");
-    const DRAFT: &str = include_str!("../../../deploy/demo/draft.yaml");
-    let mesh = MeshBox::start();
-    mesh.apply(MESH);
-    let app = App::start("payments");
-    let _payments = mesh.agent("payments", AgentOptions::default().app(8080, app.address()));
-    let orders = mesh.agent("orders", AgentOptions::default().app(8080, app.address()));
-    let intruder = shop::caller(&mesh, "intruder");
-    let charge = |caller: &Agent| {
-        let head =
-            "POST /charge HTTP/1.1\r\nhost: payments\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
-        request(caller.outbound(), head).unwrap()
-    };
-    eventually("orders charges", PATIENCE, || (charge(&orders).status == 200).then_some(()));
-    eventually("the intruder is denied", PATIENCE, || (charge(&intruder).status == 403).then_some(()));
-    let found = eventually("the mistake is found", PATIENCE, || {
-        let found = mesh.hauberk_with_input(&["simulate", "-f", "-"], DRAFT);
-        (found.code == 1).then_some(found)
-    });
-    let words = |row: &str| row.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
-    let row = words(found.stdout.lines().nth(1).unwrap());
-    let shown = README.lines().find(|line| line.starts_with("orders   payments:8080")).map(words).unwrap();
-    assert_eq!((&row[..6], &row[9..]), (&shown[..6], &shown[9..]), "{found:?}");
-    let corrected = DRAFT.replace("\"web\"", "\"orders\"");
-    let found = mesh.hauberk_with_input(&["simulate", "-f", "-"], &corrected).ok();
-    assert!(found.stderr.contains("nothing would be decided otherwise"), "{found:?}");
-    mesh.hauberk_with_input(&["apply", "-f", "-", "--wait=20s"], &corrected).ok();
-    assert_eq!(charge(&orders).status, 200);
-    let denied = charge(&intruder);
-    let told = mesh.hauberk(&["explain", denied.header("hauberk-decision").unwrap()]).ok().stdout;
-    let (_, shown) = README.split_once("Policies looked at, the nearest first:\n").unwrap();
-    let shown = shown.split("```").next().unwrap();
-    assert!(told.contains(shown), "{told}");
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn calls_of_grpc_methods_are_recorded_too() {
     let mesh = shop::open();

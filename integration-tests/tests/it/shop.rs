@@ -5,8 +5,10 @@ use std::{net::SocketAddr, time::Duration};
 
 pub(crate) use hauberk_integration_tests::wants_long_tests;
 use hauberk_integration_tests::{
-    Agent, AgentOptions, CommandOutput, MeshBox, Response, eventually, get, request,
+    Agent, AgentOptions, App, CommandOutput, MeshBox, Response, eventually, get, request,
 };
+
+use crate::streaming_app::StreamingApp;
 
 /// Nodes and services; no policy, so that nothing is allowed yet.
 pub(crate) const SHOP: &str = r"
@@ -153,6 +155,31 @@ pub(crate) fn redis(mesh: &MeshBox, app: SocketAddr) -> Agent {
 /// An agent of a node that only calls.
 pub(crate) fn caller(mesh: &MeshBox, node: &str) -> Agent {
     mesh.agent(node, AgentOptions::default())
+}
+
+/// A shop in which nothing is allowed yet: its mesh, the app behind orders, and the agents of orders and web.
+pub(crate) fn trading() -> (MeshBox, App, Agent, Agent) {
+    behind(open(), App::start("orders"), App::address)
+}
+
+/// The same under a policy.
+pub(crate) fn trading_by(policy: &str, cedar: &str) -> (MeshBox, App, Agent, Agent) {
+    let mesh = open();
+    set_policy(&mesh, policy, cedar);
+    behind(mesh, App::start("orders"), App::address)
+}
+
+/// The same with an app that streams.
+pub(crate) fn streaming_by(policy: &str, cedar: &str) -> (MeshBox, StreamingApp, Agent, Agent) {
+    let mesh = open();
+    set_policy(&mesh, policy, cedar);
+    behind(mesh, StreamingApp::start(), StreamingApp::address)
+}
+
+fn behind<A>(mesh: MeshBox, app: A, address: impl Fn(&A) -> SocketAddr) -> (MeshBox, A, Agent, Agent) {
+    let orders = orders(&mesh, address(&app));
+    let web = caller(&mesh, "web");
+    (mesh, app, orders, web)
 }
 
 /// `GET` through an agent, asked until the answer has this status: for the moment after a start, when endpoints are

@@ -1,5 +1,5 @@
-//! What identities of services, users and classes of data do together: docs/three-together.md, each of its commands, in the
-//! demo that it begins with.
+//! What pages show of the demo, command by command: what identities of services, users and classes of data do together
+//! (docs/three-together.md), and the guard rail of the README.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -9,6 +9,7 @@ use std::time::Duration;
 use hauberk_integration_tests::{Process, binary, eventually};
 
 const PAGE: &str = include_str!("../../../docs/three-together.md");
+const README: &str = include_str!("../../../README.md");
 /// The demo counts calls for two seconds before it says what can be tried.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -18,10 +19,10 @@ struct Step {
     printed: Vec<String>,
 }
 
-/// All that stand in the page's console fences, in order.
-fn steps() -> Vec<Step> {
+/// All that stand in a page's console fences, in order.
+fn steps(page: &str) -> Vec<Step> {
     let mut steps: Vec<Step> = Vec::new();
-    for fence in PAGE.split("```console\n").skip(1) {
+    for fence in page.split("```console\n").skip(1) {
         for line in fence.split_once("```").unwrap().0.lines() {
             match (line.strip_prefix("$ "), steps.last_mut()) {
                 (Some(command), _) => steps.push(Step { command: command.to_owned(), printed: Vec::new() }),
@@ -39,6 +40,24 @@ fn is_decision(word: &str) -> bool {
         .is_some_and(|(instance, number)| instance.len() == 10 && is_of(instance) && is_of(number))
 }
 
+/// Whether a word that is shown stands for whatever was counted or measured: a number of three digits or at the beginning of a
+/// parenthesis, a length of time, a time of day. Other numbers are what they are.
+fn varies(shown: &str, word: &str) -> bool {
+    let bare = |word: &str| word.trim_matches(['(', ')', ':']).to_owned();
+    let is_aside = shown.starts_with('(');
+    let (shown, word) = (bare(shown), bare(word));
+    let is_number =
+        |text: &str| !text.is_empty() && text.chars().all(|one| one.is_ascii_digit() || one == '.');
+    let is_time = |text: &str| is_number(text.trim_end_matches(['m', 's'])) && text.ends_with('s');
+    let is_clock = |text: &str| text.split(':').count() == 3 && text.split(':').all(is_number);
+    let is_unit = |text: &str| ["ms", "s"].contains(&text);
+    (is_decision(&shown) && is_decision(&word))
+        || (is_number(&shown) && is_number(&word) && (is_aside || shown.len() > 2))
+        || (is_time(&shown) && is_time(&word))
+        || (is_clock(&shown) && is_clock(&word))
+        || (is_unit(&shown) && is_unit(&word))
+}
+
 /// Holds what was printed against the page, and notes for each id of a decision that stands there the real one.
 fn compare(step: &Step, found: &str, ids: &mut HashMap<String, String>) {
     let mut lines = found.lines();
@@ -52,11 +71,8 @@ fn compare(step: &Step, found: &str, ids: &mut HashMap<String, String>) {
         let is_alike = |line: &&str| {
             let words =
                 (shown.split_whitespace().collect::<Vec<_>>(), line.split_whitespace().collect::<Vec<_>>());
-            let bare = |word: &str| word.trim_end_matches(':').to_owned();
             words.0.len() == words.1.len()
-                && words.0.iter().zip(&words.1).all(|(shown, word)| {
-                    shown == word || (is_decision(&bare(shown)) && is_decision(&bare(word)))
-                })
+                && words.0.iter().zip(&words.1).all(|(shown, word)| shown == word || varies(shown, word))
         };
         let line = if skips { lines.find(is_alike) } else { lines.next().filter(is_alike) };
         let Some(line) = line else { return complain(shown) };
@@ -94,6 +110,18 @@ impl Demo {
         demo
     }
 
+    /// Enters a page's commands one after the other, and holds what they print against it.
+    fn go_through(&self, steps: &[Step]) {
+        let mut ids: HashMap<String, String> = HashMap::new();
+        for step in steps {
+            let command =
+                ids.iter().fold(step.command.clone(), |command, (shown, real)| command.replace(shown, real));
+            let found = self.enter(&command);
+            eprintln!("$ {command}\n{found}");
+            compare(step, &found, &mut ids);
+        }
+    }
+
     /// Runs a command as it would be entered in the workspace, and gives all that it prints.
     fn enter(&self, command: &str) -> String {
         let mut shell = Command::new("sh");
@@ -114,19 +142,11 @@ fn surround(command: &mut Command, folder: &Path) {
 
 #[test]
 fn iam_cognito_and_verified_permissions_together_as_the_page_shows_it() {
-    let steps = steps();
+    let steps = steps(PAGE);
     let count = |beginning: &str| steps.iter().filter(|step| step.command.starts_with(beginning)).count();
     assert!(count("hauberk demo call") >= 6 && count("hauberk explain") >= 3, "each denial is explained");
     let mut demo = Demo::start();
-    let mut ids = HashMap::new();
-    for step in &steps {
-        let command = ids.iter().fold(step.command.clone(), |command, (shown, real): (&String, &String)| {
-            command.replace(shown, real)
-        });
-        let found = demo.enter(&command);
-        eprintln!("$ {command}\n{found}");
-        compare(step, &found, &mut ids);
-    }
+    demo.go_through(&steps);
     // No token is in any log, and nothing is left behind.
     let folder = demo.folder.path().to_owned();
     let working = || {
@@ -142,4 +162,25 @@ fn iam_cognito_and_verified_permissions_together_as_the_page_shows_it() {
     }
     assert!(demo.process.stop(PATIENCE).success());
     assert_eq!(working(), [""; 0].map(PathBuf::from));
+}
+
+#[test]
+fn the_readme_s_guard_rail_is_found_wrong_corrected_and_explains_itself() {
+    let (_, shown) = README.split_once("What a change would do is seen before it is made.").unwrap();
+    let (shown, _) = shown.split_once("\n## ").unwrap();
+    let (shown, _) = shown.split_once("`hauberk suggest`").unwrap();
+    let mut steps = steps(shown);
+    assert_eq!(steps.len(), 5, "the draft, corrected, applied, its denial, why");
+    for step in &mut steps {
+        // It would watch for ever.
+        if step.command.starts_with("hauberk tap") {
+            step.command += &format!(" | head -n {}", step.printed.len());
+        }
+    }
+    let mut demo = Demo::start();
+    eventually("each caller's calls are recorded", PATIENCE, || {
+        demo.enter(&steps[0].command).contains("3 recorded flows of").then_some(())
+    });
+    demo.go_through(&steps);
+    assert!(demo.process.stop(PATIENCE).success());
 }

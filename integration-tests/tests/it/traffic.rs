@@ -86,11 +86,7 @@ fn a_call_passes_from_web_through_orders_to_payments() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn http1_arrives_as_it_was_sent() {
-    let mesh = shop::open();
-    shop::set_policy(&mesh, "all", WEB_MAY_ALL);
-    let app = StreamingApp::start();
-    let _orders = shop::orders(&mesh, app.address());
-    let web = shop::caller(&mesh, "web");
+    let (_mesh, app, _orders, web) = shop::streaming_by("all", WEB_MAY_ALL);
     get_until(&web, "orders", "/", 200);
     let mut client = http1(web.outbound()).await;
 
@@ -158,11 +154,7 @@ async fn http1_arrives_as_it_was_sent() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn waits_for_continue_and_changes_protocols() {
-    let mesh = shop::open();
-    shop::set_policy(&mesh, "all", WEB_MAY_ALL);
-    let app = StreamingApp::start();
-    let _orders = shop::orders(&mesh, app.address());
-    let web = shop::caller(&mesh, "web");
+    let (_mesh, app, _orders, web) = shop::streaming_by("all", WEB_MAY_ALL);
     get_until(&web, "orders", "/", 200);
 
     let mut stream = TcpStream::connect(web.outbound()).await.unwrap();
@@ -207,11 +199,7 @@ async fn waits_for_continue_and_changes_protocols() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn http2_passes_many_streams_over_one_connection() {
-    let mesh = shop::open();
-    shop::set_policy(&mesh, "all", WEB_MAY_ALL);
-    let app = StreamingApp::start();
-    let _orders = shop::orders(&mesh, app.address());
-    let web = shop::caller(&mesh, "web");
+    let (_mesh, app, _orders, web) = shop::streaming_by("all", WEB_MAY_ALL);
     get_until(&web, "orders", "/", 200);
 
     let client = http2(web.outbound()).await;

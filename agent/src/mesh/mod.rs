@@ -17,7 +17,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 pub use applied::Applied;
-pub use denylist::{Denial, Denied, Denylist};
+pub use denylist::{Denial, Denied, Denylist, MintedFor};
 pub use endpoints::{Endpoint, EndpointSet, Endpoints};
 pub use external::{External, OwnSockets, canonical_host};
 pub use inbound::{ClosedReason, Inbound, InboundGate, NodeView, Port};

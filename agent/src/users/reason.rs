@@ -2,8 +2,11 @@
 
 use hauberk_tls::jwt::{IssuedTokenError, JwsError, JwtSvidError};
 
+use crate::mesh::Denial;
+
 pub(super) const EXPIRED: &str = "user_token_expired";
 pub(super) const MALFORMED: &str = "user_token_malformed";
+pub(super) const CLAIMS: &str = "user_token_claims";
 pub(super) const UNKNOWN_ISSUER: &str = "user_token_unknown_issuer";
 
 pub(super) fn of(error: &IssuedTokenError) -> &'static str {
@@ -19,6 +22,14 @@ pub(super) fn of(error: &IssuedTokenError) -> &'static str {
             | JwtSvidError::NotSpiffeId(_)
             | JwtSvidError::ForeignTrustDomain { .. } => MALFORMED,
         },
+    }
+}
+
+/// Of a token that our own control plane has minted.
+pub(super) fn of_denial(denial: Denial) -> &'static str {
+    match denial {
+        Denial::Revoked => "user_token_revoked",
+        Denial::Quarantined => "user_token_quarantined",
     }
 }
 

@@ -222,10 +222,11 @@ async fn start_push(
         .as_ref()
         .map(|url| OwnIssuerParts { url: url.to_string(), signing_keys: Arc::clone(&control.signing_keys) });
     let catalogs = Catalogs::start(Arc::clone(store), trust_domain, own_issuer, tasks, stop.clone()).await?;
-    let authority = Arc::clone(&control.authority);
-    let compilation = compile::start(Arc::clone(store), authority, &catalogs, tasks, stop.clone()).await?;
+    let (authority, token_life) = (Arc::clone(&control.authority), control.settings.jwt_svid_ttl);
+    let store = Arc::clone(store);
+    let compilation = compile::start(store, authority, &catalogs, token_life, tasks, stop.clone()).await?;
     let push = Push::start(PushParts {
-        store: Arc::clone(store),
+        store: Arc::clone(&control.store),
         audit: Arc::clone(&control.audit),
         instances: Arc::clone(&control.instances),
         clock: control.clock.clone(),

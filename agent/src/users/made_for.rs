@@ -76,7 +76,7 @@ impl MadeFor {
             users.verify_passed(value, Between { own: &view.spiffe_id, peer, trusted, denied }, now)
         });
         let (found, found_at) = match taken {
-            Some(_) => users.look(headers, denied, now),
+            Some(_) => users.look(headers, &context.mesh, now),
             None => (Claimed::Nobody, None),
         };
         if let Some(place) = found_at.as_ref().filter(|_| taken.is_some_and(|taken| !taken.kept)) {

@@ -26,7 +26,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use hauberk_identity::UnixMillis;
 use hauberk_policy::{Origin, User};
 use hauberk_proto::convert::JwtIssuer;
-use hauberk_tls::jwt::{JwtKeySet, UserToken, UserTokens, unverified_issuer};
+use hauberk_tls::jwt::{JwtKeySet, UserToken, UserTokens, unverified_issuer, unverified_key_id};
 use http::{HeaderMap, HeaderValue};
 use zeroize::Zeroizing;
 
@@ -36,7 +36,7 @@ use made_for::Claimed;
 use place::Place;
 use vouched::Vouched;
 
-use crate::mesh::{Denied, MintedFor};
+use crate::mesh::{Denied, Mesh, MintedFor};
 
 pub use handles::Handles;
 pub use made_for::{Arrival, MadeFor};
@@ -101,17 +101,31 @@ impl Users {
     }
 
     /// For whom a request with these header fields is made, where tokens are taken, and where its token stands.
-    fn look(&self, headers: &HeaderMap, denied: &Denied, now: UnixMillis) -> (Claimed, Option<Place>) {
+    fn look(&self, headers: &HeaderMap, mesh: &Mesh, now: UnixMillis) -> (Claimed, Option<Place>) {
         match self.find(headers) {
             Ok(None) => (Claimed::Nobody, None),
-            Ok(Some((token, place))) => match self.verify(token, denied, now) {
+            Ok(Some((token, place))) => match self.verify(token, &mesh.denied, now) {
                 Ok(identity) if self.place_of(&identity) != Some(&place) => {
                     (Claimed::Refused(place::MISPLACED), None)
                 }
                 Ok(identity) => (Claimed::User(identity), Some(place)),
-                Err(reason) => (Claimed::Refused(reason), None),
+                Err(reason) => {
+                    if reason == reason::UNKNOWN_KEY {
+                        self.note_unknown_key(token, mesh);
+                    }
+                    (Claimed::Refused(reason), None)
+                }
             },
             Err(reason) => (Claimed::Refused(reason), None),
+        }
+    }
+
+    /// Has the control plane look for the key that a token names. Our own keys are told before they sign.
+    fn note_unknown_key(&self, token: &str, mesh: &Mesh) {
+        let (Ok(url), Ok(_named)) = (unverified_issuer(token), unverified_key_id(token)) else { return };
+        let issuer = self.issuers.iter().find(|issuer| issuer.said.issuer == url && !issuer.said.is_ours);
+        if let Some(issuer) = issuer {
+            mesh.unknown_keys.note(&issuer.said.name);
         }
     }
 

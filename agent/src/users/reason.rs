@@ -7,6 +7,7 @@ use crate::mesh::Denial;
 pub(super) const EXPIRED: &str = "user_token_expired";
 pub(super) const MALFORMED: &str = "user_token_malformed";
 pub(super) const CLAIMS: &str = "user_token_claims";
+pub(super) const UNKNOWN_KEY: &str = "user_token_unknown_key";
 pub(super) const UNKNOWN_ISSUER: &str = "user_token_unknown_issuer";
 
 pub(super) fn of(error: &IssuedTokenError) -> &'static str {
@@ -38,7 +39,7 @@ fn of_signature(error: &JwsError) -> &'static str {
         JwsError::TooLarge(_) => "user_token_too_large",
         JwsError::NotCompact | JwsError::Header => MALFORMED,
         JwsError::Critical | JwsError::Type => "user_token_header",
-        JwsError::NoKeyId | JwsError::WhichKey(_) | JwsError::UnknownKey(_) => "user_token_unknown_key",
+        JwsError::NoKeyId | JwsError::WhichKey(_) | JwsError::UnknownKey(_) => UNKNOWN_KEY,
         JwsError::Algorithm(_) => "user_token_algorithm",
         JwsError::Signature => "user_token_signature",
     }

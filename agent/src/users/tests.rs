@@ -83,7 +83,7 @@ fn access_tokens_of_a_cognito_user_pool_are_for_the_client_that_they_name() {
         // These have no `typ`.
         let token = pool.sign(&json!({"alg": "ES256", "kid": "k1"}), claims);
         let users = users(vec![issuer.clone()]);
-        match users.look(&headers(&[("authorization", &bearer(&token))]), &Denied::new(), NOW).0 {
+        match users.look(&headers(&[("authorization", &bearer(&token))]), &Mesh::new(), NOW).0 {
             Claimed::User(identity) => {
                 let told = format!("{:?}", identity.origin.user);
                 assert!(told.contains("support") && told.contains("aws.cognito.signin.user.admin"), "{told}");
@@ -137,7 +137,7 @@ fn headers(fields: &[(&str, &str)]) -> HeaderMap {
 
 /// Who it is, or why it is nobody.
 fn seen(users: &Users, fields: &[(&str, &str)]) -> String {
-    match users.look(&headers(fields), &Denied::new(), NOW).0 {
+    match users.look(&headers(fields), &Mesh::new(), NOW).0 {
         Claimed::Nobody => "nobody".to_owned(),
         Claimed::User(identity) => identity.origin.user.name(),
         Claimed::Refused(reason) => reason.to_owned(),
@@ -309,6 +309,29 @@ fn what_was_verified_is_kept_until_it_ends_or_the_issuers_change() {
     let more = Users::of(vec![login.issuer()], &BTreeSet::from(["team", "x"]), Some(&first)).unwrap();
     assert!(!Arc::ptr_eq(&more, &first), "other claims are read");
     assert!(Users::of(Vec::new(), &claims, Some(&first)).is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_that_nobody_was_told_of_is_looked_for() {
+    let [login, own] = ["login", "own"].map(Provider::new);
+    let users = users(vec![login.issuer(), JwtIssuer { is_ours: true, ..own.issuer() }]);
+    let asked = async |by: &Provider, header: Value| {
+        let (mesh, token) = (Mesh::new(), by.sign(&header, &by.claims()));
+        let seen = users.look(&headers(&[("authorization", &bearer(&token))]), &mesh, NOW).0;
+        assert!(matches!(seen, Claimed::Refused(_)), "{header}");
+        let next = tokio::time::timeout(Duration::from_secs(1), mesh.unknown_keys.next());
+        next.await.map(|issuer| issuer.to_string()).ok()
+    };
+    assert_eq!(asked(&login, json!({"alg": "ES256", "kid": "k2"})).await.as_deref(), Some("login"));
+    assert_eq!(
+        asked(&own, json!({"alg": "ES256", "kid": "k2"})).await,
+        None,
+        "those are told before they sign"
+    );
+    assert_eq!(asked(&login, json!({"alg": "RS256", "kid": "k1"})).await, None);
+    assert_eq!(asked(&login, json!({"alg": "RS256"})).await, None, "it names none");
+    let stranger = Provider::new("stranger");
+    assert_eq!(asked(&stranger, json!({"alg": "ES256", "kid": "k2"})).await, None);
 }
 
 #[test]

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use hauberk_tls::ClientAuth;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::authority;
@@ -26,7 +26,7 @@ use crate::oidc::Documents;
 use crate::prune;
 use crate::push::{Push, PushParts};
 use crate::registry::StoreError;
-use crate::resources::{Catalogs, MissingFeature, OwnIssuerParts, Resources, ResourcesParts};
+use crate::resources::{Catalogs, MissingFeature, OwnIssuerParts, ResourceKey, Resources, ResourcesParts};
 use crate::revocation::crl::{self, RevocationLists};
 use crate::rpc::{self, Deadlines, Limits, Listening, LocalSocket};
 use crate::server_certificate::ServerCertificate;
@@ -39,6 +39,9 @@ pub use error::AppError;
 
 /// How long a TLS handshake may take.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How many issuers may wait for their keys to be looked for, at agents' wish.
+const UNKNOWN_KEYS: usize = 64;
 
 /// How long who has no certificate may take for what comes next, while others of the same network want the place.
 const GRACE: Duration = Duration::from_secs(2);
@@ -153,7 +156,8 @@ async fn start(
     };
     let agent = listening("agent", agent.0, AGENT_LIMITS)?;
     let admin = listening("admin", admin.0, ADMIN_LIMITS)?;
-    let (resources, push) = start_push(control, lists.subscribe()).await?;
+    let (told, unknown_keys) = mpsc::channel(UNKNOWN_KEYS);
+    let (resources, push) = start_push(control, lists.subscribe(), told).await?;
     let federation = start_federation(control, &resources, &push);
     let admin_routes = rpc::admin_routes(control, &resources, &push, &federation).await?;
     let agent_routes = rpc::agent_routes(control, &push).await;
@@ -195,7 +199,7 @@ async fn start(
     for listener in of_web {
         control.tasks.spawn(listener.serve(stop.clone()));
     }
-    control.tasks.spawn(federation.run(stop.clone()));
+    control.tasks.spawn(federation.run(unknown_keys, stop.clone()));
     control.tasks.spawn(certificate.keep_current(Arc::clone(control)));
     control.tasks.spawn(prune::run(Arc::clone(control)));
     control.tasks.spawn({
@@ -226,6 +230,7 @@ async fn start(
 pub(crate) async fn start_push(
     control: &ControlPlane,
     revocation_lists: watch::Receiver<Arc<RevocationLists>>,
+    unknown_keys: mpsc::Sender<ResourceKey>,
 ) -> Result<(Arc<Resources>, Arc<Push>), StoreError> {
     let (store, tasks, stop) = (&control.store, &control.tasks, &control.stop);
     let trust_domain = control.authority.trust_domain().clone();
@@ -235,10 +240,11 @@ pub(crate) async fn start_push(
         .as_ref()
         .map(|url| OwnIssuerParts { url: url.to_string(), signing_keys: Arc::clone(&control.signing_keys) });
     let catalogs = Catalogs::start(Arc::clone(store), trust_domain, own_issuer, tasks, stop.clone()).await?;
-    let authority = Arc::clone(&control.authority);
-    let compilation = compile::start(Arc::clone(store), authority, &catalogs, tasks, stop.clone()).await?;
+    let (authority, token_life) = (Arc::clone(&control.authority), control.settings.jwt_svid_ttl);
+    let store = Arc::clone(store);
+    let compilation = compile::start(store, authority, &catalogs, token_life, tasks, stop.clone()).await?;
     let push = Push::start(PushParts {
-        store: Arc::clone(store),
+        store: Arc::clone(&control.store),
         audit: Arc::clone(&control.audit),
         instances: Arc::clone(&control.instances),
         clock: control.clock.clone(),
@@ -247,6 +253,7 @@ pub(crate) async fn start_push(
         trust: control.authority.trust(),
         signing_keys: control.signing_keys.subscribe(),
         revocation_lists,
+        unknown_keys,
         identity: control.identity.clone(),
         metrics: Arc::clone(&control.metrics),
         tasks: tasks.clone(),

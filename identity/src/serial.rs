@@ -8,15 +8,16 @@ use thiserror::Error;
 /// The longest serial number that RFC 5280 §4.1.2.2 lets a certificate carry, in octets.
 const MAX_SERIAL_LEN: usize = 20;
 
-/// The top three bits of a serial number that says which instance answers for the certificate, and how many of its lowest are
-/// random.
+/// The top three bits of a serial number that says which instance answers for the certificate or token, and how many of its lowest
+/// are random.
 const OF_INSTANCE: u128 = 0b001;
 const RANDOM_BITS: u32 = 128 - 3 - INSTANCE_BITS;
 
 /// How many whole hexadecimal digits lie before the random bits.
 const COMMON_DIGITS: usize = ((128 - RANDOM_BITS) / 4) as usize;
 
-/// The serial number of a certificate: a positive integer of at most 20 octets (RFC 5280 §4.1.2.2).
+/// The serial number of a certificate: a positive integer of at most 20 octets (RFC 5280 §4.1.2.2). Tokens of ours have one too, as
+/// their `jti` (RFC 7519 §4.1.7).
 ///
 /// Ours always have exactly 16 octets, of which at least 75 bits are random; those of foreign peers may be shorter or longer.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -50,8 +51,8 @@ impl Serial {
         Self::of_sixteen(random)
     }
 
-    /// Makes a new serial number, from 16 random octets, of a certificate that an instance answers for: its own, or that of a
-    /// workload which it vouches for. It says which instance, so that all of them can be refused by one name.
+    /// Makes a new serial number, from 16 random octets, of a certificate or token that an instance answers for: its own, or that of
+    /// a workload which it vouches for. It says which instance, so that all of them can be refused by one name.
     ///
     /// The top bits are 001, which no other serial number of ours has; 50 bits are the instance's, and 75 remain random.
     pub fn of_instance(instance: InstanceId, random: [u8; 16]) -> Self {
@@ -60,8 +61,8 @@ impl Serial {
         Self::of_sixteen(number.to_be_bytes())
     }
 
-    /// The instance that answers for the certificate, where the number says so. Only of a certificate of our own authority does
-    /// that mean anything.
+    /// The instance that answers for the certificate or token, where the number says so. Only of what our own control plane has signed
+    /// does that mean anything.
     pub fn instance(&self) -> Option<InstanceId> {
         let (&head, tail) = self.octets.split_first_chunk::<{ MAX_SERIAL_LEN - 16 }>()?;
         let number = u128::from_be_bytes(*tail.first_chunk()?);

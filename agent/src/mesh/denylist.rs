@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use hauberk_identity::{InstanceId, Serial, SpiffeId};
 use hauberk_tls::LiveState;
+use serde_json::{Map, Value};
 use tokio::sync::watch;
 
 use crate::state::Mark;
@@ -26,6 +27,24 @@ impl Denial {
             Self::Revoked => "revoked",
             Self::Quarantined => "quarantined",
         }
+    }
+}
+
+/// Whom a token of our own control plane was minted for: who it is about, and the instance that asked for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MintedFor {
+    id: SpiffeId,
+    /// Says which instance; that of a token of an earlier release says none.
+    number: Option<Serial>,
+}
+
+impl MintedFor {
+    /// What a verified token says (`sub`, `jti`); `None` where it is about nobody who has a SPIFFE id. Only of tokens that our own
+    /// control plane has signed does it mean anything.
+    pub fn of(claims: &Map<String, Value>) -> Option<Self> {
+        let text = |name: &str| claims.get(name).and_then(Value::as_str);
+        let id = SpiffeId::parse(text("sub")?).ok()?;
+        Some(Self { id, number: text("jti").and_then(|number| number.parse().ok()) })
     }
 }
 
@@ -92,9 +111,13 @@ impl Denied {
         self.current.load().denial(id, serial)
     }
 
-    /// Whether everybody refuses whoever has this identity.
-    pub fn is_in_quarantine(&self, id: &SpiffeId) -> bool {
-        self.current.load().identities.contains(id)
+    /// Why a token is refused that was minted for somebody, if so: as that instance's certificates are. Takes no lock and no memory.
+    pub fn denial_of_token(&self, MintedFor { id, number }: &MintedFor) -> Option<Denial> {
+        let current = self.current.load();
+        match number {
+            Some(number) => current.denial(id, *number),
+            None => current.identities.contains(id).then_some(Denial::Quarantined),
+        }
     }
 
     /// Why everybody refuses us, if so.

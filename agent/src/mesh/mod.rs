@@ -11,19 +11,21 @@ mod inbound;
 mod issuers;
 mod service;
 mod services;
+mod unknown_keys;
 
 use std::sync::Arc;
 
 use tokio::sync::watch;
 
 pub use applied::Applied;
-pub use denylist::{Denial, Denied, Denylist};
+pub use denylist::{Denial, Denied, Denylist, MintedFor};
 pub use endpoints::{Endpoint, EndpointSet, Endpoints};
 pub use external::{External, OwnSockets, canonical_host};
 pub use inbound::{ClosedReason, Inbound, InboundGate, NodeView, Port};
 pub use issuers::Issuers;
 pub use service::{Service, ServicePort, Target};
 pub use services::{Services, Unknown, WantedChange};
+pub use unknown_keys::UnknownKeys;
 
 /// All of it, shared by every task of the agent.
 #[derive(Debug, Clone)]
@@ -38,6 +40,8 @@ pub struct Mesh {
     pub applied: Arc<Applied>,
     /// Who is refused everywhere.
     pub denied: Arc<Denied>,
+    /// Whose tokens name keys of which we were not told.
+    pub unknown_keys: Arc<UnknownKeys>,
     /// By which authorities' certificates programs beside us live.
     pub issuers: Arc<Issuers>,
     /// What this agent listens on.
@@ -54,6 +58,7 @@ impl Mesh {
             endpoints,
             applied: Arc::new(Applied::new()),
             denied: Arc::new(Denied::new()),
+            unknown_keys: Arc::default(),
             issuers: Arc::default(),
             own_sockets: Arc::default(),
         }

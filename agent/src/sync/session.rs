@@ -54,6 +54,8 @@ pub(super) struct Session<'a> {
     token_keys: TokenKeys,
     /// The control plane is to be told of programs that got no identity.
     tells_denials: bool,
+    /// The control plane is to be told of tokens that name unknown keys.
+    tells_unknown_keys: bool,
 }
 
 /// What live traffic does not obey yet.
@@ -75,6 +77,7 @@ impl<'a> Session<'a> {
             unacknowledged_trust: None,
             token_keys: TokenKeys::default(),
             tells_denials: false,
+            tells_unknown_keys: false,
         }
     }
 
@@ -157,6 +160,10 @@ impl<'a> Session<'a> {
                     or_stopping(changed)?;
                     self.subscribe(&up).await?;
                 }
+                // Likewise: an older control plane would end the stream.
+                issuer = self.sync.mesh.unknown_keys.next(), if self.tells_unknown_keys => {
+                    up.send(Up::UnknownKey(pb::UnknownKey { issuer: issuer.to_string() })).await?;
+                }
                 batch = self.sync.decisions.next_batch() => up.send(Up::Decisions(batch)).await?,
                 changed = self.identity.changed() => {
                     or_stopping(changed)?;
@@ -235,6 +242,7 @@ impl<'a> Session<'a> {
             Down::Observe(observe) => {
                 self.sync.decisions.observe(&observe);
                 self.tells_denials = observe.workload_denials;
+                self.tells_unknown_keys = observe.unknown_keys;
             }
             Down::CurrentAt(pb::CurrentAt { .. }) => {
                 self.held.confirmed();

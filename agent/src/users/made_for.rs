@@ -70,13 +70,13 @@ impl MadeFor {
             return Self { claimed, looked_by, found_at: None };
         };
         let Arrival { peer, context, .. } = arrival;
-        let now = context.clock.now();
+        let (now, denied) = (context.clock.now(), &*context.mesh.denied);
         let passed = arrival.identity.map(|value| {
-            let (trusted, denied) = (&context.identity.current(), &*context.mesh.denied);
+            let trusted = &context.identity.current();
             users.verify_passed(value, Between { own: &view.spiffe_id, peer, trusted, denied }, now)
         });
         let (found, found_at) = match taken {
-            Some(_) => users.look(headers, now),
+            Some(_) => users.look(headers, &context.mesh, now),
             None => (Claimed::Nobody, None),
         };
         if let Some(place) = found_at.as_ref().filter(|_| taken.is_some_and(|taken| !taken.kept)) {
@@ -112,16 +112,18 @@ impl MadeFor {
         handle
     }
 
-    /// Holds who passed the user on against what is trusted, and who is refused, by now.
+    /// Holds whom the token was minted for, and who passed the user on, against what is trusted, and who is refused, by now.
     fn hold_against(&mut self, view: &NodeView, context: &Context) {
         let Claimed::User(identity) = &self.claimed else { return };
-        let Some(passed) = &identity.passed else { return };
         let (trusted, denied) = (&context.identity.current(), &*context.mesh.denied);
         let now = context.clock.now();
-        let checked = match &view.users {
-            Some(users) => passed.check(trusted, denied, &users.vouched, now, Stage::UnderWay),
-            None => Err(reason::UNKNOWN_ISSUER),
-        };
+        let checked = identity.check(denied).and_then(|()| match (&identity.passed, &view.users) {
+            (None, _) => Ok(()),
+            (Some(passed), Some(users)) => {
+                passed.check(trusted, denied, &users.vouched, now, Stage::UnderWay)
+            }
+            (Some(_), None) => Err(reason::UNKNOWN_ISSUER),
+        });
         if let Err(reason) = checked {
             self.claimed = Claimed::Refused(reason);
         }
@@ -161,7 +163,7 @@ impl MadeFor {
             return None;
         }
         let before = self.on_behalf_of();
-        self.verify_again(view, port, context.clock.now());
+        self.verify_again(view, port, context);
         let is_unknown = match &self.looked_by {
             // What its header said then is not known any longer.
             None => looked_at(view, port).next().is_some(),
@@ -179,12 +181,13 @@ impl MadeFor {
     }
 
     /// Verifies a user's token by another view.
-    fn verify_again(&mut self, view: &NodeView, port: u16, now: UnixMillis) {
+    fn verify_again(&mut self, view: &NodeView, port: u16, context: &Context) {
         let Claimed::User(identity) = &self.claimed else { return };
+        let (denied, now) = (&*context.mesh.denied, context.clock.now());
         let takes_tokens = view.port(port).is_some_and(|port| port.users.is_some());
         let found = match &view.users {
             Some(users) if takes_tokens || identity.passed.is_some() => {
-                users.verify(&identity.token, now).and_then(|user| {
+                users.verify(&identity.token, denied, now).and_then(|user| {
                     if self.found_at.as_ref().is_some_and(|place| users.place_of(&user) != Some(place)) {
                         return Err(place::MISPLACED);
                     }

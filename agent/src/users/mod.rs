@@ -26,7 +26,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use hauberk_identity::UnixMillis;
 use hauberk_policy::{Origin, User};
 use hauberk_proto::convert::JwtIssuer;
-use hauberk_tls::jwt::{JwtKeySet, UserToken, UserTokens, unverified_issuer};
+use hauberk_tls::jwt::{JwtKeySet, UserToken, UserTokens, unverified_issuer, unverified_key_id};
 use http::{HeaderMap, HeaderValue};
 use zeroize::Zeroizing;
 
@@ -35,6 +35,8 @@ use kept::{Hash, Kept};
 use made_for::Claimed;
 use place::Place;
 use vouched::Vouched;
+
+use crate::mesh::{Denied, Mesh, MintedFor};
 
 pub use handles::Handles;
 pub use made_for::{Arrival, MadeFor};
@@ -66,6 +68,8 @@ struct Identity {
     /// When the token ends, or the first certificate of who passed it on before the last one did.
     expires_at: UnixMillis,
     token: Zeroizing<Box<str>>,
+    /// Whom our own control plane has minted it for, where its issuer is that.
+    minted_for: Option<MintedFor>,
     /// Who passed it on, if anybody did, and the header value that says so.
     passed: Option<Arc<Passed>>,
     passed_on: Option<Zeroizing<Box<str>>>,
@@ -97,43 +101,64 @@ impl Users {
     }
 
     /// For whom a request with these header fields is made, where tokens are taken, and where its token stands.
-    fn look(&self, headers: &HeaderMap, now: UnixMillis) -> (Claimed, Option<Place>) {
+    fn look(&self, headers: &HeaderMap, mesh: &Mesh, now: UnixMillis) -> (Claimed, Option<Place>) {
         match self.find(headers) {
             Ok(None) => (Claimed::Nobody, None),
-            Ok(Some((token, place))) => match self.verify(token, now) {
+            Ok(Some((token, place))) => match self.verify(token, &mesh.denied, now) {
                 Ok(identity) if self.place_of(&identity) != Some(&place) => {
                     (Claimed::Refused(place::MISPLACED), None)
                 }
                 Ok(identity) => (Claimed::User(identity), Some(place)),
-                Err(reason) => (Claimed::Refused(reason), None),
+                Err(reason) => {
+                    if reason == reason::UNKNOWN_KEY {
+                        self.note_unknown_key(token, mesh);
+                    }
+                    (Claimed::Refused(reason), None)
+                }
             },
             Err(reason) => (Claimed::Refused(reason), None),
         }
     }
 
+    /// Has the control plane look for the key that a token names. Our own keys are told before they sign.
+    fn note_unknown_key(&self, token: &str, mesh: &Mesh) {
+        let (Ok(url), Ok(_named)) = (unverified_issuer(token), unverified_key_id(token)) else { return };
+        let issuer = self.issuers.iter().find(|issuer| issuer.said.issuer == url && !issuer.said.is_ours);
+        if let Some(issuer) = issuer {
+            mesh.unknown_keys.note(&issuer.said.name);
+        }
+    }
+
     /// Who a token makes the request to be for.
-    fn verify(&self, token: &str, now: UnixMillis) -> Result<Arc<Identity>, &'static str> {
+    fn verify(&self, token: &str, denied: &Denied, now: UnixMillis) -> Result<Arc<Identity>, &'static str> {
         if token.len() > MAX_TOKEN {
             return Err("user_token_too_large");
         }
         let hash = hash_of(token);
         // What another agent passed on holds for its connection alone, and is no token that a caller may show.
         if let Some(known) = self.kept().get(&hash).filter(|known| known.passed.is_none()) {
-            return if known.expires_at > now { Ok(known) } else { Err(reason::EXPIRED) };
+            let is_good = known.expires_at > now;
+            return if is_good { known.check(denied).map(|()| known) } else { Err(reason::EXPIRED) };
         }
         let url = unverified_issuer(token).map_err(|error| reason::of(&error))?;
         let issuer = self.issuers.iter().find(|issuer| issuer.said.issuer == url);
         let issuer = issuer.ok_or(reason::UNKNOWN_ISSUER)?;
-        let JwtIssuer { name, issuer: own, audiences, claims, audience_is_client, .. } = &issuer.said;
+        let JwtIssuer { name, issuer: own, audiences, claims, audience_is_client, is_ours, .. } =
+            &issuer.said;
         let audience_is_client = *audience_is_client;
         let rules = UserTokens { issuer: own, audiences, audience_is_client, keys: &issuer.keys };
         let UserToken { claims: said, expires_at } =
             rules.verify(token, now).map_err(|error| reason::of(&error))?;
         let wanted = self.claims.iter().map(String::as_str);
-        let user = claims.user(&said, wanted, name, &issuer.url).map_err(|_| "user_token_claims")?;
-        let identity = Arc::new(Identity::new(user, expires_at, token));
+        let user = claims.user(&said, wanted, name, &issuer.url).map_err(|_| reason::CLAIMS)?;
+        let minted_for = match is_ours {
+            true => Some(MintedFor::of(&said).ok_or(reason::CLAIMS)?),
+            false => None,
+        };
+        let identity = Arc::new(Identity::new(user, expires_at, token, minted_for));
         self.keep(hash, &identity);
-        Ok(identity)
+        // At each use: it is remembered whatever becomes of whom it names.
+        identity.check(denied).map(|()| identity)
     }
 
     /// Who a header value between agents makes the request to be for.
@@ -155,13 +180,14 @@ impl Users {
             if let Some(reason) = known.end(now) {
                 return Err(reason);
             }
+            known.check(between.denied)?;
             passed.check(between.trusted, between.denied, &self.vouched, now, Stage::Arriving)?;
             return Ok(Arc::clone(known));
         }
         let parts = Parts::parse(text)?;
         // Before anything costs: it is not for us, or shown by somebody else.
         parts.check_between(between)?;
-        let user = self.verify(parts.user, now)?;
+        let user = self.verify(parts.user, between.denied, now)?;
         let passed = Arc::new(parts.verify(between, &self.vouched, now)?);
         let identity = Arc::new(user.passed(passed, text));
         self.keep(hash, &identity);
@@ -191,10 +217,11 @@ impl Issuer {
 
 impl Identity {
     /// One that nobody passed on.
-    fn new(user: User, expires_at: UnixMillis, token: &str) -> Self {
+    fn new(user: User, expires_at: UnixMillis, token: &str, minted_for: Option<MintedFor>) -> Self {
         let origin = Arc::new(Origin { user, actors: Vec::new() });
         let (passed, passed_on, handle) = (None, None, OnceLock::new());
-        Self { origin, expires_at, token: Zeroizing::new(token.into()), passed, passed_on, handle }
+        let token = Zeroizing::new(token.into());
+        Self { origin, expires_at, token, minted_for, passed, passed_on, handle }
     }
 
     /// The same, passed on by these, as a header value says.
@@ -202,8 +229,9 @@ impl Identity {
         let origin = Arc::new(Origin { user: self.origin.user.clone(), actors: passed.actors() });
         let expires_at = self.expires_at.min(passed.ends_under_way_at());
         let passed_on = Some(Zeroizing::new(text.into()));
-        let (token, passed, handle) = (self.token.clone(), Some(passed), OnceLock::new());
-        Self { origin, expires_at, token, passed, passed_on, handle }
+        let (token, minted_for) = (self.token.clone(), self.minted_for.clone());
+        let (passed, handle) = (Some(passed), OnceLock::new());
+        Self { origin, expires_at, token, minted_for, passed, passed_on, handle }
     }
 
     /// Why it is worth nothing any longer, if so.
@@ -214,6 +242,12 @@ impl Identity {
             Some(passed) if has_ended(passed) => Some(chain::EXPIRED),
             _ => Some(reason::EXPIRED),
         }
+    }
+
+    /// Whether everybody refuses whom its token was minted for.
+    fn check(&self, denied: &Denied) -> Result<(), &'static str> {
+        let denial = self.minted_for.as_ref().and_then(|minted_for| denied.denial_of_token(minted_for));
+        denial.map_or(Ok(()), |denial| Err(reason::of_denial(denial)))
     }
 
     /// Until when it can be passed on: the next one asks for the certificates of all who did.

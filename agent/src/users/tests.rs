@@ -1,4 +1,5 @@
 mod known_hops;
+mod ours;
 mod passed;
 mod views;
 
@@ -45,6 +46,7 @@ impl Provider {
             claims: ClaimsMapping::default(),
             token_header: None,
             audience_is_client: false,
+            is_ours: false,
         }
     }
 
@@ -81,7 +83,7 @@ fn access_tokens_of_a_cognito_user_pool_are_for_the_client_that_they_name() {
         // These have no `typ`.
         let token = pool.sign(&json!({"alg": "ES256", "kid": "k1"}), claims);
         let users = users(vec![issuer.clone()]);
-        match users.look(&headers(&[("authorization", &bearer(&token))]), NOW).0 {
+        match users.look(&headers(&[("authorization", &bearer(&token))]), &Mesh::new(), NOW).0 {
             Claimed::User(identity) => {
                 let told = format!("{:?}", identity.origin.user);
                 assert!(told.contains("support") && told.contains("aws.cognito.signin.user.admin"), "{told}");
@@ -135,7 +137,7 @@ fn headers(fields: &[(&str, &str)]) -> HeaderMap {
 
 /// Who it is, or why it is nobody.
 fn seen(users: &Users, fields: &[(&str, &str)]) -> String {
-    match users.look(&headers(fields), NOW).0 {
+    match users.look(&headers(fields), &Mesh::new(), NOW).0 {
         Claimed::Nobody => "nobody".to_owned(),
         Claimed::User(identity) => identity.origin.user.name(),
         Claimed::Refused(reason) => reason.to_owned(),
@@ -290,30 +292,53 @@ fn what_was_verified_is_kept_until_it_ends_or_the_issuers_change() {
     let login = Provider::new("login");
     let first = users(vec![login.issuer()]);
     let token = login.token(&login.claims());
-    let known = first.verify(&token, NOW).unwrap();
-    assert!(Arc::ptr_eq(&known, &first.verify(&token, NOW).unwrap()));
+    let known = first.verify(&token, &Denied::new(), NOW).unwrap();
+    assert!(Arc::ptr_eq(&known, &first.verify(&token, &Denied::new(), NOW).unwrap()));
     let end = NOW.plus(Duration::from_secs(300));
-    assert_eq!(first.verify(&token, end).unwrap_err(), "user_token_expired");
+    assert_eq!(first.verify(&token, &Denied::new(), end).unwrap_err(), "user_token_expired");
     assert!(!format!("{known:?} {first:?}").contains(&token));
     let claims = BTreeSet::from(["team"]);
     let same = Users::of(vec![login.issuer()], &claims, Some(&first)).unwrap();
     assert!(Arc::ptr_eq(&same, &first), "what does not change is not verified anew");
     let without = JwtIssuer { jwks: b"{\"keys\":[]}".to_vec(), ..login.issuer() };
     let other = Users::of(vec![without], &claims, Some(&first)).unwrap();
-    assert_eq!(other.verify(&token, NOW).unwrap_err(), "user_token_unknown_key");
+    assert_eq!(other.verify(&token, &Denied::new(), NOW).unwrap_err(), "user_token_unknown_key");
     let broken = JwtIssuer { jwks: b"nonsense".to_vec(), ..login.issuer() };
     let other = Users::of(vec![broken], &claims, Some(&first)).unwrap();
-    assert_eq!(other.verify(&token, NOW).unwrap_err(), "user_token_unknown_key");
+    assert_eq!(other.verify(&token, &Denied::new(), NOW).unwrap_err(), "user_token_unknown_key");
     let more = Users::of(vec![login.issuer()], &BTreeSet::from(["team", "x"]), Some(&first)).unwrap();
     assert!(!Arc::ptr_eq(&more, &first), "other claims are read");
     assert!(Users::of(Vec::new(), &claims, Some(&first)).is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_that_nobody_was_told_of_is_looked_for() {
+    let [login, own] = ["login", "own"].map(Provider::new);
+    let users = users(vec![login.issuer(), JwtIssuer { is_ours: true, ..own.issuer() }]);
+    let asked = async |by: &Provider, header: Value| {
+        let (mesh, token) = (Mesh::new(), by.sign(&header, &by.claims()));
+        let seen = users.look(&headers(&[("authorization", &bearer(&token))]), &mesh, NOW).0;
+        assert!(matches!(seen, Claimed::Refused(_)), "{header}");
+        let next = tokio::time::timeout(Duration::from_secs(1), mesh.unknown_keys.next());
+        next.await.map(|issuer| issuer.to_string()).ok()
+    };
+    assert_eq!(asked(&login, json!({"alg": "ES256", "kid": "k2"})).await.as_deref(), Some("login"));
+    assert_eq!(
+        asked(&own, json!({"alg": "ES256", "kid": "k2"})).await,
+        None,
+        "those are told before they sign"
+    );
+    assert_eq!(asked(&login, json!({"alg": "RS256", "kid": "k1"})).await, None);
+    assert_eq!(asked(&login, json!({"alg": "RS256"})).await, None, "it names none");
+    let stranger = Provider::new("stranger");
+    assert_eq!(asked(&stranger, json!({"alg": "ES256", "kid": "k2"})).await, None);
 }
 
 #[test]
 fn what_is_kept_is_bounded() {
     let login = Provider::new("login");
     let users = users(vec![login.issuer()]);
-    let identity = users.verify(&login.token(&login.claims()), NOW).unwrap();
+    let identity = users.verify(&login.token(&login.claims()), &Denied::new(), NOW).unwrap();
     let mut kept = Kept::default();
     for number in 0..10_000_u32 {
         let mut hash = [0; 32];

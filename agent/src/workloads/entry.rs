@@ -21,6 +21,8 @@ pub struct Entry {
     pub hint: String,
     /// Other trust domains whose bundles it is given, where they are followed.
     pub federates_with: BTreeSet<TrustDomain>,
+    /// The longest life of its tokens; `None`: an older control plane has not said.
+    pub token_life: Option<Duration>,
     /// What its certificates say. Other than before: a new certificate is needed.
     pub certificate: Certified,
 }
@@ -74,17 +76,26 @@ pub(crate) fn read(message: pb::WorkloadEntries) -> Entries {
 }
 
 fn read_one(message: pb::WorkloadEntry) -> Result<(Name, Entry), EntryError> {
-    let pb::WorkloadEntry { enrollment, spiffe_id, selectors, hint, ttl_ms, dns_names, federates_with } =
-        message;
+    let pb::WorkloadEntry {
+        enrollment,
+        spiffe_id,
+        selectors,
+        hint,
+        ttl_ms,
+        dns_names,
+        federates_with,
+        jwt_ttl_ms,
+    } = message;
     let selectors = selectors.iter().map(|text| Selector::parse(text)).collect::<Result<Vec<_>, _>>()?;
     if selectors.is_empty() {
         return Err(EntryError::NoSelectors);
     }
-    let ttl = (ttl_ms > 0).then(|| Duration::from_millis(ttl_ms));
+    let of_millis = |millis| (millis > 0).then(|| Duration::from_millis(millis));
+    let (ttl, token_life) = (of_millis(ttl_ms), of_millis(jwt_ttl_ms));
     let certificate = Certified { id: SpiffeId::parse(&spiffe_id)?, dns_names, ttl };
     let federates_with =
         federates_with.iter().map(|name| TrustDomain::parse(name)).collect::<Result<_, _>>()?;
-    Ok((Name::parse(&enrollment)?, Entry { selectors, hint, federates_with, certificate }))
+    Ok((Name::parse(&enrollment)?, Entry { selectors, hint, federates_with, token_life, certificate }))
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use hauberk_identity::{Name, SpiffeId};
 use hauberk_tls::jwt::JwtBundle;
@@ -42,6 +43,8 @@ pub(super) struct Identity {
     pub(super) id: SpiffeId,
     /// Unique among the caller's, or empty.
     pub(super) hint: String,
+    /// The longest life of its tokens; `None`: that is not known.
+    pub(super) token_life: Option<Duration>,
 }
 
 /// Whether a caller is answered with what it is given.
@@ -126,7 +129,8 @@ fn with_hints(names: &[Name], entries: &Entries) -> Vec<Identity> {
     let identities = names.iter().filter_map(|name| {
         let entry = entries.get(name)?;
         let hint = if taken.insert(&entry.hint) { entry.hint.clone() } else { String::new() };
-        Some(Identity { enrollment: name.clone(), id: entry.certificate.id.clone(), hint })
+        let (id, token_life) = (entry.certificate.id.clone(), entry.token_life);
+        Some(Identity { enrollment: name.clone(), id, hint, token_life })
     });
     identities.collect()
 }

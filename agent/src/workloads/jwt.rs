@@ -20,7 +20,7 @@ use super::api::{Api, PATIENCE, Shared};
 use super::audience::Audience;
 use super::given::{Given, Identity, Sufficiency, has_identity};
 use super::nobody::no_identity;
-use crate::mesh::Denied;
+use crate::mesh::{Denial, Denied, MintedFor};
 
 /// The longest audience that a token may be verified for, in bytes.
 const LONGEST_AUDIENCE: usize = 4 * 1024;
@@ -91,11 +91,13 @@ pub(super) async fn validate(
     let shared = &api.shared;
     let claimed =
         unverified_trust_domain(&svid).map_err(|error| Status::invalid_argument(error.to_string()))?;
-    let judge = |keys: &JwtBundle| judge(&svid, &audience, keys, &shared.denied, shared.tokens.now());
     let verified = if claimed == *shared.live.current().bundle().trust_domain() {
-        judge(&*own_keys(shared).await?)
+        judge(&svid, &audience, &own_keys(shared).await?, &shared.denied, shared.tokens.now())
     } else {
-        judge(bundle_of(&claimed, api).await?.jwt())
+        // Of whom another domain refuses we are told nothing.
+        let bundle = bundle_of(&claimed, api).await?;
+        verify_jwt_svid(&svid, &audience, bundle.jwt(), shared.tokens.now())
+            .map_err(|error| error.to_string())
     };
     let svid = verified.map_err(Status::invalid_argument)?;
     Ok(ValidateJwtsvidResponse {
@@ -125,7 +127,7 @@ async fn bundle_of(trust_domain: &TrustDomain, api: &Api) -> Result<Arc<SpiffeBu
     })
 }
 
-/// The one check, and whether everybody refuses whom the token names.
+/// The one check of a token by our own keys, and whether everybody refuses whom it names, or the instance that it was minted for.
 fn judge(
     token: &str,
     audience: &str,
@@ -134,10 +136,15 @@ fn judge(
     now: UnixMillis,
 ) -> Result<JwtSvid, String> {
     let svid = verify_jwt_svid(token, audience, keys, now).map_err(|error| error.to_string())?;
-    if denied.is_in_quarantine(svid.id()) {
-        return Err(format!("{} is in quarantine", svid.id()));
+    let minted_for = MintedFor::of(svid.claims()).ok_or("the token is about nobody")?;
+    match denied.denial_of_token(&minted_for) {
+        None => Ok(svid),
+        Some(Denial::Revoked) => Err("the instance that the token was minted for was revoked".to_owned()),
+        Some(Denial::Quarantined) => Err(format!(
+            "the token is of a node in quarantine: that of {}, or of the agent that vouched for it",
+            svid.id()
+        )),
     }
-    Ok(svid)
 }
 
 fn members(object: &serde_json::Map<String, serde_json::Value>) -> BTreeMap<String, Value> {
@@ -161,6 +168,7 @@ fn in_protobuf(value: &serde_json::Value) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use hauberk_identity::{InstanceId, Serial};
     use hauberk_proto::agent::v1 as pb;
     use hauberk_tls::jwt::{Claims, JwtSigner};
     use hauberk_tls::{TrustBundle, bundle_document};
@@ -200,12 +208,16 @@ mod tests {
 
     /// A token for `db`.
     fn token(signer: &JwtSigner, id: &str) -> String {
+        numbered(signer, id, "1")
+    }
+
+    fn numbered(signer: &JwtSigner, id: &str, token_id: &str) -> String {
         let claims = Claims {
             id: &SpiffeId::parse(id).unwrap(),
             audience: &["db".to_owned()],
             issued_at: now(),
             expires_at: now().plus(HOUR),
-            token_id: "1",
+            token_id,
             issuer: None,
         };
         signer.sign(&claims).unwrap().to_string()
@@ -280,5 +292,56 @@ mod tests {
         assert!(judge(&token, "other", &keys, &denied, now()).unwrap_err().contains("other"));
         denied.replace(Denylist { identities: [id].into(), ..Denylist::default() });
         assert!(judge(&token, "db", &keys, &denied, now()).unwrap_err().contains("quarantine"));
+    }
+
+    #[test]
+    fn tokens_of_a_revoked_instance_or_of_one_on_hold_prove_nothing() {
+        let signer = JwtSigner::generate().unwrap();
+        let keys = keys_of("shop.local", &signer);
+        let [one, other]: [InstanceId; 2] = ["0123456789", "vj85pstwk8"].map(|id| id.parse().unwrap());
+        let denied = Denied::new();
+        let seen = |id: &str| {
+            [Some(one), Some(other), None].map(|instance| {
+                let number = instance.map(|instance| Serial::of_instance(instance, [7; 16]).to_string());
+                let number = number.unwrap_or_else(|| "hvBMkVQ8JRr8Q0c1ZC9Pzw".to_owned());
+                match judge(&numbered(&signer, id, &number), "db", &keys, &denied, now()) {
+                    Ok(_) => "good",
+                    Err(reason) if reason.contains("revoked") => "revoked",
+                    Err(reason) if reason.contains("quarantine") => "on hold",
+                    Err(_) => "no token",
+                }
+            })
+        };
+        for id in ["spiffe://shop.local/mesh/shop/node/orders", "spiffe://shop.local/workload/worker"] {
+            denied.replace(Denylist::default());
+            assert_eq!(seen(id), ["good"; 3]);
+            denied.replace(Denylist { instances: [one].into(), ..Denylist::default() });
+            assert_eq!(
+                seen(id),
+                ["revoked", "good", "good"],
+                "of an earlier release nobody knows whose it is"
+            );
+            denied.replace(Denylist { held_instances: [other].into(), ..Denylist::default() });
+            assert_eq!(seen(id), ["good", "on hold", "good"]);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_another_domain_numbers_its_tokens_by_says_nothing_of_our_instances() {
+        const THEIRS: &str = "spiffe://partner.example/payments";
+        let served = Served::new();
+        let theirs = JwtSigner::generate().unwrap();
+        let nobody = TrustBundle::empty(domain("partner.example"));
+        let document = bundle_document(&nobody, &keys_of("partner.example", &theirs), None, None);
+        let bundle = SpiffeBundle::parse(&domain("partner.example"), document.as_bytes()).unwrap();
+        assert!(served.live.publish_federated([Arc::new(bundle)].into_iter().collect()));
+        let federates_with = vec!["partner.example".to_owned()];
+        let entries = vec![pb::WorkloadEntry { federates_with, ..worker() }];
+        served.board.take_entries(pb::WorkloadEntries { entries });
+        let instance: InstanceId = "0123456789".parse().unwrap();
+        served.shared.denied.replace(Denylist { instances: [instance].into(), ..Denylist::default() });
+        let number = Serial::of_instance(instance, [7; 16]).to_string();
+        let token = numbered(&theirs, THEIRS, &number);
+        assert_eq!(validated(&served.api(), token).await, Ok(THEIRS.to_owned()));
     }
 }

@@ -259,6 +259,7 @@ mod tests {
             selectors: selectors.iter().map(|text| text.parse().unwrap()).collect(),
             hint: String::new(),
             federates_with: BTreeSet::new(),
+            token_life: None,
             certificate: Certified {
                 id: SpiffeId::parse("spiffe://shop.local/workload/x").unwrap(),
                 dns_names: Vec::new(),

@@ -151,6 +151,10 @@ pub(crate) fn reason(decision: &Decision) -> String {
         "user_token_signature" => "the signature of the user's token is wrong".to_owned(),
         "user_token_audience" => "the user's token is for none of its issuer's audiences".to_owned(),
         "user_token_expired" => "the user's token has expired".to_owned(),
+        "user_token_revoked" => "the instance that the token was minted for was revoked".to_owned(),
+        "user_token_quarantined" => {
+            "the token is of a node in quarantine, or of a workload for which that vouched".to_owned()
+        }
         "user_token_not_yet_valid" => "the user's token is from the future".to_owned(),
         "user_token_claims" => {
             "the user's token does not say who the user is, or says it in two ways".to_owned()

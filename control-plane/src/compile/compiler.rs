@@ -1,6 +1,7 @@
 //! Keeps the views up with the resources.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use hauberk_tls::signing::ViewSigner;
 use tokio::sync::watch;
@@ -15,7 +16,8 @@ use crate::authority::Authority;
 use crate::registry::{Store, StoreError};
 use crate::resources::{Catalog, Catalogs};
 
-/// Starts the task that compiles each revision until `stop`. The first compilation is done when this returns.
+/// Starts the task that compiles each revision until `stop`, where tokens live for `token_life` unless an enrollment says otherwise. The
+/// first compilation is done when this returns.
 ///
 /// # Errors
 /// When the registry cannot be read.
@@ -23,14 +25,15 @@ pub async fn start(
     store: Arc<dyn Store>,
     authority: Arc<Authority>,
     catalogs: &Catalogs,
+    token_life: Duration,
     tasks: &TaskTracker,
     stop: CancellationToken,
 ) -> Result<watch::Receiver<Arc<Compilation>>, StoreError> {
     let mut catalogs = catalogs.subscribe();
     let mut signers = authority.view_signer();
     let records = ViewRecords::load(store).await?;
-    let mut compiler =
-        Compiler { authority, records, views: Arc::default(), workloads: Workloads::default() };
+    let (views, workloads) = (Arc::default(), Workloads::default());
+    let mut compiler = Compiler { authority, records, token_life, views, workloads };
     let first = Arc::clone(&catalogs.borrow_and_update());
     let signer = Arc::clone(&signers.borrow_and_update());
     let compilation = compiler.compile(first, signer).await.ok_or(StoreError::Closed)?;
@@ -55,6 +58,7 @@ pub async fn start(
 struct Compiler {
     authority: Arc<Authority>,
     records: ViewRecords,
+    token_life: Duration,
     views: Arc<Views>,
     workloads: Workloads,
 }
@@ -64,7 +68,8 @@ impl Compiler {
     async fn compile(&mut self, catalog: Arc<Catalog>, signer: Arc<ViewSigner>) -> Option<Compilation> {
         let (views, authority) = (Arc::clone(&self.views), Arc::clone(&self.authority));
         let revision = catalog.revision();
-        self.workloads = workloads::of(&catalog, authority.trust_domain(), &self.workloads);
+        let trust_domain = authority.trust_domain();
+        self.workloads = workloads::of(&catalog, trust_domain, self.token_life, &self.workloads);
         let draft = off_the_reactor(move || Draft::new(&views, &catalog, authority.trust_domain())).await?;
         let changed = draft.changed.iter().map(|(key, content)| (key.clone(), content.digest()));
         // Before anybody sees them, so that no two replicas number one content differently.

@@ -237,6 +237,8 @@ impl<'a> MeshViews<'a> {
             claims: issuer.claims().clone(),
             token_header: issuer.token_header().map(str::to_owned),
             audience_is_client: issuer.audience_is_client(),
+            // Its keys may be written down by hand: who signs with them is the same.
+            is_ours: self.resources.has_our_name(issuer),
         });
         issuers.collect()
     }

@@ -7,7 +7,9 @@ use std::time::Duration;
 use hauberk_identity::{InstanceId, SpiffeId};
 use hauberk_proto::convert::features::{FEW_ROOTS, MANY_ROOTS};
 use hauberk_tls::SpiffeBundle;
+use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Federation;
 use super::fetch::{FetchError, fetch, fetch_keys};
@@ -27,6 +29,9 @@ const DEFAULT_INTERVAL: Duration = Duration::from_secs(300);
 /// The least and the greatest interval, whatever it hints; after a failure it is the least.
 const LEAST_INTERVAL: Duration = Duration::from_secs(60);
 const GREATEST_INTERVAL: Duration = Duration::from_secs(3_600);
+
+/// How soon after an issuer was asked it is asked again because of tokens that name a key which is not known: anybody can write one.
+const AGAIN_AFTER: Duration = Duration::from_secs(30);
 
 /// How often within the time that an endpoint hints at, so that one answer may be missed.
 const QUESTIONS_PER_HINT: u32 = 4;
@@ -121,12 +126,26 @@ fn bindings(catalog: &Catalog) -> BTreeMap<ResourceKey, Binding> {
 }
 
 async fn one(federation: Arc<Federation>, key: ResourceKey) {
+    let wanted = federation.statuses().entry(key.clone()).or_default().wanted();
     loop {
+        let begun = Instant::now();
         let interval = match federation.refresh(&key).await {
             Ok(hint) => interval(hint),
             Err(_) => LEAST_INTERVAL,
         };
-        tokio::time::sleep(interval.mul_f64(1.0 + JITTER * random::fraction())).await;
+        until_due(begun, interval.mul_f64(1.0 + JITTER * random::fraction()), &wanted).await;
+    }
+}
+
+/// Waits for an interval, or until it is wanted sooner by somebody, at whatever time since it was last due.
+async fn until_due(begun: Instant, interval: Duration, wanted: &Notify) {
+    let wanted = async {
+        sleep_until(begun + AGAIN_AFTER).await;
+        wanted.notified().await;
+    };
+    tokio::select! {
+        () = sleep(interval) => {}
+        () = wanted => {}
     }
 }
 
@@ -363,4 +382,34 @@ impl Federation {
 /// Who puts in force what was fetched.
 fn own() -> Actor {
     Actor { name: "control-plane".to_owned(), source: "local".to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_wants_an_issuer_asked_is_heard_once_in_a_while() {
+        let wanted = Notify::new();
+        let due = async |at: &[u64]| {
+            let begun = Instant::now();
+            let want = async {
+                for at in at {
+                    sleep_until(begun + Duration::from_secs(*at)).await;
+                    wanted.notify_one();
+                }
+                std::future::pending().await
+            };
+            tokio::select! {
+                () = until_due(begun, DEFAULT_INTERVAL, &wanted) => {}
+                () = want => {}
+            }
+            begun.elapsed().as_secs()
+        };
+        assert_eq!(due(&[]).await, 300);
+        assert_eq!(due(&[100]).await, 100);
+        assert_eq!(due(&[1, 2, 3, 29]).await, 30, "asked just now: for all of them once");
+        assert_eq!(due(&[]).await, 300, "none of them is left");
+        assert_eq!(due(&[31, 400]).await, 31);
+    }
 }

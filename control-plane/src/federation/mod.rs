@@ -23,7 +23,7 @@ use hauberk_tls::jwt::JwtKeySet;
 use hauberk_tls::{LiveIdentity, SpiffeBundle};
 use http::Response;
 use http_body_util::Full;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::audit::Audit;
@@ -136,11 +136,13 @@ impl Federation {
         })
     }
 
-    /// Asks all bundle endpoints, each in its own time, until `stop`.
-    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+    /// Asks all bundle endpoints, each in its own time, until `stop`; those of `unknown_keys`, whose tokens name keys that are not known,
+    /// at once, or where that was done lately, as soon as it may be again.
+    pub async fn run(self: Arc<Self>, unknown_keys: mpsc::Receiver<ResourceKey>, stop: CancellationToken) {
         tokio::select! {
             () = stop.cancelled() => {}
             () = follow::all(&self) => {}
+            () = self.hurry(unknown_keys) => {}
         }
     }
 
@@ -212,6 +214,17 @@ impl Federation {
             }
         });
         issuers.collect()
+    }
+
+    async fn hurry(&self, mut unknown_keys: mpsc::Receiver<ResourceKey>) {
+        while let Some(key) = unknown_keys.recv().await {
+            // Whose keys are not fetched has none that are not known.
+            if let Some(status) = self.statuses().get(&key) {
+                status.wanted().notify_one();
+            }
+        }
+        // Nobody is left who could ask.
+        std::future::pending().await
     }
 
     fn statuses(&self) -> MutexGuard<'_, BTreeMap<ResourceKey, Status>> {

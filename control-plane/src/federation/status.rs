@@ -3,13 +3,15 @@
 use std::sync::Arc;
 
 use hauberk_identity::UnixMillis;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Notify};
 
 /// What became of the latest attempts. Kept in memory: after a start all are asked at once.
 #[derive(Debug, Default)]
 pub(super) struct Status {
     /// One question at a time.
     asking: Arc<Mutex<()>>,
+    /// Somebody wants it asked before its time.
+    wanted: Arc<Notify>,
     succeeded_at: Option<UnixMillis>,
     problem: Option<(String, UnixMillis)>,
     /// What of the latest answer was of no use.
@@ -21,6 +23,10 @@ pub(super) struct Status {
 impl Status {
     pub(super) fn asking(&self) -> Arc<Mutex<()>> {
         Arc::clone(&self.asking)
+    }
+
+    pub(super) fn wanted(&self) -> Arc<Notify> {
+        Arc::clone(&self.wanted)
     }
 
     pub(super) fn succeed(&mut self, now: UnixMillis) {

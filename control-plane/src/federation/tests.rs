@@ -481,7 +481,8 @@ async fn a_change_is_followed_and_what_is_followed_no_longer_forgotten() {
     let (scratch, federation) = shop().await;
     let stop = CancellationToken::new();
     let tasks = TaskTracker::new();
-    tasks.spawn(Arc::clone(&federation).run(stop.clone()));
+    let (_nobody, unknown_keys) = mpsc::channel(1);
+    tasks.spawn(Arc::clone(&federation).run(unknown_keys, stop.clone()));
     scratch.apply(&[partner.resource()]).await;
     partner.asked.recv().await.unwrap();
     let record = crate::resources::FetchedBundle::store_key(&key());

@@ -4,9 +4,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use hauberk_identity::{InstanceId, Name, SpiffeId, UnixMillis};
+use hauberk_identity::{InstanceId, Name, Serial, SpiffeId, UnixMillis};
 use hauberk_tls::PeerIdentity;
 use hauberk_tls::jwt::Claims;
 use hauberk_tls::signing::SigningError;
@@ -209,7 +207,7 @@ impl Minter {
         let entitled = self.enrollment.entitled(caller).await?;
         // Whoever began to ask before it was revoked gets nothing after.
         self.enrollment.entitlement(&entitled, caller).await?;
-        self.sign(caller.id(), audience, self.token_life)
+        self.sign(caller.id(), entitled.instance, audience, self.token_life)
     }
 
     async fn try_mint_for_workload(
@@ -224,14 +222,21 @@ impl Minter {
         let name = Name::parse(enrollment).ok();
         self.take(&format!("{instance}/{}", name.as_ref().map_or("", |name| name.as_str())))?;
         let EntitledWorkload { workload, .. } = self.enrollment.entitled_workload(caller, enrollment).await?;
-        self.sign(workload.id(), audience, workload.token_ttl().unwrap_or(self.token_life))
+        self.sign(workload.id(), instance, audience, workload.token_ttl().unwrap_or(self.token_life))
     }
 
-    fn sign(&self, id: &SpiffeId, audience: &[String], life: Duration) -> Result<Minted, MintError> {
+    fn sign(
+        &self,
+        id: &SpiffeId,
+        instance: InstanceId,
+        audience: &[String],
+        life: Duration,
+    ) -> Result<Minted, MintError> {
         let now = self.clock.now();
         let keys = self.keys.current();
         let key = keys.signing_at(now).ok_or(MintError::NoKey)?;
-        let token_id = URL_SAFE_NO_PAD.encode(random::bytes::<16>()?);
+        // Whoever refuses the instance refuses its tokens by that alone.
+        let token_id = Serial::of_instance(instance, random::bytes()?).to_string();
         let expires_at = now.plus(life).min(key.not_after()).floor_to_second();
         let token = key.signer.sign(&Claims {
             id,

@@ -1,10 +1,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hauberk_identity::{NodeName, UnixMillis};
+use hauberk_identity::{InstanceId, NodeName, Serial, UnixMillis};
 use hauberk_proto::mesh::v1 as wire;
 use hauberk_tls::PeerIdentity;
-use hauberk_tls::jwt::verify_jwt_svid;
+use hauberk_tls::jwt::{JwtSvid, verify_jwt_svid};
 
 use super::rotate::{KEY_LIFE, PREPARED_BEFORE_END, PUBLISHED_FOR, SIGNS_BEFORE_END};
 use super::*;
@@ -38,6 +38,11 @@ fn published(keys: &SigningKeys) -> usize {
     keys.current().bundle().keys().count()
 }
 
+/// The instance that the number of a token names.
+fn minted_for(svid: &JwtSvid) -> Option<InstanceId> {
+    svid.claims()["jti"].as_str().unwrap().parse::<Serial>().unwrap().instance()
+}
+
 #[tokio::test]
 async fn a_token_names_its_caller_and_verifies() {
     let scratch = scratch().await;
@@ -50,8 +55,12 @@ async fn a_token_names_its_caller_and_verifies() {
     let svid = verify_jwt_svid(&token, "db", keys.bundle(), now).unwrap();
     assert_eq!(svid.id(), peer.id());
     assert_eq!(svid.expires_at(), now.plus(Duration::from_secs(300)).floor_to_second());
-    assert!(!svid.claims()["jti"].as_str().unwrap().is_empty());
+    let instance = scratch.control.ledger.instance_of(&peer, now).await.unwrap();
+    assert_eq!(minted_for(&svid), instance);
     assert!(svid.claims().get("iss").is_none());
+    let another = self::token(&scratch, &peer).await.unwrap();
+    let another = verify_jwt_svid(&another, "db", keys.bundle(), now).unwrap();
+    assert_ne!(another.claims()["jti"], svid.claims()["jti"]);
 }
 
 #[tokio::test]
@@ -75,6 +84,7 @@ async fn a_workload_gets_a_token_by_an_enrollment_of_the_agents_node() {
         let svid = verify_jwt_svid(&minted.token, "db", keys.bundle(), now).unwrap();
         assert_eq!(svid.id().as_str(), format!("spiffe://shop.local/workload/{name}"));
         assert_eq!(svid.expires_at(), now.plus(Duration::from_secs(life)).floor_to_second());
+        assert_eq!(minted_for(&svid), Some(instance), "the one that vouches for it");
     }
     for none in ["other", "../orders", ""] {
         assert!(matches!(mint(none).await, Err(MintError::NotEntitled(_))), "{none}");

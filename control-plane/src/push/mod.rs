@@ -37,6 +37,7 @@ use crate::instances::{Instances, Peer};
 use crate::jwt_svid::KeySet;
 use crate::metrics::Metrics;
 use crate::registry::{Store, StoreError};
+use crate::resources::ResourceKey;
 use crate::revocation::Denylist;
 use crate::revocation::crl::RevocationLists;
 
@@ -84,6 +85,8 @@ pub struct PushParts {
     pub signing_keys: watch::Receiver<Arc<KeySet>>,
     /// The revocation lists; none before the first are signed.
     pub revocation_lists: watch::Receiver<Arc<RevocationLists>>,
+    /// Issuers that may have keys which agents were not told.
+    pub unknown_keys: mpsc::Sender<ResourceKey>,
     /// What peers are verified against.
     pub identity: LiveIdentity,
     /// Where figures are shown.
@@ -107,6 +110,7 @@ pub struct Push {
     trust: watch::Receiver<Arc<agent::Trust>>,
     signing_keys: watch::Receiver<Arc<KeySet>>,
     revocation_lists: watch::Receiver<Arc<RevocationLists>>,
+    unknown_keys: mpsc::Sender<ResourceKey>,
     identity: LiveIdentity,
     metrics: PushMetrics,
     tasks: TaskTracker,
@@ -134,6 +138,7 @@ impl Push {
             trust,
             signing_keys,
             revocation_lists,
+            unknown_keys,
             identity,
             metrics,
             tasks,
@@ -153,6 +158,7 @@ impl Push {
             trust,
             signing_keys,
             revocation_lists,
+            unknown_keys,
             identity,
             metrics: PushMetrics::new(&metrics),
             tasks,

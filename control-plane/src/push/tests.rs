@@ -18,6 +18,7 @@ use crate::compile::CompiledView;
 use crate::flows::Filter;
 use crate::instances::{IssuedTo, Lag};
 use crate::registry::SledStore;
+use crate::resources::Kind;
 use crate::revocation::crl::RevocationLists;
 use crate::testing::Busy;
 
@@ -78,6 +79,20 @@ async fn trust_is_told_at_each_change_and_acknowledged() {
     agent.send(in_force(3)).await;
     agent.send(in_force(2)).await;
     world.until(|world| world.push.instances.trusting(NOW)[0].version == 2).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_has_keys_looked_for_of_issuers_of_its_own_mesh_alone() {
+    let mut world = World::new().await;
+    let agent = world.connect("orders", 1);
+    agent.hello().await;
+    for issuer in ["login", "../bank/login", "", "other"] {
+        agent.send(from_agent::Message::UnknownKey(agent::UnknownKey { issuer: issuer.to_owned() })).await;
+    }
+    for issuer in ["login", "other"] {
+        let told = world.unknown_keys.recv().await.unwrap();
+        assert_eq!((told.kind, told.mesh.as_str(), told.name.as_str()), (Kind::JwtIssuer, "shop", issuer));
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -635,6 +650,7 @@ struct World {
     trust: watch::Sender<Arc<agent::Trust>>,
     signing_keys: watch::Sender<Arc<KeySet>>,
     revocation_lists: watch::Sender<Arc<RevocationLists>>,
+    unknown_keys: mpsc::Receiver<ResourceKey>,
     clock: Clock,
     stop: CancellationToken,
     store: Arc<SledStore>,
@@ -664,6 +680,7 @@ impl World {
         let trust_domain = TrustDomain::parse("shop.local").unwrap();
         let signing_keys = watch::Sender::new(Arc::new(KeySet::none(trust_domain.clone()).unwrap()));
         let revocation_lists = watch::Sender::default();
+        let (told, unknown_keys) = mpsc::channel(8);
         let push = Push::start(PushParts {
             store: Arc::clone(&store) as Arc<dyn Store>,
             audit: Arc::new(Audit::open(Arc::clone(&store) as Arc<dyn Store>, clock.clone()).await.unwrap()),
@@ -674,6 +691,7 @@ impl World {
             trust: trust.subscribe(),
             signing_keys: signing_keys.subscribe(),
             revocation_lists: revocation_lists.subscribe(),
+            unknown_keys: told,
             identity: LiveIdentity::new(TrustBundle::empty(trust_domain)),
             metrics: Arc::default(),
             tasks: TaskTracker::new(),
@@ -687,6 +705,7 @@ impl World {
             trust,
             signing_keys,
             revocation_lists,
+            unknown_keys,
             clock,
             stop,
             store,

@@ -1,6 +1,7 @@
 //! Resources for tests, as short as they can be written.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use hauberk_identity::{TrustDomain, UnixMillis};
 use hauberk_proto::mesh::v1::{
@@ -28,6 +29,9 @@ use crate::clock::Clock;
 use crate::compile::{self, Compilation};
 use crate::registry::{SledStore, Store};
 use crate::server_certificate::ServerNames;
+
+/// How long tokens live where no enrollment says otherwise.
+pub(crate) const TOKEN_LIFE: Duration = Duration::from_secs(300);
 
 pub(crate) const EVERYTHING: Rights =
     Rights { resources: true, policies: true, boundaries: true, identities: true };
@@ -274,9 +278,8 @@ impl Scratch {
 
     pub(crate) async fn compilations(&self) -> watch::Receiver<Arc<Compilation>> {
         let (store, authority) = (Arc::clone(&self.store), Arc::clone(&self.authority));
-        compile::start(store, authority, self.resources.catalogs(), &self.tasks, self.stop.clone())
-            .await
-            .unwrap()
+        let (catalogs, stop) = (self.resources.catalogs(), self.stop.clone());
+        compile::start(store, authority, catalogs, TOKEN_LIFE, &self.tasks, stop).await.unwrap()
     }
 }
 

@@ -20,9 +20,9 @@ use crate::{
 };
 
 /// A shop in which programs beside web get tokens, and orders takes them for users'.
-struct Issuing {
-    mesh: MeshBox,
-    web: Agent,
+pub(crate) struct Issuing {
+    pub(crate) mesh: MeshBox,
+    pub(crate) web: Agent,
     _orders: Agent,
     _app: App,
     socket: PathBuf,
@@ -32,7 +32,7 @@ struct Issuing {
 }
 
 impl Issuing {
-    fn start(folder: &Path) -> Self {
+    pub(crate) fn start(folder: &Path) -> Self {
         let (certificate, key) = self_signed(folder, "oidc");
         let [shown, key] = [&certificate, &key].map(|path| path.to_str().unwrap());
         let address = free_port();
@@ -51,18 +51,13 @@ impl Issuing {
         let socket = mesh.folder().join("run").join("api.sock");
         let app = App::start("orders");
         let orders = shop::orders(&mesh, app.address());
-        let options =
-            AgentOptions::default().argument("--workload-api-socket").argument(socket.to_str().unwrap());
-        let web = mesh.agent("web", options);
+        let web = serving(&mesh, "web", &socket);
         Self { mesh, web, _orders: orders, _app: app, socket, keys_url, certificate }
     }
 
     /// A token for orders, and the key that it names.
-    async fn token(&self) -> (String, String) {
-        let token = eventually_async("a token is given", PATIENCE, async || {
-            tokens(&self.socket, &["orders"], "").await.ok()?.pop().map(|token| token.svid)
-        })
-        .await;
+    pub(crate) async fn token(&self) -> (String, String) {
+        let token = token(&self.socket).await;
         let key_id = unverified_key_id(&token).unwrap();
         (token, key_id)
     }
@@ -95,7 +90,22 @@ impl Issuing {
     }
 }
 
-fn asking(token: &str) -> String {
+/// An agent that serves the Workload API.
+pub(crate) fn serving(mesh: &MeshBox, node: &str, socket: &Path) -> Agent {
+    let options =
+        AgentOptions::default().argument("--workload-api-socket").argument(socket.to_str().unwrap());
+    mesh.agent(node, options)
+}
+
+/// A token for orders.
+pub(crate) async fn token(socket: &Path) -> String {
+    eventually_async("a token is given", PATIENCE, async || {
+        tokens(socket, &["orders"], "").await.ok()?.pop().map(|token| token.svid)
+    })
+    .await
+}
+
+pub(crate) fn asking(token: &str) -> String {
     format!("GET / HTTP/1.1\r\nhost: orders\r\nauthorization: Bearer {token}\r\nconnection: close\r\n\r\n")
 }
 

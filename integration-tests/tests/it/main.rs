@@ -90,6 +90,7 @@ mod tcp;
 mod tcp_app;
 mod third_party;
 mod three_together;
+mod token_revocations;
 mod traffic;
 mod upstream;
 mod users;

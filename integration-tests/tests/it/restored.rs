@@ -12,7 +12,7 @@ use crate::{
     shop::{self, PATIENCE, WEB_MAY_ALL, get_until},
 };
 
-fn instance(agent: &Agent) -> String {
+pub(crate) fn instance(agent: &Agent) -> String {
     let config = get(agent.admin(), "localhost", "/config").unwrap().body;
     let config: Value = serde_json::from_str(&config).unwrap();
     config["identity"]["instance"].as_str().unwrap_or_else(|| panic!("{config}")).to_owned()

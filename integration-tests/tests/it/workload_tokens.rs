@@ -185,6 +185,23 @@ async fn tokens_go_on_without_a_control_plane_as_far_as_they_can() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shorter_life_holds_for_tokens_that_are_kept() {
+    let (mesh, _agent, socket) = shop();
+    mesh.apply(&enrollment("worker", "web", &uid(), ", jwtTtl: {value: 3600, unit: s}"));
+    begun(&socket).await;
+    let life = async || {
+        let token = tokens(&socket, &["db"], WORKER).await.ok()?.pop()?.svid;
+        let claims = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
+        let claims: serde_json::Value = serde_json::from_slice(&claims).ok()?;
+        Some(claims["exp"].as_u64()? - claims["iat"].as_u64()?)
+    };
+    let long = eventually_async("a token is given", PATIENCE, &life).await;
+    assert!((3_599..=3_600).contains(&long), "{long}");
+    mesh.apply(&enrollment("worker", "web", &uid(), ", jwtTtl: {value: 60, unit: s}"));
+    eventually_async("another is minted", PATIENCE, async || life().await.filter(|life| *life <= 60)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_agent_gets_no_token_by_another_nodes_enrollment() {
     let (mesh, _agent, _socket) = shop();
     mesh.apply(&enrollment("worker", "web", &uid(), ""));

@@ -160,6 +160,7 @@ fn issuer(field: &str, issuer: wire::JwtIssuer) -> Result<JwtIssuer, ConvertErro
         role_claims,
         token_header,
         audience_is_client,
+        is_ours,
     } = issuer;
     let name = self::name(&format!("{field}.name"), &name)?;
     for (part, text) in [("issuer", &issuer), ("user_claim", &user_claim)] {
@@ -174,7 +175,7 @@ fn issuer(field: &str, issuer: wire::JwtIssuer) -> Result<JwtIssuer, ConvertErro
     let claims =
         ClaimsMapping { user: user_claim, groups: group_claims, scopes: scope_claims, roles: role_claims };
     let token_header = (!token_header.is_empty()).then_some(token_header);
-    Ok(JwtIssuer { name, issuer, audiences, jwks, claims, token_header, audience_is_client })
+    Ok(JwtIssuer { name, issuer, audiences, jwks, claims, token_header, audience_is_client, is_ours })
 }
 
 fn role(field: &str, role: wire::RoleMembers) -> Result<RoleMembers, ConvertError> {

@@ -62,7 +62,8 @@ fn external(external: &External) -> wire::External {
 }
 
 fn issuer(known: &JwtIssuer) -> wire::JwtIssuer {
-    let JwtIssuer { name, issuer, audiences, jwks, claims, token_header, audience_is_client } = known;
+    let JwtIssuer { name, issuer, audiences, jwks, claims, token_header, audience_is_client, is_ours } =
+        known;
     let ClaimsMapping { user, groups, scopes, roles } = claims;
     wire::JwtIssuer {
         name: name.to_string(),
@@ -75,6 +76,7 @@ fn issuer(known: &JwtIssuer) -> wire::JwtIssuer {
         role_claims: roles.clone(),
         token_header: token_header.clone().unwrap_or_default(),
         audience_is_client: *audience_is_client,
+        is_ours: *is_ours,
     }
 }
 

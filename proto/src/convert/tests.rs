@@ -104,6 +104,7 @@ fn node_view() -> NodeView {
             claims: ClaimsMapping::default(),
             token_header: Some("x-token".to_owned()),
             audience_is_client: true,
+            is_ours: true,
         }],
         egress: Box::new(Egress {
             externals: vec![External {

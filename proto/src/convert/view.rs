@@ -138,6 +138,8 @@ pub struct JwtIssuer {
     pub token_header: Option<String>,
     /// The audiences are held against `client_id` instead of `aud`.
     pub audience_is_client: bool,
+    /// It is the control plane itself, and its tokens are JWT-SVIDs.
+    pub is_ours: bool,
 }
 
 /// The keys of another trust domain, as they travel.

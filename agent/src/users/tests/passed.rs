@@ -78,7 +78,7 @@ fn a_user_goes_from_agent_to_agent_and_each_one_that_passed_on_is_known() {
     assert_eq!(world.shown("orders", "web", &to_orders), "alice");
     assert_eq!(world.shown("orders", "web", &to_orders), "alice", "as remembered");
     assert!(
-        world.users.verify(&to_orders, now()).is_err(),
+        world.users.verify(&to_orders, &world.denied, now()).is_err(),
         "what was passed on is no token that a caller may show"
     );
     let long = changed(&to_orders, |chain| chain.hops[0].authorities = vec![0; 1_000]);
@@ -322,7 +322,7 @@ async fn a_handle_is_of_use_to_the_agent_that_gave_it_and_for_as_long_as_the_tok
     let (of_web, of_orders) = (context(&world, "web"), context(&world, "orders"));
     let (handles, others) = (Handles::default(), Handles::default());
     let token = world.token("alice");
-    let identity = world.users.verify(&token, now()).unwrap();
+    let identity = world.users.verify(&token, &world.denied, now()).unwrap();
     let to_orders = id("orders");
     let guessed = HeaderValue::from_static("AAAA");
     assert_eq!(handles.pass_on(&guessed, &to_orders, &of_web).unwrap_err(), "identity_handle_forged");

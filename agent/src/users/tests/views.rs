@@ -12,7 +12,7 @@ use crate::mesh::NodeView;
 use crate::testing::{node_view, now, prepared, recipient};
 
 /// A view by which port 8080 takes tokens so.
-fn view(users: Option<Arc<Users>>, taken: Option<Taken>) -> Arc<NodeView> {
+pub(super) fn view(users: Option<Arc<Users>>, taken: Option<Taken>) -> Arc<NodeView> {
     let base = prepared(&node_view(1));
     let mut ports = base.ports.clone();
     ports[0].users = taken;
@@ -22,7 +22,7 @@ fn view(users: Option<Arc<Users>>, taken: Option<Taken>) -> Arc<NodeView> {
     Arc::new(NodeView { epoch, revision, digest, spiffe_id, ports, engine, federated, users, externals })
 }
 
-fn look(view: &Arc<NodeView>, context: &Context, headers: &mut HeaderMap) -> MadeFor {
+pub(super) fn look(view: &Arc<NodeView>, context: &Context, headers: &mut HeaderMap) -> MadeFor {
     let peer = &recipient().spiffe_id;
     MadeFor::look(view, Arrival { port: 8080, peer, identity: None, context }, headers)
 }

@@ -5,7 +5,7 @@ use hauberk_identity::{Name, SpiffeId};
 use hauberk_policy::{Authorization, PolicySlice};
 use hauberk_proto::convert::{Body, NodeView, ServiceView, decode_view};
 use hauberk_proto::mesh::v1::{
-    ExternalPort, ExternalServiceSpec, MeshSpec, Metadata, Resource, resource::Spec,
+    self as wire, ExternalPort, ExternalServiceSpec, MeshSpec, Metadata, Resource, resource::Spec,
 };
 use hauberk_tls::signing::ViewVerifier;
 
@@ -801,4 +801,28 @@ async fn what_policies_ask_of_a_port_elsewhere_follows_it() {
     let anew = scratch.restarted().await;
     let after = Arc::clone(&anew.compilations().await.borrow());
     assert_eq!(node_view(&after, "web").digest, node_view(&third, "web").digest);
+}
+
+#[tokio::test]
+async fn agents_are_told_for_how_long_tokens_may_live_and_when_that_changes() {
+    let scratch = Scratch::new().await;
+    let mut compilations = scratch.compilations().await;
+    let worker = |seconds: Option<u32>| {
+        let mut resource = enrolled("worker", "orders", "worker");
+        if let Some(Spec::Enrollment(spec)) = &mut resource.spec {
+            let life = seconds.map(|value| wire::Duration { value: Some(value), unit: "s".to_owned() });
+            spec.workload.as_mut().unwrap().jwt_ttl = life;
+        }
+        resource
+    };
+    let mut batch = shop();
+    batch.push(worker(Some(3_600)));
+    let orders = SpiffeId::parse("spiffe://shop.example/mesh/shop/node/orders").unwrap();
+    let life = |compilation: &Compilation| compilation.workloads[&orders].entries[0].jwt_ttl_ms;
+    let long = at(&mut compilations, scratch.apply(&batch).await.revision).await;
+    assert_eq!(life(&long), 3_600_000);
+    let short = scratch.apply(&[worker(Some(60))]).await.revision;
+    assert_eq!(life(&*at(&mut compilations, short).await), 60_000);
+    let unsaid = scratch.apply(&[worker(None)]).await.revision;
+    assert_eq!(life(&*at(&mut compilations, unsaid).await), 300_000, "as the control plane's own flag says");
 }

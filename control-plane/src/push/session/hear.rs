@@ -11,6 +11,7 @@ use crate::push::close::Close;
 use crate::push::holding::MAX_SUBSCRIPTIONS;
 use crate::push::incoming::{ProtocolError, shown};
 use crate::push::registration::Registration;
+use crate::resources::{Kind, ResourceKey};
 use crate::revocation::Mark;
 
 /// The most decisions of one message; agents send 256.
@@ -46,6 +47,7 @@ impl Session<'_> {
             }
             from_agent::Message::TrustInForce(message) => self.hear_trust_in_force(&message),
             from_agent::Message::WorkloadDenied(message) => denials::hear(self, message),
+            from_agent::Message::UnknownKey(message) => self.hear_unknown_key(&message),
         }
         Ok(())
     }
@@ -55,6 +57,15 @@ impl Session<'_> {
         match self.presence.connected.acknowledged(named(service), *epoch, *revision) {
             Some(after) => self.push.metrics.acknowledged.observe(after.as_secs_f64()),
             None => debug!(event = "acknowledge_unexpected", instance = %self.peer.instance, revision),
+        }
+    }
+
+    /// Whoever fetches an issuer's keys bounds how often that is, whoever asks; and nobody asks of another mesh's.
+    fn hear_unknown_key(&self, agent::UnknownKey { issuer }: &agent::UnknownKey) {
+        let mesh = self.peer.spiffe_id.mesh_and_node().map(|(mesh, _)| mesh);
+        if let (Some(mesh), Ok(name)) = (mesh, Name::parse(issuer)) {
+            // One that finds no room is told again.
+            let _full = self.push.unknown_keys.try_send(ResourceKey { kind: Kind::JwtIssuer, mesh, name });
         }
     }
 

@@ -23,6 +23,7 @@ impl Session<'_> {
             limit_per_second,
             flows: self.reports_flows,
             workload_denials: true,
+            unknown_keys: true,
         }));
     }
 

@@ -6,6 +6,7 @@ use hauberk_tls::jwt::{unverified_key_id, verify_jwt_svid};
 use super::*;
 use crate::app::ControlPlane;
 use crate::audit::Filter;
+use crate::compile::view::MeshViews;
 use crate::instances::Connected;
 use crate::jwt_svid::{LONGEST_TOKEN_LIFE, PUBLISHED_FOR};
 use crate::resources::{Catalogs, OwnIssuerParts};
@@ -212,6 +213,14 @@ async fn each_step_stands_though_the_control_plane_is_killed_after_it() {
     assert_eq!(control.authorities.jwt_keys(), found.authorities.jwt_keys());
 }
 
+/// Whether agents are told that the mesh's one issuer is us.
+async fn is_ours(catalogs: &Catalogs) -> bool {
+    let (catalog, mesh) = (catalogs.current().await.unwrap(), NODE.0.parse().unwrap());
+    let trust_domain = hauberk_identity::TrustDomain::parse("shop.local").unwrap();
+    let views = MeshViews::new(&trust_domain, &mesh, catalog.mesh(NODE.0).unwrap());
+    views.issuers().first().unwrap().is_ours
+}
+
 /// What verifies the tokens of the mesh's one issuer.
 async fn believed(catalogs: &Catalogs) -> Vec<String> {
     let catalog = catalogs.current().await.unwrap();
@@ -246,6 +255,7 @@ async fn an_issuer_that_is_us_has_our_keys_from_the_revision_on_that_changes_the
     };
     issuer("", "").await;
     assert_eq!(believed(&catalogs).await, [&*first], "nobody is asked");
+    assert!(is_ours(&catalogs).await);
     let begun = catalogs.current().await.unwrap();
 
     // One commit, and one revision, for all that verifies by it.
@@ -273,9 +283,12 @@ async fn an_issuer_that_is_us_has_our_keys_from_the_revision_on_that_changes_the
     authorities.revoke_jwt_key(&second, true, &actor()).await.unwrap();
     assert_eq!(believed(&catalogs).await, [&*second]);
     assert_eq!(since(&catalogs.current().await.unwrap()), None);
+    assert!(is_ours(&catalogs).await, "whoever has written down the keys");
     // Of another issuer we know nothing.
     issuer("", "").await;
-    assert_eq!(believed(&follow("https://other.example").await).await, [""; 0]);
+    let other = follow("https://other.example").await;
+    assert_eq!(believed(&other).await, [""; 0]);
+    assert!(!is_ours(&other).await);
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ use super::*;
 use crate::authority::view_keys::SIGNS_FOR;
 use crate::compile;
 use crate::resources::Catalogs;
+use crate::resources::testing::TOKEN_LIFE;
 use crate::revocation::Target;
 
 fn believed(scratch: &Scratch) -> Vec<String> {
@@ -102,7 +103,8 @@ async fn views_and_denylist_are_signed_anew_and_say_the_same_under_the_same_numb
     let catalogs =
         Catalogs::start(Arc::clone(&store), trust_domain, None, tasks, stop.clone()).await.unwrap();
     let authority = Arc::clone(&control.authority);
-    let mut views = compile::start(store, authority, &catalogs, tasks, stop.clone()).await.unwrap();
+    let mut views =
+        compile::start(store, authority, &catalogs, TOKEN_LIFE, tasks, stop.clone()).await.unwrap();
     tasks.spawn({
         let revocations = Arc::clone(&control.revocations);
         async move { revocations.follow(stop).await }

@@ -33,6 +33,7 @@ use crate::mesh::{ClosedReason, Denial, Inbound};
 use crate::users::Handles;
 use kept::Room;
 use leaving::Leaving;
+use live::Handshake;
 use succession::Succession;
 
 pub(crate) use kept::Head;
@@ -166,7 +167,8 @@ impl Connections {
             None => metrics.outbound_opened(),
         }
         let tls = tls.map(|tls| Tls { version: tls.version.into(), group: tls.group.into() });
-        let connection = Arc::new(Connection::new(id, role, peer, address, tls, exporter, listener));
+        let handshake = Handshake { role, peer, address, tls, exporter };
+        let connection = Arc::new(Connection::new(id, handshake, listener));
         let mut table = self.table();
         table.by_exporter.insert(exporter, id);
         table.live.insert(id, Arc::clone(&connection));

@@ -70,7 +70,7 @@ impl Subject {
     pub(super) fn decide(&self, memo: &SharedMemo, port: u16, moment: Moment) -> Ruling {
         let escaped = rules::escaped_slashes(memo, port);
         self.with_path((None, escaped), moment, |attempt, _| {
-            Ruling::Policy(rules::decide(memo, port, attempt, moment))
+            Ruling::Policy(rules::decide(memo, port, attempt, moment, None).0)
         })
         .unwrap_or_else(Ruling::Refused)
     }
@@ -88,8 +88,8 @@ impl Subject {
         // Read by the rules before these, where they have just changed.
         let path = path.filter(|path| escaped == EscapedSlashes::Keep || path.with_slashes().is_none());
         self.with_path((path, escaped), moment, |attempt, (method, path)| {
-            let mark = decisions.mark(method, path);
-            let (decision, counted) = rules::decide_counted(memo, port, attempt, moment, mark);
+            let mark = Some(decisions.mark(method, path));
+            let (decision, counted) = rules::decide(memo, port, attempt, moment, mark);
             (Ruling::Policy(decision), counted)
         })
         .unwrap_or_else(|reason| (Ruling::Refused(reason), Counted::No))

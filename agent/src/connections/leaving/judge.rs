@@ -47,7 +47,7 @@ impl<'a> Judge<'a> {
         let Some(external) = external else { return Ruling::Refused(NOT_NAMED) };
         let (port, moment) = (to.port, self.moment);
         let decided = subject.with_path((None, EscapedSlashes::Reject), moment, |attempt, _| {
-            rules::decide(&self.rules.memo_of(external, caller, peer), port, attempt, moment)
+            rules::decide(&self.rules.memo_of(external, caller, peer), port, attempt, moment, None).0
         });
         decided.map_or_else(Ruling::Refused, Ruling::Policy)
     }

@@ -142,12 +142,6 @@ impl Gathered {
         Self { on_behalf_of, ..self }
     }
 
-    /// The same without the host.
-    #[must_use]
-    pub fn without_host(self) -> Self {
-        Self { host: None, ..self }
-    }
-
     /// Whom it is made for.
     pub fn on_behalf_of(&self) -> &OnBehalfOf {
         &self.on_behalf_of

@@ -5,6 +5,7 @@
 //! gone. One allocation, which is dropped with the request.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -38,9 +39,8 @@ pub(crate) struct Head<'a> {
     pub(crate) fields: &'a HeaderMap,
 }
 
-/// The host and header fields of a request, as its server got them: the host first, then name and value of each field, each
-/// with its length before it.
-#[derive(Debug)]
+/// The host and header fields of a request: the host first, then name and value of each field as its server got it, each with its
+/// length before it.
 pub(super) struct Kept {
     head: Box<[u8]>,
     /// The view by which it was gathered last.
@@ -80,8 +80,8 @@ impl Kept {
     }
 
     /// What the rules of this view want of it; nothing where it was gathered by the same view, as at each second of a request
-    /// that is decided by the time. The host is not among that where the server may have read another one than these would
-    /// decide by.
+    /// that is decided by the time. A host is the same in every spelling, and with every port: a request that is still to come is
+    /// decided so too.
     pub(super) fn gather(&mut self, view: &Arc<NodeView>, wanted: &Wanted) -> Option<Gathered> {
         if std::ptr::eq(self.gathered_by.as_ptr(), Arc::as_ptr(view)) {
             return None;
@@ -91,9 +91,14 @@ impl Kept {
         let host = parts.text();
         let fields = std::iter::from_fn(|| Some((parts.text()?, parts.next()?)));
         let fields = fields.filter(|(name, _)| !view.is_token_field(name));
-        let gathered = wanted.gather(host.unwrap_or_default(), fields);
-        let is_other_host = gathered.host().is_some_and(|read| host != Some(read));
-        Some(if is_other_host { gathered.without_host() } else { gathered })
+        Some(wanted.gather(host.unwrap_or_default(), fields))
+    }
+}
+
+impl fmt::Debug for Kept {
+    /// What callers send may be secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kept").field("size", &self.size()).finish_non_exhaustive()
     }
 }
 

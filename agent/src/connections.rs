@@ -39,7 +39,7 @@ use succession::Succession;
 pub(crate) use kept::Head;
 pub(crate) use leaving::{ADDRESS_REFUSED, Destination, Leave, NOT_TLS};
 pub(crate) use live::{Connection, Exporter, Role};
-pub(crate) use passage::{Passage, Subject};
+pub(crate) use passage::{DecidedFields, Passage, Subject};
 pub(crate) use rules::Rules;
 pub(crate) use succession::Shown;
 

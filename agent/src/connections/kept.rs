@@ -13,6 +13,7 @@ use hauberk_policy::{CanonicalPath, Gathered, Wanted};
 use http::HeaderMap;
 use http::header::{AUTHORIZATION, COOKIE, HeaderName};
 
+use super::rules::Rules;
 use crate::mesh::NodeView;
 
 /// The most bytes of one request. Of larger ones nothing is kept, and what is then not known is denied.
@@ -33,14 +34,14 @@ pub(super) const OUR_OWN: &str = "";
 pub(crate) struct Head<'a> {
     /// Its path, if it has been parsed already.
     pub(crate) path: Option<&'a CanonicalPath<'a>>,
-    /// Its host, as its server gets it where policies do not look at it.
+    /// Its host, as it was sent.
     pub(crate) host: &'a str,
     /// Its header fields, as its server gets them.
     pub(crate) fields: &'a HeaderMap,
 }
 
-/// The host and header fields of a request: the host first, then name and value of each field as its server got it, each with its
-/// length before it.
+/// The host of a request as it was sent, and its header fields as its server got them: the host first, then name and value of
+/// each field, each with its length before it.
 pub(super) struct Kept {
     head: Box<[u8]>,
     /// The view by which it was gathered last.
@@ -48,9 +49,10 @@ pub(super) struct Kept {
 }
 
 impl Kept {
-    /// Of a request with this host and these fields, if it is not too much; whoever keeps it takes room for it. It was gathered
-    /// by this view, which says which fields hold tokens.
-    pub(super) fn of(host: &str, fields: &HeaderMap, view: Option<&Arc<NodeView>>) -> Option<Self> {
+    /// Of a request with this head, if it is not too much; whoever keeps it takes room for it. It is gathered by these rules, which
+    /// say which fields hold tokens.
+    pub(super) fn of(head: &Head<'_>, rules: &Rules) -> Option<Self> {
+        let (Head { host, fields, .. }, view) = (head, rules.view().ok());
         let is_secret = |name: &str| view.is_some_and(|view| view.is_token_field(name));
         let parts = || {
             let fields = fields.iter().filter(|(name, _)| !NEVER_READ.contains(name));

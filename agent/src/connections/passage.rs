@@ -15,8 +15,8 @@ use super::live::Connection;
 use super::rules::{self, Ruling, SharedMemo};
 use crate::context::Context;
 use crate::decisions::{DecisionId, Decisions, Outcome, Recorded};
-use crate::mesh::NodeView;
-use crate::users::MadeFor;
+use crate::mesh::{NodeView, ViewStamp};
+use crate::users::{MadeFor, TokenFields};
 use crate::wire::meter::Meter;
 
 /// What must be known of a request or stream to decide it again.
@@ -48,7 +48,10 @@ pub(crate) struct Passage {
     pub(super) key: usize,
     pub(super) meter: Arc<Meter>,
     pub(super) gathered: Option<Arc<Gathered>>,
-    pub(super) view: Option<Arc<NodeView>>,
+    /// Where tokens stood when it began.
+    pub(super) tokens: TokenFields,
+    /// It may last for days, and holds on to no rules.
+    pub(super) view: Option<ViewStamp>,
     pub(super) ruling: Ruling,
     /// When it was decided.
     pub(super) moment: Moment,
@@ -56,6 +59,22 @@ pub(crate) struct Passage {
     pub(super) status: AtomicU16,
     pub(super) since: Instant,
     pub(super) recorded: Option<Recorded>,
+}
+
+/// The header fields by which a request is decided as they stand in its head: what its trailers say of them nobody has looked at.
+#[derive(Debug)]
+pub(crate) struct DecidedFields {
+    /// When it began, and by the rules of now.
+    pub(super) gathered: [Option<Arc<Gathered>>; 2],
+    pub(super) tokens: [TokenFields; 2],
+}
+
+impl DecidedFields {
+    /// Whether this field is one of them, however it is spelled.
+    pub(crate) fn hold(&self, field: &str) -> bool {
+        self.gathered.iter().flatten().any(|gathered| gathered.looked_for(field))
+            || self.tokens.iter().any(|tokens| tokens.hold(field))
+    }
 }
 
 impl Subject {
@@ -148,6 +167,18 @@ impl Subject {
         true
     }
 
+    /// Of a head that was not kept: leaves out of what was gathered which fields held tokens then and hold none now, or the other way
+    /// round. What stands in them is either a secret, or was never gathered.
+    pub(super) fn forget_tokens(&mut self, then: &TokenFields, now: &TokenFields) {
+        if then == now {
+            return;
+        }
+        if let Self::Request { gathered: Some(known), .. } = self {
+            let is_other = |field: &str| then.hold(field) != now.hold(field);
+            *known = Arc::new(Gathered::clone(known).without_fields(is_other));
+        }
+    }
+
     /// Gathers what this view wants from what was kept of its head.
     pub(super) fn gather_again(
         &mut self,
@@ -176,17 +207,20 @@ impl Passage {
         &self.meter
     }
 
-    /// Whether the field was decided by as it stood among a request's header fields: when it began, or since.
-    pub(crate) fn is_decided_by(&self, field: &str) -> bool {
-        let since = self.connection.gathered(self.key);
+    /// The fields that it was decided by when it began, or since.
+    pub(crate) fn decided_fields(&self) -> DecidedFields {
         let rules = self.connections.rules();
-        self.gathered.iter().chain(&since).any(|gathered| gathered.looked_for(field))
-            || self.view.iter().chain(rules.view()).any(|view| view.is_token_field(field))
+        let tokens = rules.view().map(|view| view.token_fields()).unwrap_or_default();
+        DecidedFields {
+            gathered: [self.gathered.clone(), self.connection.gathered(self.key)],
+            tokens: [self.tokens.clone(), tokens],
+        }
     }
 
-    /// Whether bytes beyond ASCII are passed on in its trailers.
+    /// Whether bytes beyond ASCII are passed on in its trailers, by the rules of now.
     pub(crate) fn takes_obs_text(&self) -> bool {
-        let port = self.view.as_ref().and_then(|view| view.port(self.connection.port()));
+        let rules = self.connections.rules();
+        let port = rules.view().ok().and_then(|view| view.port(self.connection.port()));
         port.is_some_and(|port| port.obs_text == ObsText::Forward)
     }
 

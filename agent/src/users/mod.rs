@@ -38,6 +38,7 @@ use vouched::Vouched;
 
 pub use handles::Handles;
 pub use made_for::{Arrival, MadeFor};
+pub use place::TokenFields;
 
 /// The largest token of a user, in bytes: with who passed it on it must fit into a request's head.
 const MAX_TOKEN: usize = 8 * 1024;

@@ -10,6 +10,7 @@ use super::super::passage::Subject;
 use super::super::rules::{self, Rules, Ruling};
 use super::{Destination, NOT_NAMED};
 use crate::mesh::{External, NodeView};
+use crate::users::TokenFields;
 
 /// Everything that decides at one moment.
 pub(super) struct Judge<'a> {
@@ -31,6 +32,11 @@ impl<'a> Judge<'a> {
 
     pub(super) fn external(&self, to: &Destination) -> Option<&'a Arc<External>> {
         self.view.ok()?.external_with(&to.host)
+    }
+
+    /// Where tokens stand.
+    pub(super) fn tokens(&self) -> TokenFields {
+        self.view.map(|view| view.token_fields()).unwrap_or_default()
     }
 
     pub(super) fn decide(

@@ -145,3 +145,19 @@ async fn a_call_is_counted_once_as_what_became_of_it() {
     drop(stream(&connections, 5_432));
     assert_eq!(counted(), 1, "nobody answered there, which is no refusal");
 }
+
+#[tokio::test]
+async fn what_has_left_holds_on_to_no_rules() {
+    let authorities = Authorities::new();
+    let connections = connections(&authorities);
+    let ports = [(5_432, pb::ExternalProtocol::Tcp)];
+    let first = view(1, &ports, PERMITS);
+    let former = (Arc::downgrade(&first), Arc::downgrade(&first.externals[0]));
+    put_in_force(&connections, first).await;
+    let mut open = stream(&connections, 5_432);
+    drop(open.take_external().unwrap());
+    put_in_force(&connections, view(2, &ports, PERMITS)).await;
+    assert!(former.0.upgrade().is_none() && former.1.upgrade().is_none());
+    assert!(!open.meter().is_cut() && open.take_external().is_none());
+    assert_eq!(open.external_name().unwrap().as_str(), "outside");
+}

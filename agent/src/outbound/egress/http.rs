@@ -75,12 +75,14 @@ pub(in super::super) async fn answer(
     let as_sent = Some((as_sent, made_for.clone()));
     let mut leave = outbound.connections.leave(to.clone(), subject, as_sent, &metrics, Instant::now());
     call.leads_out(&label(&leave, &to), to.port, metrics, leave.meter());
-    let Some(external) = leave.external().filter(|_| leave.is_allowed()).cloned() else {
+    let Some(external) = leave.take_external() else {
         return denied(&leave, form, call);
     };
     *request.uri_mut() = Uri::from(target);
     let meter = Arc::clone(leave.meter());
     let dialled = until_cut(&meter, dial(outbound, &external, &to)).await;
+    // The exchange may take days, in which other rules come.
+    drop(external);
     let (stream, place, address) = match dialled {
         Some(Ok(dialled)) => dialled,
         Some(Err(DialError::Refused { .. })) => {

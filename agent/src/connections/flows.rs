@@ -43,7 +43,7 @@ struct Flow {
 
 /// What may become of a flow as time passes, although nothing new is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Changes {
+pub(super) enum Changes {
     Nothing,
     /// Its user is worth less. What policies say stays.
     User,
@@ -53,7 +53,7 @@ enum Changes {
 
 /// Which flows are decided again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Meant {
+pub(super) enum Meant {
     All,
     /// Those whose user is not what it was: asking policies about all that are made for users would cost more than the calls did.
     OfChangedUsers,
@@ -136,7 +136,7 @@ impl Connection {
             Err(reason) => (Ruling::Refused(reason), Counted::No),
         };
         connections.context().metrics.decided(begun.elapsed());
-        let changes = Changes::of(&ruling, &subject);
+        let changes = Changes::of(&ruling, subject.is_for_user());
         if changes != Changes::Nothing {
             self.state().set_changes(key, changes, &self.changing);
         }
@@ -207,7 +207,7 @@ impl Connection {
                 Ok(memo) => flow.subject.decide(memo, self.port(), moment),
                 Err(reason) => Ruling::Refused(reason),
             };
-            flow.set_changes(Changes::of(&ruling, &flow.subject), &self.changing);
+            flow.set_changes(Changes::of(&ruling, flow.subject.is_for_user()), &self.changing);
             if !ruling.is_allowed() && !flow.meter.is_cut() {
                 flow.meter.cut();
                 let facts = self.facts(stamp.as_ref(), &flow.subject, &ruling, moment, "");
@@ -305,11 +305,11 @@ impl Connection {
 }
 
 impl Changes {
-    fn of(ruling: &Ruling, subject: &Subject) -> Self {
+    pub(super) fn of(ruling: &Ruling, is_for_user: bool) -> Self {
         if ruling.changes_with_time() {
             return Self::Decision;
         }
-        if subject.is_for_user() { Self::User } else { Self::Nothing }
+        if is_for_user { Self::User } else { Self::Nothing }
     }
 }
 

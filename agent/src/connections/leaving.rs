@@ -11,12 +11,13 @@ use tokio::time::Instant;
 
 use super::Connections;
 use super::enforce::WALK_STEP;
+use super::flows::{Changes, Meant};
 use super::kept::{Head, Held, Kept, OUR_OWN, Room};
 use super::passage::Subject;
 use super::rules::Ruling;
 use crate::mesh::{External, NodeView, ViewStamp};
 use crate::metrics::ServiceMetrics;
-use crate::users::TokenFields;
+use crate::users::{ByHandle, TokenFields};
 use crate::wire::meter::Meter;
 
 mod facts;
@@ -52,7 +53,7 @@ struct Flows {
 struct Flow {
     subject: Subject,
     /// For whom it is made.
-    made_for: OnBehalfOf,
+    user: ByHandle,
     kept: Option<Kept>,
     /// Where tokens stood by the rules that its head was last gathered by.
     tokens: TokenFields,
@@ -62,7 +63,7 @@ struct Flow {
     began_as: Option<ExternalProtocol>,
     /// Where it is connected to, once it is.
     address: Option<SocketAddr>,
-    is_changing: bool,
+    changes: Changes,
 }
 
 /// Where an app wants to call.
@@ -77,53 +78,56 @@ pub(crate) struct Destination {
 
 impl Connections {
     /// Registers what an app wants to call outside of the mesh, and decides it only then, so that no change of rules slips in
-    /// between. What is gathered of it is what the very rules that decide it want to know; what those may want that come while
-    /// it is under way is kept of its `head`, and for whom it is made.
+    /// between. What is gathered of it is what the very rules that decide it want to know, for whom it is made among that; what those
+    /// may want that come while it is under way is kept of its `head`, which comes with whom it was just found to be made for.
     pub(crate) fn leave(
         self: &Arc<Self>,
         to: Destination,
-        subject: impl FnOnce(Option<(&NodeView, &External)>) -> Subject,
-        head: Option<(Head<'_>, OnBehalfOf)>,
+        subject: impl FnOnce(Option<(&NodeView, &External)>, OnBehalfOf) -> Subject,
+        head: Option<(Head<'_>, ByHandle)>,
         metrics: &ServiceMetrics,
         since: Instant,
     ) -> Leave {
         let meter = Arc::new(Meter::adding_to(metrics.traffic()));
-        let (head, made_for) =
-            head.map_or((None, OnBehalfOf::Nobody), |(head, made_for)| (Some(head), made_for));
+        let (head, mut user) = head.map_or((None, ByHandle::nobody()), |(head, user)| (Some(head), user));
         // Copied before the lock is taken, for which all calls of this agent wait.
         let rules_before = self.rules();
         let mut kept = head.and_then(|head| Kept::of(&head, &rules_before));
         let mut flows = self.leaving.flows();
-        // Under the lock that whoever changes rules takes afterwards: either these are the new ones, or the flow is found.
+        // Under the lock that whoever changes rules, trust or denylist takes afterwards: either these are the new ones, or the flow is
+        // found.
         let rules = self.rules();
         if !Arc::ptr_eq(&rules, &rules_before) {
             kept = head.and_then(|head| Kept::of(&head, &rules));
         }
         let judge = Judge::new(self, &rules);
+        if let Ok(view) = judge.view {
+            user.look_again(view, self.context());
+        }
         let external = judge.external(&to);
         let decided_by = judge.view.ok().zip(external).map(|(view, external)| (&**view, &**external));
-        let subject = subject(decided_by);
+        let subject = subject(decided_by, user.on_behalf_of());
         let tokens = judge.tokens();
         let key = flows.insert(Flow {
             subject: subject.clone(),
-            made_for,
+            user: user.clone(),
             kept,
             tokens: tokens.clone(),
             to: to.clone(),
             meter: Arc::clone(&meter),
             began_as: external.and_then(|external| external.port(to.port)).map(|port| port.protocol),
             address: None,
-            is_changing: false,
+            changes: Changes::Nothing,
         });
         drop(flows);
         let begun = Instant::now();
         let peer = Peer::new(Some(to.app.ip()), None);
-        let ruling = judge.decide(external, &to, &subject, &peer);
+        let ruling = judge.decide(external, &to, (&subject, &user), &peer);
         self.context().metrics.decided(begun.elapsed());
-        if ruling.changes_with_time()
-            && let Some(flow) = self.leaving.flows().slab.get_mut(key)
-        {
-            flow.is_changing = true;
+        let changes = Changes::of(&ruling, user.is_for_user());
+        if let Some(flow) = self.leaving.flows().slab.get_mut(key) {
+            // Newer rules may have decided it meanwhile, by the time.
+            flow.changes = changes.max(flow.changes);
         }
         let decided = Decided {
             view: judge.view.ok().map(ViewStamp::of),
@@ -139,18 +143,34 @@ impl Connections {
 
     /// Decides everything that leaves the mesh again, and cuts what is denied.
     pub(super) async fn review_leaving(&self) {
-        self.review_some_leaving(|_| true).await;
+        self.review_some_leaving(Meant::All).await;
     }
 
-    /// The same of what was decided by the time.
+    /// The same of what was decided by the time, and of users whose token may have ended.
     pub(super) async fn review_changing_leaving(&self) {
-        self.review_some_leaving(|flow| flow.is_changing).await;
+        self.review_some_leaving(Meant::Changing).await;
+    }
+
+    /// The same of what is made for users who are not what they were.
+    pub(super) async fn review_users_leaving(&self) {
+        self.review_some_leaving(Meant::OfChangedUsers).await;
     }
 
     /// In steps, between which others have a turn. What begins meanwhile is decided by the new rules already.
-    async fn review_some_leaving(&self, is_meant: impl Fn(&Flow) -> bool) {
-        let all: Vec<_> =
-            self.leaving.flows().slab.iter().filter(|(_, flow)| is_meant(flow)).map(|(key, _)| key).collect();
+    async fn review_some_leaving(&self, meant: Meant) {
+        let may_be_meant = |flow: &Flow| match meant {
+            Meant::All => true,
+            Meant::OfChangedUsers => flow.user.is_for_user(),
+            Meant::Changing => flow.changes != Changes::Nothing,
+        };
+        let all: Vec<_> = self
+            .leaving
+            .flows()
+            .slab
+            .iter()
+            .filter(|(_, flow)| may_be_meant(flow))
+            .map(|(key, _)| key)
+            .collect();
         for some in all.chunks(WALK_STEP) {
             for key in some {
                 // Calls that begin and end wait for one decision at the most.
@@ -159,14 +179,23 @@ impl Connections {
                 let rules = self.rules();
                 // It may have ended, and another have its place, which is decided once more then.
                 if let Some(flow) = flows.slab.get_mut(*key) {
-                    self.review_flow(flow, &Judge::new(self, &rules));
+                    self.review_flow(flow, &Judge::new(self, &rules), meant);
                 }
             }
             tokio::task::yield_now().await;
         }
     }
 
-    fn review_flow(&self, flow: &mut Flow, judge: &Judge<'_>) {
+    fn review_flow(&self, flow: &mut Flow, judge: &Judge<'_>, meant: Meant) {
+        let is_other_user = flow.is_other_user(self, judge);
+        let is_meant = match meant {
+            Meant::All => true,
+            Meant::OfChangedUsers => is_other_user,
+            Meant::Changing => is_other_user || flow.changes == Changes::Decision,
+        };
+        if !is_meant {
+            return;
+        }
         let external = judge.external(&flow.to);
         let peer = Peer::new(Some(flow.to.app.ip()), None);
         if let (Ok(view), Some(external)) = (judge.view, external) {
@@ -174,9 +203,9 @@ impl Connections {
         }
         let ruling = match external.and_then(|external| flow.refusal(external)) {
             Some(reason) => Ruling::Refused(reason),
-            None => judge.decide(external, &flow.to, &flow.subject, &peer),
+            None => judge.decide(external, &flow.to, (&flow.subject, &flow.user), &peer),
         };
-        flow.is_changing = ruling.changes_with_time();
+        flow.changes = Changes::of(&ruling, flow.user.is_for_user());
         if ruling.is_allowed() || flow.meter.is_cut() {
             return;
         }
@@ -199,6 +228,16 @@ impl Connections {
 }
 
 impl Flow {
+    /// Looks again for whom it is made, and says whether that is another one, or none that may be believed.
+    fn is_other_user(&mut self, connections: &Connections, judge: &Judge<'_>) -> bool {
+        let Ok(view) = judge.view else { return false };
+        let is_other = self.user.look_again(view, connections.context());
+        if is_other {
+            self.subject.set_on_behalf_of(self.user.on_behalf_of());
+        }
+        is_other || self.user.refusal(judge.moment.time).is_some()
+    }
+
     /// Gathers what this view wants from what was kept of its head.
     fn gather_again(&mut self, view: &Arc<NodeView>, external: &External) {
         let tokens = view.token_fields();
@@ -209,7 +248,7 @@ impl Flow {
                     && let Some(wanted) = external.engine.wanted(self.to.port)
                     && let Some(again) = kept.gather(view, wanted)
                 {
-                    *gathered = Some(Arc::new(again.made_for(self.made_for.clone())));
+                    *gathered = Some(Arc::new(again.made_for(self.user.on_behalf_of())));
                 }
             }
         }

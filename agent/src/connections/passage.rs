@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use hauberk_identity::{Name, UnixMillis};
-use hauberk_policy::{Attempt, CanonicalPath, Counted, EscapedSlashes, Gathered, Moment, ObsText};
+use hauberk_policy::{
+    Attempt, CanonicalPath, Counted, EscapedSlashes, Gathered, Moment, ObsText, OnBehalfOf,
+};
 use http::uri::PathAndQuery;
 use http::{Method, Response};
 use tokio::time::Instant;
@@ -159,12 +161,17 @@ impl Subject {
 
     /// Looks by this view, at this moment, for whom it is made, and says whether policies are told of another one than before.
     pub(super) fn look_again(&mut self, view: &Arc<NodeView>, port: u16, context: &Context) -> bool {
-        let Self::Request { gathered, made_for, .. } = self else { return false };
+        let Self::Request { made_for, .. } = self else { return false };
         let Some(now) = made_for.look_again(view, port, context) else { return false };
-        if let Some(known) = gathered {
+        self.set_on_behalf_of(now);
+        true
+    }
+
+    /// Tells policies from now on that it is made for this one.
+    pub(super) fn set_on_behalf_of(&mut self, now: OnBehalfOf) {
+        if let Self::Request { gathered: Some(known), .. } = self {
             *known = Arc::new(Gathered::clone(known).made_for(now));
         }
-        true
     }
 
     /// Of a head that was not kept: leaves out of what was gathered which fields held tokens then and hold none now, or the other way

@@ -7,6 +7,7 @@
 //! Behind the first agent the user goes on in `hauberk-identity`: between agents the token itself with who passed it on
 //! (`chain`), between agent and app a handle that is of no use to anybody else (`handles`).
 
+mod by_handle;
 mod chain;
 mod handles;
 mod kept;
@@ -36,6 +37,7 @@ use made_for::Claimed;
 use place::Place;
 use vouched::Vouched;
 
+pub use by_handle::ByHandle;
 pub use handles::Handles;
 pub use made_for::{Arrival, MadeFor};
 pub use place::TokenFields;

@@ -1,3 +1,4 @@
+mod by_handle;
 mod known_hops;
 mod passed;
 mod views;

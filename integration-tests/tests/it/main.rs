@@ -92,6 +92,7 @@ mod three_together;
 mod traffic;
 mod upstream;
 mod users;
+mod users_outside;
 mod workload_api;
 mod workload_clients;
 mod workload_files;

@@ -1,10 +1,10 @@
 //! Rules that read more than those before them, and what is under way already.
 
-use hauberk_policy::OnBehalfOf::{Nobody, NotLookedAt};
 use http::header::{CONNECTION, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::*;
+use crate::users::ByHandle;
 
 const PERMIT: &str = "permit(principal is Node, action, resource);";
 const PEER: &str = "127.0.0.1:9";
@@ -170,9 +170,9 @@ async fn nor_are_those_of_what_leaves_the_mesh() {
     put_in_force(&connections, leaving::view(1, &ports, &timed)).await;
     let to = Destination { host: "api.example".into(), port: 80, app: PEER.parse().unwrap() };
     let none = HeaderMap::new();
-    let head = Some((Head { path: None, host: "api.example", fields: &none }, Nobody));
+    let head = Some((Head { path: None, host: "api.example", fields: &none }, ByHandle::nobody()));
     let metrics = connections.context().metrics.unknown_service();
-    let leave = connections.leave(to, |_| get("/"), head, metrics, Instant::now());
+    let leave = connections.leave(to, |_, _| get("/"), head, metrics, Instant::now());
     let gathered = || leave.subject().and_then(|subject| subject.gathered().cloned()).unwrap();
     put_in_force(&connections, leaving::view(2, &ports, &both)).await;
     let before = gathered();
@@ -224,14 +224,11 @@ async fn what_leaves_the_mesh_is_decided_by_what_is_kept_of_it() {
         "forbid(principal, action in Action::\"http\", resource) when { context.host != \"api.example\" };";
     let by_user = "forbid(principal, action in Action::\"http\", resource) when { context has user };";
     let canary = [("x-canary", "1")];
-    for (sent, made_for, rule, is_cut) in [
-        (&[][..], Nobody, by_field, false),
-        (&canary, Nobody, by_field, true),
-        (&canary, Nobody, by_host, false),
-        (&[], Nobody, by_user, false),
-        // It may be for anybody.
-        (&[], NotLookedAt, by_user, true),
-        (&[], NotLookedAt, by_field, false),
+    for (sent, rule, is_cut) in [
+        (&[][..], by_field, false),
+        (&canary, by_field, true),
+        (&canary, by_host, false),
+        (&[], by_user, false),
     ] {
         let ports = [(80, pb::ExternalProtocol::Http)];
         put_in_force(&connections, leaving::view(1, &ports, permit)).await;
@@ -243,8 +240,8 @@ async fn what_leaves_the_mesh_is_decided_by_what_is_kept_of_it() {
         let (method, target, made) = (http::Method::GET, "/".parse().unwrap(), MadeFor::not_looked_for());
         let subject = Subject::Request { method, target, is_upgrade: true, gathered: None, made_for: made };
         let metrics = connections.context().metrics.unknown_service();
-        let head = Some((head, made_for));
-        let leave = connections.leave(to, |_| subject, head, metrics, Instant::now());
+        let head = Some((head, ByHandle::nobody()));
+        let leave = connections.leave(to, |_, _| subject, head, metrics, Instant::now());
         assert!(leave.is_allowed(), "{}", leave.reason());
         assert!(connections.room.taken() > 0);
         put_in_force(&connections, leaving::view(2, &ports, &format!("{permit}\n{rule}"))).await;

@@ -12,7 +12,7 @@ use crate::mesh::NodeView;
 use crate::testing::{node_view, now, prepared, recipient};
 
 /// A view by which port 8080 takes tokens so.
-fn view(users: Option<Arc<Users>>, taken: Option<Taken>) -> Arc<NodeView> {
+pub(super) fn view(users: Option<Arc<Users>>, taken: Option<Taken>) -> Arc<NodeView> {
     let base = prepared(&node_view(1));
     let mut ports = base.ports.clone();
     ports[0].users = taken;

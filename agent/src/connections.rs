@@ -33,12 +33,13 @@ use crate::mesh::{ClosedReason, Denial, Inbound};
 use crate::users::Handles;
 use kept::Room;
 use leaving::Leaving;
+use live::Handshake;
 use succession::Succession;
 
 pub(crate) use kept::Head;
 pub(crate) use leaving::{ADDRESS_REFUSED, Destination, Leave, NOT_TLS};
 pub(crate) use live::{Connection, Exporter, Role};
-pub(crate) use passage::{Passage, Subject};
+pub(crate) use passage::{DecidedFields, Passage, Subject};
 pub(crate) use rules::Rules;
 pub(crate) use succession::Shown;
 
@@ -166,7 +167,8 @@ impl Connections {
             None => metrics.outbound_opened(),
         }
         let tls = tls.map(|tls| Tls { version: tls.version.into(), group: tls.group.into() });
-        let connection = Arc::new(Connection::new(id, role, peer, address, tls, exporter, listener));
+        let handshake = Handshake { role, peer, address, tls, exporter };
+        let connection = Arc::new(Connection::new(id, handshake, listener));
         let mut table = self.table();
         table.by_exporter.insert(exporter, id);
         table.live.insert(id, Arc::clone(&connection));

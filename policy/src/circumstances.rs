@@ -142,10 +142,11 @@ impl Gathered {
         Self { on_behalf_of, ..self }
     }
 
-    /// The same without the host.
+    /// The same without these header fields, as if nobody had looked for them.
     #[must_use]
-    pub fn without_host(self) -> Self {
-        Self { host: None, ..self }
+    pub fn without_fields(mut self, is_left_out: impl Fn(&str) -> bool) -> Self {
+        self.headers.retain(|lines| !is_left_out(&lines.name));
+        self
     }
 
     /// Whom it is made for.

@@ -206,11 +206,6 @@ impl Survey<'_> {
         self.places.iter().map(prospect).collect()
     }
 
-    /// Whether what is called is outside of the mesh. Agents look for no user there.
-    fn leaves(&self) -> bool {
-        self.engine.scope().node().is_none()
-    }
-
     /// Whether it is a gRPC method that reads.
     fn reads(&self, place: &Place<'_>) -> bool {
         let governed = self.engine.0.resources.get(place.resource);
@@ -341,12 +336,6 @@ impl Survey<'_> {
                 view.denied_where.push(text);
             }
         };
-        if facts.are_of_users() && self.leaves() && self.given.made_for.is_none() {
-            open(
-                "it has an identity handle, and so a user of whom nothing is known where it leaves the mesh"
-                    .to_owned(),
-            );
-        }
         let mut lacking = None;
         if facts.contains(Fact::Headers) && place.action != Action::Connect {
             for name in &compiled.headers {

@@ -124,6 +124,7 @@ impl Connections {
         })
         .await;
         self.review_users().await;
+        self.review_users_leaving().await;
         self.context.mesh.applied.publish_trust(Arc::clone(trusted.bundle()));
     }
 
@@ -137,6 +138,7 @@ impl Connections {
         })
         .await;
         self.review_users().await;
+        self.review_users_leaving().await;
     }
 
     pub(super) fn apply_time(&self) {

@@ -16,8 +16,8 @@ use super::live::{Connection, Role};
 use super::passage::{Passage, Subject};
 use super::rules::{Rules, Ruling, SharedMemo};
 use crate::decisions::{self, Facts};
-use crate::mesh::NodeView;
-use crate::users::Handles;
+use crate::mesh::ViewStamp;
+use crate::users::{Handles, TokenFields};
 use crate::wire::meter::Meter;
 
 #[derive(Debug)]
@@ -35,13 +35,15 @@ pub(super) struct State {
 struct Flow {
     subject: Subject,
     kept: Option<Kept>,
+    /// Where tokens stood by the rules that its head was last gathered by.
+    tokens: TokenFields,
     meter: Arc<Meter>,
     changes: Changes,
 }
 
 /// What may become of a flow as time passes, although nothing new is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Changes {
+pub(super) enum Changes {
     Nothing,
     /// Its user is worth less. What policies say stays.
     User,
@@ -51,7 +53,7 @@ enum Changes {
 
 /// Which flows are decided again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Meant {
+pub(super) enum Meant {
     All,
     /// Those whose user is not what it was: asking policies about all that are made for users would cost more than the calls did.
     OfChangedUsers,
@@ -97,20 +99,28 @@ impl Connection {
             Some(listener) => Meter::adding_to(listener.traffic()),
             None => Meter::default(),
         });
+        // Copied before the lock is taken, which all streams of the peer share.
+        let rules_before = connections.rules();
+        let mut kept = head.and_then(|head| Kept::of(&head, &rules_before));
         let mut state = self.state();
         // Under the lock that whoever changes rules takes afterwards: either these are the new ones, or the flow is found.
         let rules = connections.rules();
+        if !Arc::ptr_eq(&rules, &rules_before) {
+            kept = head.and_then(|head| Kept::of(&head, &rules));
+        }
         let subject = subject(&rules);
-        let kept = head.and_then(|head| {
+        let kept = kept.filter(|kept| {
             let held = state.held.get_or_insert_with(|| self.room(connections));
-            // The server is given the host that was gathered, where one was.
-            let host = subject.gathered().and_then(|gathered| gathered.host());
-            Kept::of(host.unwrap_or(head.host), head.fields, rules.view().ok())
-                .filter(|kept| held.take(kept.size()))
+            held.take(kept.size())
         });
-        let flow =
-            Flow { subject: subject.clone(), kept, meter: Arc::clone(&meter), changes: Changes::Nothing };
-        let key = state.flows.insert(flow);
+        let tokens = rules.view().map(|view| view.token_fields()).unwrap_or_default();
+        let key = state.flows.insert(Flow {
+            subject: subject.clone(),
+            kept,
+            tokens: tokens.clone(),
+            meter: Arc::clone(&meter),
+            changes: Changes::Nothing,
+        });
         // Whoever cuts looks through the flows only afterwards, so that one of us sees the other.
         let memo =
             if self.cut_signal().is_cancelled() { Err("connection_cut") } else { state.memo(&rules, self) };
@@ -126,7 +136,7 @@ impl Connection {
             Err(reason) => (Ruling::Refused(reason), Counted::No),
         };
         connections.context().metrics.decided(begun.elapsed());
-        let changes = Changes::of(&ruling, &subject);
+        let changes = Changes::of(&ruling, subject.is_for_user());
         if changes != Changes::Nothing {
             self.state().set_changes(key, changes, &self.changing);
         }
@@ -136,7 +146,8 @@ impl Connection {
             key,
             meter,
             gathered: subject.gathered().cloned(),
-            view: rules.view().ok().cloned(),
+            tokens,
+            view: rules.view().ok().map(ViewStamp::of),
             ruling,
             moment,
             service,
@@ -169,6 +180,9 @@ impl Connection {
         let rules = connections.rules();
         // Also lets go of the former rules' memory.
         let memo = state.memo(&rules, self);
+        let view = rules.view().ok();
+        let stamp = view.map(ViewStamp::of);
+        let tokens = view.map(|view| view.token_fields()).unwrap_or_default();
         for (_, flow) in state.flows.iter_mut() {
             let is_other_user = flow.is_other_user(&rules, self.port(), connections, moment);
             let is_meant = match meant {
@@ -179,17 +193,24 @@ impl Connection {
             if !is_meant {
                 continue;
             }
-            if let (Ok(view), Some(kept)) = (rules.view(), &mut flow.kept) {
-                flow.subject.gather_again(kept, view, self.port(), connections.context());
+            match (view, &mut flow.kept) {
+                (Some(view), Some(kept)) => {
+                    flow.subject.gather_again(kept, view, self.port(), connections.context());
+                }
+                (Some(_), None) => flow.subject.forget_tokens(&flow.tokens, &tokens),
+                (None, _) => {}
+            }
+            if view.is_some() {
+                flow.tokens.clone_from(&tokens);
             }
             let ruling = match &memo {
                 Ok(memo) => flow.subject.decide(memo, self.port(), moment),
                 Err(reason) => Ruling::Refused(reason),
             };
-            flow.set_changes(Changes::of(&ruling, &flow.subject), &self.changing);
+            flow.set_changes(Changes::of(&ruling, flow.subject.is_for_user()), &self.changing);
             if !ruling.is_allowed() && !flow.meter.is_cut() {
                 flow.meter.cut();
-                let facts = self.facts(rules.view().ok(), &flow.subject, &ruling, moment, "");
+                let facts = self.facts(stamp.as_ref(), &flow.subject, &ruling, moment, "");
                 let decision = connections.decisions().record(&facts);
                 if let Some(listener) = self.listener() {
                     listener.denied(facts.ruling.reason());
@@ -208,7 +229,7 @@ impl Connection {
 
     pub(super) fn facts<'a>(
         &'a self,
-        view: Option<&'a Arc<NodeView>>,
+        view: Option<&'a ViewStamp>,
         subject: &'a Subject,
         ruling: &'a Ruling,
         moment: Moment,
@@ -284,11 +305,11 @@ impl Connection {
 }
 
 impl Changes {
-    fn of(ruling: &Ruling, subject: &Subject) -> Self {
+    pub(super) fn of(ruling: &Ruling, is_for_user: bool) -> Self {
         if ruling.changes_with_time() {
             return Self::Decision;
         }
-        if subject.is_for_user() { Self::User } else { Self::Nothing }
+        if is_for_user { Self::User } else { Self::Nothing }
     }
 }
 

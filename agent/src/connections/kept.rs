@@ -5,6 +5,7 @@
 //! gone. One allocation, which is dropped with the request.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -12,6 +13,7 @@ use hauberk_policy::{CanonicalPath, Gathered, Wanted};
 use http::HeaderMap;
 use http::header::{AUTHORIZATION, COOKIE, HeaderName};
 
+use super::rules::Rules;
 use crate::mesh::NodeView;
 
 /// The most bytes of one request. Of larger ones nothing is kept, and what is then not known is denied.
@@ -32,15 +34,14 @@ pub(super) const OUR_OWN: &str = "";
 pub(crate) struct Head<'a> {
     /// Its path, if it has been parsed already.
     pub(crate) path: Option<&'a CanonicalPath<'a>>,
-    /// Its host, as its server gets it where policies do not look at it.
+    /// Its host, as it was sent.
     pub(crate) host: &'a str,
     /// Its header fields, as its server gets them.
     pub(crate) fields: &'a HeaderMap,
 }
 
-/// The host and header fields of a request, as its server got them: the host first, then name and value of each field, each
-/// with its length before it.
-#[derive(Debug)]
+/// The host of a request as it was sent, and its header fields as its server got them: the host first, then name and value of
+/// each field, each with its length before it.
 pub(super) struct Kept {
     head: Box<[u8]>,
     /// The view by which it was gathered last.
@@ -48,9 +49,10 @@ pub(super) struct Kept {
 }
 
 impl Kept {
-    /// Of a request with this host and these fields, if it is not too much; whoever keeps it takes room for it. It was gathered
-    /// by this view, which says which fields hold tokens.
-    pub(super) fn of(host: &str, fields: &HeaderMap, view: Option<&Arc<NodeView>>) -> Option<Self> {
+    /// Of a request with this head, if it is not too much; whoever keeps it takes room for it. It is gathered by these rules, which
+    /// say which fields hold tokens.
+    pub(super) fn of(head: &Head<'_>, rules: &Rules) -> Option<Self> {
+        let (Head { host, fields, .. }, view) = (head, rules.view().ok());
         let is_secret = |name: &str| view.is_some_and(|view| view.is_token_field(name));
         let parts = || {
             let fields = fields.iter().filter(|(name, _)| !NEVER_READ.contains(name));
@@ -80,8 +82,8 @@ impl Kept {
     }
 
     /// What the rules of this view want of it; nothing where it was gathered by the same view, as at each second of a request
-    /// that is decided by the time. The host is not among that where the server may have read another one than these would
-    /// decide by.
+    /// that is decided by the time. A host is the same in every spelling, and with every port: a request that is still to come is
+    /// decided so too.
     pub(super) fn gather(&mut self, view: &Arc<NodeView>, wanted: &Wanted) -> Option<Gathered> {
         if std::ptr::eq(self.gathered_by.as_ptr(), Arc::as_ptr(view)) {
             return None;
@@ -91,9 +93,14 @@ impl Kept {
         let host = parts.text();
         let fields = std::iter::from_fn(|| Some((parts.text()?, parts.next()?)));
         let fields = fields.filter(|(name, _)| !view.is_token_field(name));
-        let gathered = wanted.gather(host.unwrap_or_default(), fields);
-        let is_other_host = gathered.host().is_some_and(|read| host != Some(read));
-        Some(if is_other_host { gathered.without_host() } else { gathered })
+        Some(wanted.gather(host.unwrap_or_default(), fields))
+    }
+}
+
+impl fmt::Debug for Kept {
+    /// What callers send may be secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kept").field("size", &self.size()).finish_non_exhaustive()
     }
 }
 

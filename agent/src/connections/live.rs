@@ -53,6 +53,15 @@ pub(crate) struct Connection {
     state: Mutex<State>,
 }
 
+/// What the handshake of a connection settled.
+pub(super) struct Handshake {
+    pub(super) role: Role,
+    pub(super) peer: PeerIdentity,
+    pub(super) address: SocketAddr,
+    pub(super) tls: Option<Tls>,
+    pub(super) exporter: Exporter,
+}
+
 /// Which side we are on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
@@ -78,15 +87,8 @@ impl Role {
 }
 
 impl Connection {
-    pub(super) fn new(
-        id: u64,
-        role: Role,
-        peer: PeerIdentity,
-        address: SocketAddr,
-        tls: Option<Tls>,
-        exporter: Exporter,
-        listener: Option<Arc<ListenerMetrics>>,
-    ) -> Self {
+    pub(super) fn new(id: u64, handshake: Handshake, listener: Option<Arc<ListenerMetrics>>) -> Self {
+        let Handshake { role, peer, address, tls, exporter } = handshake;
         Self {
             id,
             role,

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use hauberk_identity::{Name, UnixMillis};
-use hauberk_policy::{Attempt, CanonicalPath, Counted, EscapedSlashes, Gathered, Moment, ObsText};
+use hauberk_policy::{
+    Attempt, CanonicalPath, Counted, EscapedSlashes, Gathered, Moment, ObsText, OnBehalfOf,
+};
 use http::uri::PathAndQuery;
 use http::{Method, Response};
 use tokio::time::Instant;
@@ -15,8 +17,8 @@ use super::live::Connection;
 use super::rules::{self, Ruling, SharedMemo};
 use crate::context::Context;
 use crate::decisions::{DecisionId, Decisions, Outcome, Recorded};
-use crate::mesh::NodeView;
-use crate::users::MadeFor;
+use crate::mesh::{NodeView, ViewStamp};
+use crate::users::{MadeFor, TokenFields};
 use crate::wire::meter::Meter;
 
 /// What must be known of a request or stream to decide it again.
@@ -48,7 +50,10 @@ pub(crate) struct Passage {
     pub(super) key: usize,
     pub(super) meter: Arc<Meter>,
     pub(super) gathered: Option<Arc<Gathered>>,
-    pub(super) view: Option<Arc<NodeView>>,
+    /// Where tokens stood when it began.
+    pub(super) tokens: TokenFields,
+    /// It may last for days, and holds on to no rules.
+    pub(super) view: Option<ViewStamp>,
     pub(super) ruling: Ruling,
     /// When it was decided.
     pub(super) moment: Moment,
@@ -56,6 +61,22 @@ pub(crate) struct Passage {
     pub(super) status: AtomicU16,
     pub(super) since: Instant,
     pub(super) recorded: Option<Recorded>,
+}
+
+/// The header fields by which a request is decided as they stand in its head: what its trailers say of them nobody has looked at.
+#[derive(Debug)]
+pub(crate) struct DecidedFields {
+    /// When it began, and by the rules of now.
+    pub(super) gathered: [Option<Arc<Gathered>>; 2],
+    pub(super) tokens: [TokenFields; 2],
+}
+
+impl DecidedFields {
+    /// Whether this field is one of them, however it is spelled.
+    pub(crate) fn hold(&self, field: &str) -> bool {
+        self.gathered.iter().flatten().any(|gathered| gathered.looked_for(field))
+            || self.tokens.iter().any(|tokens| tokens.hold(field))
+    }
 }
 
 impl Subject {
@@ -70,7 +91,7 @@ impl Subject {
     pub(super) fn decide(&self, memo: &SharedMemo, port: u16, moment: Moment) -> Ruling {
         let escaped = rules::escaped_slashes(memo, port);
         self.with_path((None, escaped), moment, |attempt, _| {
-            Ruling::Policy(rules::decide(memo, port, attempt, moment))
+            Ruling::Policy(rules::decide(memo, port, attempt, moment, None).0)
         })
         .unwrap_or_else(Ruling::Refused)
     }
@@ -88,8 +109,8 @@ impl Subject {
         // Read by the rules before these, where they have just changed.
         let path = path.filter(|path| escaped == EscapedSlashes::Keep || path.with_slashes().is_none());
         self.with_path((path, escaped), moment, |attempt, (method, path)| {
-            let mark = decisions.mark(method, path);
-            let (decision, counted) = rules::decide_counted(memo, port, attempt, moment, mark);
+            let mark = Some(decisions.mark(method, path));
+            let (decision, counted) = rules::decide(memo, port, attempt, moment, mark);
             (Ruling::Policy(decision), counted)
         })
         .unwrap_or_else(|reason| (Ruling::Refused(reason), Counted::No))
@@ -140,12 +161,29 @@ impl Subject {
 
     /// Looks by this view, at this moment, for whom it is made, and says whether policies are told of another one than before.
     pub(super) fn look_again(&mut self, view: &Arc<NodeView>, port: u16, context: &Context) -> bool {
-        let Self::Request { gathered, made_for, .. } = self else { return false };
+        let Self::Request { made_for, .. } = self else { return false };
         let Some(now) = made_for.look_again(view, port, context) else { return false };
-        if let Some(known) = gathered {
+        self.set_on_behalf_of(now);
+        true
+    }
+
+    /// Tells policies from now on that it is made for this one.
+    pub(super) fn set_on_behalf_of(&mut self, now: OnBehalfOf) {
+        if let Self::Request { gathered: Some(known), .. } = self {
             *known = Arc::new(Gathered::clone(known).made_for(now));
         }
-        true
+    }
+
+    /// Of a head that was not kept: leaves out of what was gathered which fields held tokens then and hold none now, or the other way
+    /// round. What stands in them is either a secret, or was never gathered.
+    pub(super) fn forget_tokens(&mut self, then: &TokenFields, now: &TokenFields) {
+        if then == now {
+            return;
+        }
+        if let Self::Request { gathered: Some(known), .. } = self {
+            let is_other = |field: &str| then.hold(field) != now.hold(field);
+            *known = Arc::new(Gathered::clone(known).without_fields(is_other));
+        }
     }
 
     /// Gathers what this view wants from what was kept of its head.
@@ -176,17 +214,20 @@ impl Passage {
         &self.meter
     }
 
-    /// Whether the field was decided by as it stood among a request's header fields: when it began, or since.
-    pub(crate) fn is_decided_by(&self, field: &str) -> bool {
-        let since = self.connection.gathered(self.key);
+    /// The fields that it was decided by when it began, or since.
+    pub(crate) fn decided_fields(&self) -> DecidedFields {
         let rules = self.connections.rules();
-        self.gathered.iter().chain(&since).any(|gathered| gathered.looked_for(field))
-            || self.view.iter().chain(rules.view()).any(|view| view.is_token_field(field))
+        let tokens = rules.view().map(|view| view.token_fields()).unwrap_or_default();
+        DecidedFields {
+            gathered: [self.gathered.clone(), self.connection.gathered(self.key)],
+            tokens: [self.tokens.clone(), tokens],
+        }
     }
 
-    /// Whether bytes beyond ASCII are passed on in its trailers.
+    /// Whether bytes beyond ASCII are passed on in its trailers, by the rules of now.
     pub(crate) fn takes_obs_text(&self) -> bool {
-        let port = self.view.as_ref().and_then(|view| view.port(self.connection.port()));
+        let rules = self.connections.rules();
+        let port = rules.view().ok().and_then(|view| view.port(self.connection.port()));
         port.is_some_and(|port| port.obs_text == ObsText::Forward)
     }
 

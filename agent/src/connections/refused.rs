@@ -7,6 +7,7 @@ use super::live::Connection;
 use super::passage::Subject;
 use super::rules::Ruling;
 use crate::decisions::{self, DecisionId, Facts, Outcome, Verdict};
+use crate::mesh::ViewStamp;
 use crate::wire::strict::Broken;
 
 impl Connection {
@@ -22,7 +23,8 @@ impl Connection {
         if let Some(listener) = self.listener() {
             listener.denied(reason);
         }
-        let facts = self.facts(rules.view().ok(), &Subject::Stream, &ruling, self.moment(connections), "");
+        let view = rules.view().ok().map(ViewStamp::of);
+        let facts = self.facts(view.as_ref(), &Subject::Stream, &ruling, self.moment(connections), "");
         let recorded = connections.decisions().begin(&facts);
         let outcome = Outcome { duration: since.elapsed(), ..Outcome::default() };
         connections.decisions().finish(&facts, Some(&recorded), &outcome);
@@ -71,7 +73,8 @@ impl Connection {
             let rules = connections.rules();
             let ruling = Ruling::Refused(reason);
             let moment = self.moment(connections);
-            let facts = self.facts(rules.view().ok(), &Subject::Stream, &ruling, moment, "");
+            let view = rules.view().ok().map(ViewStamp::of);
+            let facts = self.facts(view.as_ref(), &Subject::Stream, &ruling, moment, "");
             let facts = Facts { request, ..facts };
             decisions.finish(&facts, None, outcome);
         }

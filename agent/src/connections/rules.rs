@@ -171,25 +171,11 @@ pub(crate) fn escaped_slashes(memo: &SharedMemo, port: u16) -> EscapedSlashes {
     memo.engine.escaped_slashes(port)
 }
 
-/// Asks a caller's memory.
-pub(crate) fn decide(memo: &SharedMemo, port: u16, attempt: Attempt<'_>, moment: Moment) -> Arc<Decision> {
-    ask(memo, port, attempt, moment, None).0
-}
-
-/// The same, counted where it is remembered.
-pub(crate) fn decide_counted(
-    memo: &SharedMemo,
-    port: u16,
-    attempt: Attempt<'_>,
-    moment: Moment,
-    mark: u64,
-) -> (Arc<Decision>, Counted) {
-    ask(memo, port, attempt, moment, Some(mark))
-}
-
+/// Asks a caller's memory. What is asked with a mark for its method and path is counted where it is remembered.
+///
 /// What takes evaluating is evaluated while others use the memory: what does not depend on what they ask does not wait for
 /// it. A memory belongs to one view, so that what is learnt late is learnt for that view alone.
-fn ask(
+pub(crate) fn decide(
     memo: &SharedMemo,
     port: u16,
     attempt: Attempt<'_>,

@@ -559,20 +559,24 @@ fn with_token(token: &str) -> http::HeaderMap {
 /// Rules that believe users of an issuer, with these policies, and the issuer.
 fn believing(authorities: &Authorities, policies: &[String]) -> (JwtSigner, Arc<NodeView>) {
     let login = JwtSigner::generate().unwrap();
-    let keys = JwtKeySet::new([login.public_key().unwrap()]).unwrap();
     let view = view_changed(authorities, 1, |node| {
         node.policies = named(policies);
         node.ports[0].users = Some(pb::UserTokens::default());
-        node.issuers = vec![pb::JwtIssuer {
-            name: "login".to_owned(),
-            issuer: "https://login.example".to_owned(),
-            audiences: vec!["shop".to_owned()],
-            jwks: keys.to_jwks(KeyUse::Signature).into_bytes(),
-            user_claim: "sub".to_owned(),
-            ..pb::JwtIssuer::default()
-        }];
+        node.issuers = vec![issuer(&login)];
     });
     (login, view)
+}
+
+fn issuer(login: &JwtSigner) -> pb::JwtIssuer {
+    let keys = JwtKeySet::new([login.public_key().unwrap()]).unwrap();
+    pb::JwtIssuer {
+        name: "login".to_owned(),
+        issuer: "https://login.example".to_owned(),
+        audiences: vec!["shop".to_owned()],
+        jwks: keys.to_jwks(KeyUse::Signature).into_bytes(),
+        user_claim: "sub".to_owned(),
+        ..pb::JwtIssuer::default()
+    }
 }
 
 fn token_of(login: &JwtSigner, id: &SpiffeId, begun: UnixMillis, life: Duration) -> String {

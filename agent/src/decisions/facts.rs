@@ -13,7 +13,7 @@ use hauberk_proto::agent::v1 as pb;
 use hauberk_proto::convert::{encode_header_lines, encode_on_behalf_of};
 
 use super::DecisionId;
-use crate::mesh::NodeView;
+use crate::mesh::ViewStamp;
 
 /// The longest query, and the most bytes of host and header fields, that come into a record, so that callers cannot fill
 /// our memory or keep a denial from being told.
@@ -25,7 +25,7 @@ const MAX_USER: usize = 8 * 1_024;
 #[derive(Debug, Clone, Copy)]
 pub struct Facts<'a> {
     /// The view that decided; none where inbound was closed.
-    pub view: Option<&'a Arc<NodeView>>,
+    pub view: Option<&'a ViewStamp>,
     /// Who called.
     pub caller: &'a Caller,
     /// The serial number of the caller's certificate.

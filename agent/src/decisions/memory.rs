@@ -5,14 +5,14 @@ use std::collections::{HashSet, VecDeque};
 use std::fmt;
 use std::hash::BuildHasher;
 use std::net::SocketAddr;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
-use hauberk_identity::{InstanceId, Serial, SpiffeId, UnixMillis};
+use hauberk_identity::{InstanceId, Serial, UnixMillis};
 use hauberk_policy::{Caller, Decision, Gathered, Moment, Peer};
 use hauberk_proto::agent::v1 as pb;
 
 use super::facts::{Facts, LeavesTo, Outcome, Request, Ruling};
-use crate::mesh::NodeView;
+use crate::mesh::{NodeView, ViewStamp};
 
 /// How many decisions are remembered.
 const CAPACITY: usize = 4_096;
@@ -46,10 +46,7 @@ pub(super) struct Memory {
 struct Record {
     id: DecisionId,
     at: UnixMillis,
-    view: Weak<NodeView>,
-    node: Option<SpiffeId>,
-    epoch: u64,
-    revision: u64,
+    view: Option<ViewStamp>,
     caller: Caller,
     caller_serial: Option<Serial>,
     peer_address: SocketAddr,
@@ -115,7 +112,7 @@ impl Memory {
     pub(super) fn keep(&mut self, at: UnixMillis, facts: &Facts<'_>) -> (DecisionId, bool) {
         let id = self.next_id();
         let is_first = self.kinds.is_new(facts);
-        if let Some(view) = facts.view {
+        if let Some(view) = facts.view.and_then(ViewStamp::view) {
             self.keep_view(view);
         }
         if self.records.len() == CAPACITY {
@@ -129,7 +126,7 @@ impl Memory {
     pub(super) fn find(&self, id: &str) -> Option<Kept> {
         let record = self.records.get(self.index_of(id)?)?.clone();
         // The instance may have been named otherwise then, and another spelling of the counter is no id of ours.
-        (&*record.id.0 == id).then(|| Kept { view: record.view.upgrade(), record })
+        (&*record.id.0 == id).then(|| Kept { view: record.view.as_ref().and_then(ViewStamp::view), record })
     }
 
     /// Adds how it ended to what is remembered, if it still is.
@@ -164,14 +161,14 @@ impl Memory {
         DecisionId(text.into())
     }
 
-    fn keep_view(&mut self, view: &Arc<NodeView>) {
-        if self.views.iter().any(|kept| Arc::ptr_eq(kept, view)) {
+    fn keep_view(&mut self, view: Arc<NodeView>) {
+        if self.views.iter().any(|kept| Arc::ptr_eq(kept, &view)) {
             return;
         }
         if self.views.len() == MAX_VIEWS {
             self.views.pop_front();
         }
-        self.views.push_back(Arc::clone(view));
+        self.views.push_back(view);
     }
 }
 
@@ -184,10 +181,7 @@ impl Record {
         Self {
             id,
             at,
-            view: facts.view.map(Arc::downgrade).unwrap_or_default(),
-            node: facts.view.map(|view| view.spiffe_id.clone()),
-            epoch: facts.view.map_or(0, |view| view.epoch),
-            revision: facts.view.map_or(0, |view| view.revision),
+            view: facts.view.cloned(),
             caller: facts.caller.clone(),
             caller_serial: facts.caller_serial,
             peer_address: facts.peer_address,
@@ -220,7 +214,7 @@ impl Kept {
     pub(super) fn facts(&self) -> Facts<'_> {
         let record = &self.record;
         Facts {
-            view: self.view.as_ref(),
+            view: record.view.as_ref(),
             caller: &record.caller,
             caller_serial: record.caller_serial,
             peer_address: record.peer_address,
@@ -249,14 +243,7 @@ impl Kept {
         let record = &self.record;
         let told = self.facts().to_proto(record.at, Some(&record.id), record.outcome.as_ref());
         let facts = told.facts.map(|facts| pb::DecisionFacts { shortened: record.is_shortened, ..facts });
-        pb::Decision {
-            node: record.node.as_ref().map(ToString::to_string).unwrap_or_default(),
-            epoch: record.epoch,
-            revision: record.revision,
-            first_of_kind: record.is_first,
-            facts,
-            ..told
-        }
+        pb::Decision { first_of_kind: record.is_first, facts, ..told }
     }
 
     /// Whether the request was longer than what is remembered, so that it cannot be decided again.

@@ -8,6 +8,7 @@ use hauberk_policy::{
 };
 
 use super::*;
+use crate::mesh::ViewStamp;
 use crate::testing::{node_view, prepared};
 
 fn decisions(log: Option<AccessLog>) -> Decisions {
@@ -92,7 +93,8 @@ fn explains_by_the_engine_that_decided() {
     let decision = view.engine.decide(&question);
     assert_eq!(decision.effect, Effect::Deny);
     let decisions = decisions(None);
-    let id = decisions.record(&Facts { view: Some(&view), ..facts(&caller, "/orders/1", &decision) });
+    let id = decisions
+        .record(&Facts { view: Some(&ViewStamp::of(&view)), ..facts(&caller, "/orders/1", &decision) });
     drop(view);
     let detail = decisions.explain(id.as_str()).unwrap();
     let kept = detail.decision.unwrap();
@@ -109,7 +111,8 @@ fn what_was_refused_before_policies_is_not_explained_by_policies() {
     let decisions = decisions(None);
     // No policy lets this caller in as long as the token it came with has expired.
     let ruling = Ruling::Refused { reason: "user_token_expired" };
-    let id = decisions.record(&Facts { view: Some(&view), ruling, ..facts(&caller, "/orders/1", &nothing) });
+    let view = &ViewStamp::of(&view);
+    let id = decisions.record(&Facts { view: Some(view), ruling, ..facts(&caller, "/orders/1", &nothing) });
     let detail = decisions.explain(id.as_str()).unwrap();
     assert_eq!(detail.no_policies(), hauberk_proto::agent::v1::NoPolicies::NotAsked);
     assert_eq!(detail.decision.unwrap().reason, "user_token_expired");
@@ -120,14 +123,15 @@ fn what_was_refused_before_policies_is_not_explained_by_policies() {
 fn a_decision_without_policies_says_why_there_are_none() {
     use hauberk_proto::agent::v1::NoPolicies::{Differs, RulesGone, Unspecified};
     let view = prepared(&node_view(7));
+    let stamp = ViewStamp::of(&view);
     let (caller, decisions) = (intruder(), decisions(None));
     let forbidden = hauberk_policy::Decision::denied(Reason::Forbidden);
     let lacking = hauberk_policy::Decision::denied(Reason::NoPolicyMatched);
     for (decision, view, why) in [
         // As the rules would not decide.
-        (&forbidden, Some(&view), Differs),
+        (&forbidden, Some(&stamp), Differs),
         (&lacking, None, RulesGone),
-        (&lacking, Some(&view), Unspecified),
+        (&lacking, Some(&stamp), Unspecified),
     ] {
         let id = decisions.record(&Facts { view, ..facts(&caller, "/orders/1", decision) });
         assert_eq!(decisions.explain(id.as_str()).unwrap().no_policies(), why);
@@ -337,8 +341,9 @@ fn what_policies_read_is_kept_and_the_rest_is_not() {
     let question = Question { caller: &caller, peer: &HERE, port: 8080, attempt, moment: NOW };
     let decision = view.engine.decide(&question);
     assert!(decision.reads.contains(Fact::Query) && !decision.reads.contains(Fact::Host));
+    let stamp = ViewStamp::of(&view);
     let asked = |decision| Facts {
-        view: Some(&view),
+        view: Some(&stamp),
         query: Some("id=1"),
         gathered: Some(&gathered),
         ..facts(&caller, "/orders", decision)

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use super::denylist::Denial;
 use super::external::External;
-use crate::users::Users;
+use crate::users::{TokenFields, Users};
 
 /// What decides inbound traffic.
 #[derive(Debug, Clone)]
@@ -119,6 +119,11 @@ impl NodeView {
     /// Whether a header field holds tokens of users, however it is spelled; `authorization` aside.
     pub fn is_token_field(&self, name: &str) -> bool {
         self.users.as_ref().is_some_and(|users| users.are_in_field(name))
+    }
+
+    /// All of these fields.
+    pub fn token_fields(&self) -> TokenFields {
+        self.users.as_ref().map(|users| users.token_fields()).unwrap_or_default()
     }
 
     /// The listener with this number.

@@ -11,6 +11,7 @@ mod inbound;
 mod issuers;
 mod service;
 mod services;
+mod stamp;
 mod unknown_keys;
 
 use std::sync::Arc;
@@ -25,6 +26,7 @@ pub use inbound::{ClosedReason, Inbound, InboundGate, NodeView, Port};
 pub use issuers::Issuers;
 pub use service::{Service, ServicePort, Target};
 pub use services::{Services, Unknown, WantedChange};
+pub use stamp::ViewStamp;
 pub use unknown_keys::UnknownKeys;
 
 /// All of it, shared by every task of the agent.

@@ -103,6 +103,14 @@ impl<'a> Parts<'a> {
         if signer == *between.peer { Ok(()) } else { Err(SIGNER) }
     }
 
+    /// Who says to have passed the user on last, if anybody does. Nothing of it is verified.
+    pub(super) fn last_signer(&self) -> Result<Option<SpiffeId>, &'static str> {
+        let signer = |hop: &pb::IdentityHop| {
+            unverified_id(&CertificateDer::from(hop.certificate.as_slice())).map_err(of_certificate)
+        };
+        self.chain.hops.last().map(signer).transpose()
+    }
+
     /// Verifies every hop: that it was signed by who it says, over all before it, for the next one; the last one by the peer,
     /// for us.
     pub(super) fn verify(
@@ -172,6 +180,11 @@ impl Passed {
         let hops = self.hops.load();
         let before = hops.split_last().map(|(_, before)| before).unwrap_or_default();
         before.iter().map(|hop| hop.peer().id().clone()).collect()
+    }
+
+    /// Who passed the user on, the last one included.
+    pub(super) fn signers(&self) -> Vec<SpiffeId> {
+        self.hops.load().iter().map(|hop| hop.peer().id().clone()).collect()
     }
 
     /// The instant at which the first of its certificates ends.

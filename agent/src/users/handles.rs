@@ -11,6 +11,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hauberk_identity::{Serial, SpiffeId, UnixMillis};
 use hauberk_tls::SealingKey;
 use http::HeaderValue;
+use zeroize::Zeroizing;
 
 use super::chain::{self, UNAVAILABLE};
 use super::{Identity, get_or_make, hash_of};
@@ -24,7 +25,7 @@ const MOST_BYTES: usize = 16 * 1024 * 1024;
 /// How long before the end of our certificate a hop that it signed is made anew.
 const RENEW_BEFORE: Duration = Duration::from_secs(60);
 
-const FORGED: &str = "identity_handle_forged";
+pub(super) const FORGED: &str = "identity_handle_forged";
 const EXPIRED: &str = "identity_handle_expired";
 
 /// The handles of one process. Nothing is made before the first user comes.
@@ -83,7 +84,23 @@ impl Handles {
         if let Some(token) = known.filter(|token| token.until > now && token.serial == own.serial()) {
             return Ok(token.value);
         }
-        let sealed = URL_SAFE_NO_PAD.decode(text).map_err(|_| FORGED)?;
+        let (until, passed_on) = self.open(text, now)?;
+        let value = secret(&chain::extended(&passed_on, &us, audience, now)?).ok_or(FORGED)?;
+        let until = until.min(own.validity().not_after().minus(RENEW_BEFORE));
+        self.signed().insert(key, Token { value: value.clone(), serial: own.serial(), until });
+        Ok(value)
+    }
+
+    /// Until when a handle of ours is good, and what it stands for: the user's token, with who passed it on after a tilde.
+    ///
+    /// # Errors
+    /// Why the handle is none, as a stable name.
+    pub(super) fn open(
+        &self,
+        handle: &str,
+        now: UnixMillis,
+    ) -> Result<(UnixMillis, Zeroizing<String>), &'static str> {
+        let sealed = URL_SAFE_NO_PAD.decode(handle).map_err(|_| FORGED)?;
         // Without a key there is no handle of ours.
         let opened = self.key.get().and_then(|key| key.open(PURPOSE, &sealed));
         let opened = opened.ok_or(FORGED)?;
@@ -93,10 +110,7 @@ impl Handles {
             return Err(EXPIRED);
         }
         let passed_on = std::str::from_utf8(passed_on).map_err(|_| FORGED)?;
-        let value = secret(&chain::extended(passed_on, &us, audience, now)?).ok_or(FORGED)?;
-        let until = until.min(own.validity().not_after().minus(RENEW_BEFORE));
-        self.signed().insert(key, Token { value: value.clone(), serial: own.serial(), until });
-        Ok(value)
+        Ok((until, Zeroizing::new(passed_on.to_owned())))
     }
 
     fn key(&self) -> Option<&SealingKey> {
@@ -122,7 +136,7 @@ impl Signed {
 }
 
 /// A header value that no `Debug` shows.
-fn secret(text: &str) -> Option<HeaderValue> {
+pub(super) fn secret(text: &str) -> Option<HeaderValue> {
     let mut value = HeaderValue::from_str(text).ok()?;
     value.set_sensitive(true);
     Some(value)

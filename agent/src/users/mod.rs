@@ -7,6 +7,7 @@
 //! Behind the first agent the user goes on in `hauberk-identity`: between agents the token itself with who passed it on
 //! (`chain`), between agent and app a handle that is of no use to anybody else (`handles`).
 
+mod by_handle;
 mod chain;
 mod handles;
 mod kept;
@@ -38,8 +39,10 @@ use vouched::Vouched;
 
 use crate::mesh::{Denied, Mesh, MintedFor};
 
+pub use by_handle::ByHandle;
 pub use handles::Handles;
 pub use made_for::{Arrival, MadeFor};
+pub use place::TokenFields;
 
 /// The largest token of a user, in bytes: with who passed it on it must fit into a request's head.
 const MAX_TOKEN: usize = 8 * 1024;

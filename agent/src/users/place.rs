@@ -1,5 +1,7 @@
 //! Where a request has its token. More than one is none: nobody could say which of them the app would read.
 
+use std::sync::Arc;
+
 use http::header::{self, HeaderMap, HeaderName};
 
 use super::{Identity, Users, reason};
@@ -11,7 +13,18 @@ pub(super) enum Place {
     /// `Authorization: Bearer`.
     Bearer,
     /// Alone in this header field.
-    Field(String),
+    Field(Arc<str>),
+}
+
+/// The header fields in which tokens stand by a view; `authorization` aside.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct TokenFields(Vec<Arc<str>>);
+
+impl TokenFields {
+    /// Whether one of them has this name, however it is spelled.
+    pub(crate) fn hold(&self, name: &str) -> bool {
+        self.0.iter().any(|own| is_any_spelling_of(name, own))
+    }
 }
 
 /// Two tokens, or a field with one that stands there twice.
@@ -55,6 +68,15 @@ impl Users {
         })
     }
 
+    /// The fields in which tokens of an issuer stand.
+    pub(crate) fn token_fields(&self) -> TokenFields {
+        let fields = self.issuers.iter().filter_map(|issuer| match &issuer.place {
+            Place::Bearer => None,
+            Place::Field(own) => Some(Arc::clone(own)),
+        });
+        TokenFields(fields.collect())
+    }
+
     /// Where an issuer's tokens stand.
     pub(super) fn place_of(&self, identity: &Identity) -> Option<&Place> {
         let own = &identity.origin.user.issuer;
@@ -82,7 +104,7 @@ impl Place {
 }
 
 pub(super) fn place(header: Option<&str>) -> Place {
-    header.map_or(Place::Bearer, |name| Place::Field(name.to_owned()))
+    header.map_or(Place::Bearer, |name| Place::Field(name.into()))
 }
 
 /// The token of `Authorization: Bearer` (RFC 6750 §2.1). Other schemes are the app's own, but none that has the word anywhere

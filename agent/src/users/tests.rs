@@ -1,3 +1,4 @@
+mod by_handle;
 mod known_hops;
 mod ours;
 mod passed;
@@ -273,7 +274,7 @@ fn what_is_taken_out_is_the_token_alone() {
         ("x-other", "kept"),
     ]);
     Place::Bearer.strip(&mut fields);
-    Place::Field("x-edge-token".to_owned()).strip(&mut fields);
+    Place::Field("x-edge-token".into()).strip(&mut fields);
     assert_eq!(fields.keys().collect::<Vec<_>>(), ["x-other"]);
 }
 

@@ -14,7 +14,7 @@ use super::headers::{OBS_TEXT, hold_obs_text, scrub_trailers, scrub_undecided};
 use super::http1::LinkPool;
 use super::http2::StreamLease;
 use super::meter::{Direction, Meter};
-use crate::connections::{Leave, Passage};
+use crate::connections::{DecidedFields, Leave, Passage};
 
 /// Why a body ends before its end.
 #[derive(Debug, Error)]
@@ -56,10 +56,10 @@ impl Under {
         }
     }
 
-    fn is_decided_by(&self, field: &str) -> bool {
+    fn decided_fields(&self) -> DecidedFields {
         match self {
-            Self::Passage(passage) => passage.is_decided_by(field),
-            Self::Leave(leave) => leave.is_decided_by(field),
+            Self::Passage(passage) => passage.decided_fields(),
+            Self::Leave(leave) => leave.decided_fields(),
         }
     }
 }
@@ -220,7 +220,8 @@ impl Body for RequestBody {
         if let (Poll::Ready(Some(Ok(frame))), Some(under)) = (&mut polled, under)
             && let Some(trailers) = frame.trailers_mut()
         {
-            scrub_undecided(trailers, |field| under.is_decided_by(field));
+            let decided = under.decided_fields();
+            scrub_undecided(trailers, |field| decided.hold(field));
             if !under.takes_obs_text() && hold_obs_text(trailers) {
                 metered.meter.leave(OBS_TEXT);
                 return Poll::Ready(Some(Err(BodyError::ObsText)));

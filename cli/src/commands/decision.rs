@@ -177,6 +177,13 @@ pub(crate) fn reason(decision: &Decision) -> String {
                 .to_owned()
         }
         "identity_time" => "the user was passed on in the future, or before it came".to_owned(),
+        "identity_handle_forged" => {
+            "what the app sent as hauberk-identity is no handle that this agent gave to it".to_owned()
+        }
+        "identity_handle_expired" => {
+            "the handle that the app sent has ended, with the user's token or a certificate by which the user came"
+                .to_owned()
+        }
         "no_external_service" => "no ExternalService has this host".to_owned(),
         "address_not_allowed" => {
             "the host leads to no public address, and to none that its ExternalService allows".to_owned()

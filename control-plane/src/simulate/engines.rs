@@ -74,7 +74,6 @@ pub(super) fn of_node(views: &MeshViews<'_>, node: &VirtualNode, name: &NodeName
 pub(super) fn of_external(views: &MeshViews<'_>, external: &Name) -> Option<Enforced> {
     let (external, scope, policies) = views.external(external)?;
     let (policies, external) = (deciding(policies), Some(external.clone()));
-    // Who vouches for users bears on no call of it, but for the header fields that hold their tokens.
     Some(Enforced { scope, policies, issuers: views.issuers(), federated: Vec::new(), external })
 }
 
@@ -109,7 +108,7 @@ fn vouching(now: &Enforced, draft: &Enforced) -> Vouching {
         (Some(now), Some(draft)) => !reaches(draft, now),
         (Some(_), None) | (None, _) => false,
     };
-    let issuers = if now.external.is_some() || now.issuers == draft.issuers {
+    let issuers = if now.issuers == draft.issuers {
         Issuers::Same
     } else if now.issuers.iter().all(|issuer| draft.issuers.contains(issuer)) {
         Issuers::More

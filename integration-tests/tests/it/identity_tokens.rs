@@ -64,18 +64,18 @@ const RULES: &str = "permit (principal == Node::\"edge\", action in Action::\"ht
     permit (principal == Node::\"orders\", action in Action::\"write\", resource in Service::\"payments\") when { \
     context has user && context.user in UserGroup::\"login/support\" && context.actors == [Node::\"web\"] };";
 
-struct Shop {
-    mesh: MeshBox,
-    login: Login,
+pub(crate) struct Shop {
+    pub(crate) mesh: MeshBox,
+    pub(crate) login: Login,
     edge: Agent,
-    web: Agent,
-    orders: Agent,
-    payments: Agent,
+    pub(crate) web: Agent,
+    pub(crate) orders: Agent,
+    pub(crate) payments: Agent,
     apps: [App; 3],
 }
 
 impl Shop {
-    fn open() -> Self {
+    pub(crate) fn open() -> Self {
         let login = Login::new("login");
         let mesh = MeshBox::start();
         mesh.apply(NODES);
@@ -103,7 +103,7 @@ impl Shop {
     }
 
     /// What an app was given with its last request.
-    fn given(&self, app: usize) -> String {
+    pub(crate) fn given(&self, app: usize) -> String {
         let last = self.apps[app].heads().pop().unwrap();
         assert!(!last.iter().any(|line| line.to_ascii_lowercase().starts_with("authorization")), "{last:?}");
         let found = last.iter().find_map(|line| line.strip_prefix("hauberk-identity: "));
@@ -111,7 +111,7 @@ impl Shop {
     }
 
     /// The handle that web's app gets for a user's call.
-    fn enter(&self, token: &str) -> String {
+    pub(crate) fn enter(&self, token: &str) -> String {
         let head = format!(
             "GET / HTTP/1.1\r\nhost: web\r\nconnection: close\r\nauthorization: Bearer {token}\r\n\r\n"
         );
@@ -119,7 +119,7 @@ impl Shop {
         self.given(0)
     }
 
-    fn reason(&self, response: &Response) -> String {
+    pub(crate) fn reason(&self, response: &Response) -> String {
         assert_eq!(response.status, 403, "{response:?}");
         match response.header("hauberk-error") {
             Some(error) => error.to_owned(),
@@ -127,7 +127,7 @@ impl Shop {
         }
     }
 
-    fn explained(&self, decision: &str) -> String {
+    pub(crate) fn explained(&self, decision: &str) -> String {
         let told = self.mesh.hauberk(&["explain", decision, "-o", "json"]).ok().stdout;
         let told: Value = serde_json::from_str(&told).unwrap();
         let found = told.pointer("/decision/decision/reason").or_else(|| told.pointer("/decision/reason"));
@@ -146,7 +146,7 @@ impl Shop {
     }
 }
 
-fn send(agent: &Agent, method: &str, service: &str, identity: Option<&str>) -> Response {
+pub(crate) fn send(agent: &Agent, method: &str, service: &str, identity: Option<&str>) -> Response {
     let identity = identity.map(|identity| format!("hauberk-identity: {identity}\r\n")).unwrap_or_default();
     let head = format!(
         "{method} / HTTP/1.1\r\nhost: {service}\r\nconnection: close\r\ncontent-length: 0\r\n{identity}\r\n"

@@ -94,6 +94,7 @@ mod token_revocations;
 mod traffic;
 mod upstream;
 mod users;
+mod users_outside;
 mod workload_api;
 mod workload_clients;
 mod workload_files;

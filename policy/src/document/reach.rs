@@ -1,29 +1,11 @@
 //! Whom a statement may reach.
 
-use std::collections::BTreeSet;
+use cedar_policy::{Policy, PrincipalConstraint};
 
-use cedar_policy::{Policy, PrincipalConstraint, ResourceConstraint};
-
-use super::{Mode, PolicyDocument, Reader};
+use super::{Mode, Reader};
 use crate::compiled::permits;
 use crate::statements::Extent;
 use crate::vocabulary::Kind;
-
-impl PolicyDocument {
-    /// Its permits that are of calls of external services alone, and read for which users these are made: the statements' names.
-    pub fn permits_outside_by_user(&self) -> BTreeSet<&str> {
-        let is_outside = |policy: &Policy| match policy.resource_constraint() {
-            ResourceConstraint::Eq(uid) | ResourceConstraint::In(uid) | ResourceConstraint::IsIn(_, uid) => {
-                Kind::of(&uid) == Some(Kind::External)
-            }
-            ResourceConstraint::Any | ResourceConstraint::Is(_) => false,
-        };
-        let dead = self.statements.iter().filter(|statement| {
-            statement.reads.are_of_users() && permits(&statement.policy) && is_outside(&statement.policy)
-        });
-        dead.map(|statement| statement.name.as_str()).collect()
-    }
-}
 
 impl Reader<'_> {
     /// Refuses a permit that workloads or anonymous callers would benefit from unnoticed, and any in a boundary.

@@ -31,8 +31,7 @@ impl Survey<'_> {
     pub(super) fn known(&self, asker: &Asker, place: &Place<'_>) -> FactSet {
         let Given { address, tls, time, certificate_age, host, headers: _, made_for } = self.given;
         let is_exact = matches!(self.asked.paths, Paths::Exactly(_));
-        // Where calls leave the mesh, there is none for policies, whoever calls.
-        let is_user_known = made_for.is_some() || self.leaves();
+        let is_user_known = made_for.is_some();
         let age = certificate_age.is_some() || asker.caller == Caller::Anonymous;
         let facts = [
             (Fact::Method, place.method.is_some()),

@@ -1,18 +1,16 @@
 //! What is recorded of calls that leave the mesh.
 
-use std::sync::Arc;
-
-use hauberk_identity::Serial;
+use hauberk_identity::{Name, Serial};
 use hauberk_policy::{Caller, Moment, Peer};
 
 use super::super::passage::Subject;
 use super::super::rules::Ruling;
 use super::Destination;
 use crate::decisions::{self, Facts, LeavesTo};
-use crate::mesh::{External, NodeView};
+use crate::mesh::ViewStamp;
 
 pub(super) fn facts<'a>(
-    (view, external): (Option<&'a Arc<NodeView>>, Option<&'a Arc<External>>),
+    (view, external): (Option<&'a ViewStamp>, Option<&'a Name>),
     (caller, serial): &'a (Caller, Serial),
     (to, peer): (&'a Destination, &'a Peer),
     subject: &'a Subject,
@@ -34,10 +32,7 @@ pub(super) fn facts<'a>(
         moment,
         port: to.port,
         service: "",
-        leaves_to: Some(LeavesTo {
-            external: external.map_or("", |external| external.name.as_str()),
-            host: &to.host,
-        }),
+        leaves_to: Some(LeavesTo { external: external.map_or("", Name::as_str), host: &to.host }),
         request,
         query,
         gathered: subject.gathered(),

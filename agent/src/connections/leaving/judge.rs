@@ -10,6 +10,7 @@ use super::super::passage::Subject;
 use super::super::rules::{self, Rules, Ruling};
 use super::{Destination, NOT_NAMED};
 use crate::mesh::{External, NodeView};
+use crate::users::{ByHandle, TokenFields};
 
 /// Everything that decides at one moment.
 pub(super) struct Judge<'a> {
@@ -33,11 +34,16 @@ impl<'a> Judge<'a> {
         self.view.ok()?.external_with(&to.host)
     }
 
+    /// Where tokens stand.
+    pub(super) fn tokens(&self) -> TokenFields {
+        self.view.map(|view| view.token_fields()).unwrap_or_default()
+    }
+
     pub(super) fn decide(
         &self,
         external: Option<&Arc<External>>,
         to: &Destination,
-        subject: &Subject,
+        (subject, user): (&Subject, &ByHandle),
         peer: &Peer,
     ) -> Ruling {
         if let Err(reason) = self.view {
@@ -46,8 +52,11 @@ impl<'a> Judge<'a> {
         let Some((caller, _)) = &self.caller else { return Ruling::Refused("no_certificate") };
         let Some(external) = external else { return Ruling::Refused(NOT_NAMED) };
         let (port, moment) = (to.port, self.moment);
+        if let Some(reason) = user.refusal(moment.time) {
+            return Ruling::Refused(reason);
+        }
         let decided = subject.with_path((None, EscapedSlashes::Reject), moment, |attempt, _| {
-            rules::decide(&self.rules.memo_of(external, caller, peer), port, attempt, moment)
+            rules::decide(&self.rules.memo_of(external, caller, peer), port, attempt, moment, None).0
         });
         decided.map_or_else(Ruling::Refused, Ruling::Policy)
     }

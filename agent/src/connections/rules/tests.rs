@@ -22,6 +22,7 @@ fn strangers_fill_their_own_slice_alone() {
                 8080,
                 Attempt::Request { method: "GET", path: &path, upgrade: false, gathered },
                 moment,
+                None,
             );
         }
         memo

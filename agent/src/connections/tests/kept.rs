@@ -1,10 +1,10 @@
 //! Rules that read more than those before them, and what is under way already.
 
-use hauberk_policy::OnBehalfOf::{Nobody, NotLookedAt};
 use http::header::{CONNECTION, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::*;
+use crate::users::ByHandle;
 
 const PERMIT: &str = "permit(principal is Node, action, resource);";
 const PEER: &str = "127.0.0.1:9";
@@ -82,19 +82,27 @@ async fn what_is_under_way_is_cut_by_rules_that_read_more_where_these_forbid_it_
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_host_that_the_app_may_have_read_otherwise_is_not_decided_by() {
+async fn a_host_is_the_same_in_every_spelling_and_with_every_port() {
     let authorities = Authorities::new();
     let (permit, none) = (PERMIT.to_owned(), HeaderMap::new());
-    let by_host = forbid("context.host == \"elsewhere\"");
-    let by_field = forbid("context.headers.hasTag(\"x-canary\")");
-    for (rule, is_cut) in [(by_host, true), (by_field, false)] {
-        let (connections, _enforcing) =
-            enforcing(&authorities, view_with(&authorities, 1, std::slice::from_ref(&permit))).await;
-        let registered = register(&connections, &web(&authorities, HOUR), 1);
-        let head = Some(Head { path: None, host: "Orders:8080", fields: &none });
-        let passage = registered.connection().admit(&connections, |_| get("/"), head, None, Instant::now());
-        put_in_force(&connections, view_with(&authorities, 2, &[permit.clone(), rule])).await;
-        assert_eq!(passage.meter().is_cut(), is_cut);
+    let admins = forbid("context.host == \"admin\"");
+    let elsewhere = forbid("context.host != \"orders\"");
+    for (sent, is_cut) in [
+        ("orders", [false, false]),
+        ("Orders:8080", [false, false]),
+        ("ADMIN:8080", [true, true]),
+        ("cart", [false, true]),
+    ] {
+        for (rule, is_cut) in [&admins, &elsewhere].into_iter().zip(is_cut) {
+            let (connections, _enforcing) =
+                enforcing(&authorities, view_with(&authorities, 1, std::slice::from_ref(&permit))).await;
+            let registered = register(&connections, &web(&authorities, HOUR), 1);
+            let head = Some(Head { path: None, host: sent, fields: &none });
+            let passage =
+                registered.connection().admit(&connections, |_| get("/"), head, None, Instant::now());
+            put_in_force(&connections, view_with(&authorities, 2, &[permit.clone(), rule.clone()])).await;
+            assert_eq!(passage.meter().is_cut(), is_cut, "{sent} {rule}");
+        }
     }
 }
 
@@ -106,10 +114,10 @@ async fn trailers_say_nothing_that_is_decided_by_since() {
         enforcing(&authorities, view_with(&authorities, 1, std::slice::from_ref(&permit))).await;
     let registered = register(&connections, &web(&authorities, HOUR), 1);
     let passage = begin(&connections, &registered, &HeaderMap::new());
-    assert!(!passage.is_decided_by("x-canary"));
+    assert!(!passage.decided_fields().hold("x-canary"));
     let by_field = forbid("context.headers.hasTag(\"x-canary\")");
     put_in_force(&connections, view_with(&authorities, 2, &[permit, by_field])).await;
-    assert!(!passage.meter().is_cut() && passage.is_decided_by("x_canary"));
+    assert!(!passage.meter().is_cut() && passage.decided_fields().hold("x_canary"));
 }
 
 #[tokio::test(start_paused = true)]
@@ -162,9 +170,9 @@ async fn nor_are_those_of_what_leaves_the_mesh() {
     put_in_force(&connections, leaving::view(1, &ports, &timed)).await;
     let to = Destination { host: "api.example".into(), port: 80, app: PEER.parse().unwrap() };
     let none = HeaderMap::new();
-    let head = Some((Head { path: None, host: "api.example", fields: &none }, Nobody));
+    let head = Some((Head { path: None, host: "api.example", fields: &none }, ByHandle::nobody()));
     let metrics = connections.context().metrics.unknown_service();
-    let leave = connections.leave(to, |_| get("/"), head, metrics, Instant::now());
+    let leave = connections.leave(to, |_, _| get("/"), head, metrics, Instant::now());
     let gathered = || leave.subject().and_then(|subject| subject.gathered().cloned()).unwrap();
     put_in_force(&connections, leaving::view(2, &ports, &both)).await;
     let before = gathered();
@@ -216,14 +224,11 @@ async fn what_leaves_the_mesh_is_decided_by_what_is_kept_of_it() {
         "forbid(principal, action in Action::\"http\", resource) when { context.host != \"api.example\" };";
     let by_user = "forbid(principal, action in Action::\"http\", resource) when { context has user };";
     let canary = [("x-canary", "1")];
-    for (sent, made_for, rule, is_cut) in [
-        (&[][..], Nobody, by_field, false),
-        (&canary, Nobody, by_field, true),
-        (&canary, Nobody, by_host, false),
-        (&[], Nobody, by_user, false),
-        // It may be for anybody.
-        (&[], NotLookedAt, by_user, true),
-        (&[], NotLookedAt, by_field, false),
+    for (sent, rule, is_cut) in [
+        (&[][..], by_field, false),
+        (&canary, by_field, true),
+        (&canary, by_host, false),
+        (&[], by_user, false),
     ] {
         let ports = [(80, pb::ExternalProtocol::Http)];
         put_in_force(&connections, leaving::view(1, &ports, permit)).await;
@@ -235,14 +240,114 @@ async fn what_leaves_the_mesh_is_decided_by_what_is_kept_of_it() {
         let (method, target, made) = (http::Method::GET, "/".parse().unwrap(), MadeFor::not_looked_for());
         let subject = Subject::Request { method, target, is_upgrade: true, gathered: None, made_for: made };
         let metrics = connections.context().metrics.unknown_service();
-        let head = Some((head, made_for));
-        let leave = connections.leave(to, |_| subject, head, metrics, Instant::now());
+        let head = Some((head, ByHandle::nobody()));
+        let leave = connections.leave(to, |_, _| subject, head, metrics, Instant::now());
         assert!(leave.is_allowed(), "{}", leave.reason());
         assert!(connections.room.taken() > 0);
         put_in_force(&connections, leaving::view(2, &ports, &format!("{permit}\n{rule}"))).await;
         assert_eq!(leave.meter().is_cut(), is_cut, "{sent:?} {rule}");
-        assert_eq!(leave.is_decided_by("x-canary"), rule == by_field);
+        assert_eq!(leave.decided_fields().hold("x-canary"), rule == by_field);
         drop(leave);
         assert_eq!(connections.room.taken(), 0);
     }
+}
+
+#[test]
+fn what_is_kept_is_not_printed() {
+    let authorities = Authorities::new();
+    let connections = connections(&authorities);
+    let secret = fields(&[("x-api-key", "hunter2")]);
+    let kept = crate::connections::kept::Kept::of(
+        &Head { path: None, host: "orders", fields: &secret },
+        &connections.rules(),
+    );
+    let told = format!("{kept:?}");
+    assert!(told.contains("size: 28") && !told.contains("104, 117"), "{told}");
+    assert!(!told.contains("hunter2"), "{told}");
+}
+
+/// A view in which `login` keeps its tokens in this field, or as a bearer's.
+fn with_tokens_in(
+    authorities: &Authorities,
+    revision: u64,
+    field: Option<&str>,
+    policies: &[String],
+) -> Arc<NodeView> {
+    view_changed(authorities, revision, |node| {
+        node.policies = named(policies);
+        node.issuers = vec![pb::JwtIssuer {
+            name: "login".to_owned(),
+            issuer: "https://login.example".to_owned(),
+            audiences: vec!["shop".to_owned()],
+            jwks: b"{\"keys\":[]}".to_vec(),
+            user_claim: "sub".to_owned(),
+            token_header: field.unwrap_or_default().to_owned(),
+            ..pb::JwtIssuer::default()
+        }];
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_a_head_that_is_not_kept_no_token_is_read_and_nothing_else_is_lost() {
+    let authorities = Authorities::new();
+    let by_plan = "permit(principal is Node, action == Action::\"GET\", resource) when { context.headers.hasTag(\"x-plan\") };";
+    let policies = [by_plan.to_owned()];
+    for (then, now, is_cut) in [
+        (None, None, false),
+        (None, Some("x-other"), false),
+        (Some("x-other"), Some("x-plan"), true),
+        // What stood in it then was no header field for policies, and nobody knows it now.
+        (Some("x-plan"), None, true),
+    ] {
+        let view = with_tokens_in(&authorities, 1, then, &policies);
+        let (connections, _enforcing) = enforcing(&authorities, Arc::clone(&view)).await;
+        let registered = register(&connections, &web(&authorities, HOUR), 1);
+        let gathered = view.engine.wanted(8080).unwrap().gather("", [("x-plan", &b"gold"[..])]);
+        let subject = request(http::Method::GET, "/", Some(gathered));
+        let passage = registered.connection().admit(&connections, |_| subject, None, None, Instant::now());
+        assert!(passage.is_allowed());
+        put_in_force(&connections, with_tokens_in(&authorities, 2, now, &policies)).await;
+        assert_eq!(passage.meter().is_cut(), is_cut, "{then:?} {now:?}");
+        let fields = passage.decided_fields();
+        assert!(fields.hold("x-plan"));
+        assert_eq!(fields.hold("x_other"), then == Some("x-other") || now == Some("x-other"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_lasts_holds_on_to_no_rules() {
+    let authorities = Authorities::new();
+    let first = view_with(&authorities, 1, &[PERMIT.to_owned()]);
+    let former = Arc::downgrade(&first);
+    let (connections, _enforcing) = enforcing(&authorities, first).await;
+    let registered = register(&connections, &web(&authorities, HOUR), 1);
+    let passage = begin(&connections, &registered, &HeaderMap::new());
+    let open = |view| {
+        connections.context.mesh.gate.open(view);
+        let mut applied = connections.context.mesh.applied.subscribe();
+        async move {
+            let is_there = |inbound: &Option<Arc<Inbound>>| matches!(inbound.as_deref(), Some(Inbound::Open(view)) if view.revision > 1);
+            applied.wait_for(is_there).await.unwrap();
+        }
+    };
+    open(view_with(&authorities, 2, &[PERMIT.to_owned()])).await;
+    assert!(!passage.meter().is_cut());
+    assert!(former.upgrade().is_none(), "the request that it let in is still under way");
+}
+
+#[tokio::test(start_paused = true)]
+async fn bytes_beyond_ascii_in_trailers_are_for_the_rules_of_now() {
+    let authorities = Authorities::new();
+    let taking = |revision, forwards| {
+        view_changed(&authorities, revision, |node| {
+            node.policies = named(&[PERMIT.to_owned()]);
+            node.ports[0].forward_obs_text = forwards;
+        })
+    };
+    let (connections, _enforcing) = enforcing(&authorities, taking(1, true)).await;
+    let registered = register(&connections, &web(&authorities, HOUR), 1);
+    let passage = begin(&connections, &registered, &HeaderMap::new());
+    assert!(passage.takes_obs_text());
+    put_in_force(&connections, taking(2, false)).await;
+    assert!(!passage.takes_obs_text());
 }

@@ -2,9 +2,13 @@
 
 use std::net::SocketAddr;
 
+use http::HeaderMap;
+
+use super::passed_on::shown_by_web;
 use super::*;
-use crate::mesh::Inbound;
+use crate::mesh::{External, Inbound};
 use crate::testing::prepared;
+use crate::users::ByHandle;
 
 const PERMITS: &str = "permit(principal, action, resource);";
 
@@ -12,6 +16,11 @@ const PERMITS: &str = "permit(principal, action, resource);";
 pub(super) fn view(revision: u64, ports: &[(u32, pb::ExternalProtocol)], cedar: &str) -> Arc<NodeView> {
     let mut view = node_view(revision);
     let Some(pb::view::Body::Node(node)) = &mut view.body else { panic!("no node") };
+    node.egress = Some(outside(ports, cedar));
+    prepared(&view)
+}
+
+fn outside(ports: &[(u32, pb::ExternalProtocol)], cedar: &str) -> pb::Egress {
     let ports = ports
         .iter()
         .map(|(number, protocol)| pb::ExternalPort { number: *number, protocol: (*protocol).into() });
@@ -22,8 +31,7 @@ pub(super) fn view(revision: u64, ports: &[(u32, pb::ExternalProtocol)], cedar: 
         allowed_addresses: Vec::new(),
     };
     let policies = named(&cedar.lines().map(str::to_owned).collect::<Vec<_>>());
-    node.egress = Some(pb::Egress { externals: vec![external], policies, ..pb::Egress::default() });
-    prepared(&view)
+    pb::Egress { externals: vec![external], policies, ..pb::Egress::default() }
 }
 
 async fn put_in_force(connections: &Connections, view: Arc<NodeView>) {
@@ -37,7 +45,7 @@ fn app() -> SocketAddr {
 fn stream(connections: &Arc<Connections>, port: u16) -> Leave {
     let to = Destination { host: "api.example".into(), port, app: app() };
     let metrics = connections.context().metrics.unknown_service();
-    let leave = connections.leave(to, |_| Subject::Stream, None, metrics, Instant::now());
+    let leave = connections.leave(to, |_, _| Subject::Stream, None, metrics, Instant::now());
     assert!(leave.is_allowed(), "{}", leave.reason());
     leave
 }
@@ -84,7 +92,9 @@ async fn others_have_a_turn_while_what_leaves_is_decided_again() {
             // What begins meanwhile begins by the new rules, and ends.
             let to = Destination { host: "api.example".into(), port: 5_432, app: app() };
             let metrics = connections.context().metrics.unknown_service();
-            assert!(!connections.leave(to, |_| Subject::Stream, None, metrics, Instant::now()).is_allowed());
+            assert!(
+                !connections.leave(to, |_, _| Subject::Stream, None, metrics, Instant::now()).is_allowed()
+            );
             tokio::task::yield_now().await;
         }
     };
@@ -117,7 +127,7 @@ async fn what_was_decided_of_an_external_service_is_remembered_with_the_rules() 
     assert!(!Arc::ptr_eq(&first, &memo()));
     let to = Destination { host: "api.example".into(), port: 5_432, app: app() };
     let metrics = connections.context().metrics.unknown_service();
-    assert!(!connections.leave(to, |_| Subject::Stream, None, metrics, Instant::now()).is_allowed());
+    assert!(!connections.leave(to, |_, _| Subject::Stream, None, metrics, Instant::now()).is_allowed());
 }
 
 #[tokio::test]
@@ -144,4 +154,90 @@ async fn a_call_is_counted_once_as_what_became_of_it() {
     assert_eq!(counted(), 0);
     drop(stream(&connections, 5_432));
     assert_eq!(counted(), 1, "nobody answered there, which is no refusal");
+}
+
+#[tokio::test]
+async fn what_has_left_holds_on_to_no_rules() {
+    let authorities = Authorities::new();
+    let connections = connections(&authorities);
+    let ports = [(5_432, pb::ExternalProtocol::Tcp)];
+    let first = view(1, &ports, PERMITS);
+    let former = (Arc::downgrade(&first), Arc::downgrade(&first.externals[0]));
+    put_in_force(&connections, first).await;
+    let mut open = stream(&connections, 5_432);
+    drop(open.take_external().unwrap());
+    put_in_force(&connections, view(2, &ports, PERMITS)).await;
+    assert!(former.0.upgrade().is_none() && former.1.upgrade().is_none());
+    assert!(!open.meter().is_cut() && open.take_external().is_none());
+    assert_eq!(open.external_name().unwrap().as_str(), "outside");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_out_for_a_user_ends_with_all_that_vouched_for_the_user() {
+    let authorities = Authorities::new();
+    let connections = connections_at(&authorities, Clock::starting_at(now()));
+    let (login, other) = (JwtSigner::generate().unwrap(), JwtSigner::generate().unwrap());
+    let rule = "permit(principal, action, resource) when { context has user && \
+                context.actors == [Node::\"spiffe://shop.local/mesh/shop/node/web\"] };";
+    let believing = |revision, login: &JwtSigner| {
+        view_changed(&authorities, revision, |node| {
+            node.egress = Some(outside(&[(80, pb::ExternalProtocol::Http)], rule));
+            node.ports[0].users = Some(pb::UserTokens::default());
+            node.issuers = vec![issuer(login)];
+        })
+    };
+    let view = believing(1, &login);
+    put_in_force(&connections, Arc::clone(&view)).await;
+    let context = connections.context();
+    // What web's agent passes on of the token that came to it, and what our app is given of that.
+    let (peer, live) = shown_by_web(&authorities, context.clock.now());
+    let of_web = Context { identity: live, ..context.clone() };
+    let token = token_of(&login, peer.id(), context.clock.now(), HOUR);
+    let arrival = Arrival { port: 8080, peer: peer.id(), identity: None, context: &of_web };
+    let handles = Handles::default();
+    let handle = MadeFor::look(&view, arrival, &mut with_token(&token)).handle(&handles).unwrap();
+    let passed_on = handles.pass_on(&handle, &view.spiffe_id, &of_web).unwrap();
+    let arrival = Arrival { port: 8080, peer: peer.id(), identity: Some(&passed_on), context };
+    let handle = MadeFor::look(&view, arrival, &mut HeaderMap::new()).handle(connections.handles()).unwrap();
+
+    let none = HeaderMap::new();
+    let begin = |handle: Option<&http::HeaderValue>| {
+        let rules = connections.rules();
+        let user = handle.map_or_else(ByHandle::nobody, |handle| {
+            ByHandle::look(handle, rules.view().ok(), connections.handles(), context)
+        });
+        let subject = |decided_by: Option<(&NodeView, &External)>, user| {
+            let wanted = decided_by.unwrap().1.engine.wanted(80).unwrap();
+            request(http::Method::GET, "/", Some(wanted.gather("api.example", []).made_for(user)))
+        };
+        let to = Destination { host: "api.example".into(), port: 80, app: app() };
+        let head = Head { path: None, host: "api.example", fields: &none };
+        let metrics = context.metrics.unknown_service();
+        connections.leave(to, subject, Some((head, user)), metrics, Instant::now())
+    };
+    assert_eq!(begin(None).reason(), "no_policy_matched");
+    assert_eq!(begin(Some(&passed_on)).reason(), "identity_handle_forged");
+    let stream = begin(Some(&handle));
+    assert!(stream.is_allowed(), "{}", stream.reason());
+    put_in_force(&connections, believing(2, &login)).await;
+    connections.review_changing_leaving().await;
+    assert!(!stream.meter().is_cut(), "the same key vouches for the user");
+    put_in_force(&connections, believing(3, &other)).await;
+    assert!(stream.meter().is_cut(), "its key is gone");
+    assert_eq!(begin(Some(&handle)).reason(), "user_token_unknown_key");
+
+    put_in_force(&connections, believing(4, &login)).await;
+    let stream = begin(Some(&handle));
+    refuse(&connections, 7, &[&peer]);
+    connections.apply_denylist().await;
+    assert!(stream.meter().is_cut(), "who passed the user on is revoked");
+    assert_eq!(begin(Some(&handle)).reason(), "identity_revoked");
+    refuse(&connections, 8, &[]);
+
+    let stream = begin(Some(&handle));
+    assert_eq!(stream.reason(), "permitted");
+    tokio::time::advance(Duration::from_secs(61)).await;
+    connections.review_changing_leaving().await;
+    assert!(stream.meter().is_cut(), "the certificate has ended by which the user came");
+    assert_eq!(begin(Some(&handle)).reason(), "identity_handle_expired");
 }

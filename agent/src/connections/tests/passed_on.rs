@@ -8,7 +8,7 @@ use super::*;
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// What `web` shows, with a certificate of a minute that begins at `from`.
-fn shown_by_web(authorities: &Authorities, from: UnixMillis) -> (PeerIdentity, LiveIdentity) {
+pub(super) fn shown_by_web(authorities: &Authorities, from: UnixMillis) -> (PeerIdentity, LiveIdentity) {
     let validity = Validity::new(from.minus(MINUTE), from.plus(MINUTE)).unwrap();
     let stored = authorities.identity("mesh/shop/node/web", validity);
     let bundle = authorities.issuing.root_bundle();

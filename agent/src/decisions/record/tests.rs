@@ -5,7 +5,7 @@ use hauberk_policy::{
 
 use super::*;
 use crate::decisions::facts::Request;
-use crate::mesh::NodeView;
+use crate::mesh::{NodeView, ViewStamp};
 use crate::testing::{node_view, prepared};
 
 const AT: UnixMillis = UnixMillis(1_700_000_000_000);
@@ -13,7 +13,7 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// One caller at one place, asking the view.
 struct Asking {
-    view: Arc<NodeView>,
+    view: ViewStamp,
     caller: Caller,
     peer: Peer,
     memo: CallerMemo,
@@ -25,7 +25,7 @@ impl Asking {
         let caller = Caller::Peer(SpiffeId::parse(&id).unwrap());
         let peer = Peer::new(Some(address.parse().unwrap()), None);
         let memo = view.engine.caller(&caller, &peer);
-        Self { view: Arc::clone(view), caller, peer, memo }
+        Self { view: ViewStamp::of(view), caller, peer, memo }
     }
 
     fn ask(&mut self, record: &Record, method: &str, path: &str, at: UnixMillis) {

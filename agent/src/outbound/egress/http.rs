@@ -17,17 +17,20 @@ use super::dial::{DialError, dial};
 use super::{authority, bare_host, counters, label};
 use crate::connections::{ADDRESS_REFUSED, Destination, Head, Leave, Subject};
 use crate::mesh::{External, NodeView};
-use crate::users::MadeFor;
+use crate::users::{ByHandle, MadeFor};
 use crate::wire::answer::{self, Form};
 use crate::wire::body::{RequestBody, ResponseBody, Via};
 use crate::wire::exchange::Link;
 use crate::wire::forward;
-use crate::wire::headers::{self, OBS_TEXT, RequestHead, WHY_NO_OBS_TEXT};
+use crate::wire::headers::{self, ERROR, OBS_TEXT, RequestHead, WHY_NO_OBS_TEXT};
 use crate::wire::meter::until_cut;
 use crate::wire::transport::Transport;
 
 /// The port that `http://` means.
 pub(in super::super) const HTTP_PORT: u16 = 80;
+
+/// What reasons begin with that are the handle's.
+const HANDLE: &str = "identity_handle_";
 
 /// Answers one request of a local app.
 pub(in super::super) async fn answer(
@@ -57,9 +60,12 @@ pub(in super::super) async fn answer(
     let Ok(sent_host) = HeaderValue::try_from(&host) else {
         return bad_request("bad_host", format!("{host:?} is no host of a request")).answer(form, call);
     };
-    // Whom a handle is for is not looked at here, and so whatever depends on it is denied.
-    let made_for = if head.identity.is_some() { OnBehalfOf::NotLookedAt } else { OnBehalfOf::Nobody };
-    let subject = |decided_by: Option<(&NodeView, &External)>| Subject::Request {
+    let user = head.identity.as_ref().map_or_else(ByHandle::nobody, |handle| {
+        let connections = &outbound.connections;
+        let rules = connections.rules();
+        ByHandle::look(handle, rules.view().ok(), connections.handles(), connections.context())
+    });
+    let subject = |decided_by: Option<(&NodeView, &External)>, user: OnBehalfOf| Subject::Request {
         method: request.method().clone(),
         target: target.clone(),
         is_upgrade: head.upgrade.is_some(),
@@ -67,20 +73,23 @@ pub(in super::super) async fn answer(
             let wanted = external.engine.wanted(to.port)?;
             let fields = request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
             let gathered = wanted.gather(&host, fields.filter(|(name, _)| !view.is_token_field(name)));
-            Some(Arc::new(gathered.made_for(made_for.clone())))
+            Some(Arc::new(gathered.made_for(user)))
         }),
+        // By its handle alone.
         made_for: MadeFor::not_looked_for(),
     };
     let as_sent = Head { path: None, host: &bare_host(&to), fields: request.headers() };
-    let as_sent = Some((as_sent, made_for.clone()));
-    let mut leave = outbound.connections.leave(to.clone(), subject, as_sent, &metrics, Instant::now());
+    let mut leave =
+        outbound.connections.leave(to.clone(), subject, Some((as_sent, user)), &metrics, Instant::now());
     call.leads_out(&label(&leave, &to), to.port, metrics, leave.meter());
-    let Some(external) = leave.external().filter(|_| leave.is_allowed()).cloned() else {
+    let Some(external) = leave.take_external() else {
         return denied(&leave, form, call);
     };
     *request.uri_mut() = Uri::from(target);
     let meter = Arc::clone(leave.meter());
     let dialled = until_cut(&meter, dial(outbound, &external, &to)).await;
+    // The exchange may take days, in which other rules come.
+    drop(external);
     let (stream, place, address) = match dialled {
         Some(Ok(dialled)) => dialled,
         Some(Err(DialError::Refused { .. })) => {
@@ -128,10 +137,13 @@ pub(in super::super) async fn answer(
     response.map(|body| ResponseBody::relay(body, meter, Via::Once(Some(link)), call))
 }
 
-/// The app learns the decision's id.
+/// The app learns the decision's id, and whether its handle is none: that is its own to mend.
 fn denied(leave: &Leave, form: Form, mut call: Call) -> Answer {
     let id = leave.decision().map(ToString::to_string).unwrap_or_default();
-    let denial: Response<_> = answer::denial(form, &id);
+    let mut denial: Response<_> = answer::denial(form, &id);
+    if leave.reason().starts_with(HANDLE) {
+        denial.headers_mut().insert(ERROR, HeaderValue::from_static(leave.reason()));
+    }
     leave.answered(&denial);
     call.denied(denial.status(), &id);
     tracing::info!(event = "egress_denied", reason = leave.reason(), decision = id);

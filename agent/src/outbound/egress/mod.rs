@@ -79,8 +79,8 @@ fn counters(outbound: &Outbound, to: &Destination) -> Arc<ServiceMetrics> {
 
 /// What a call is called in access lines.
 fn label(leave: &Leave, to: &Destination) -> String {
-    match leave.external() {
-        Some(external) => format!("external/{}", external.name),
+    match leave.external_name() {
+        Some(name) => format!("external/{name}"),
         None => to.host.to_string(),
     }
 }

@@ -78,9 +78,9 @@ pub(in super::super) async fn open(
 ) -> Result<Opened, NotOpened> {
     let metrics = counters(outbound, &to);
     let mut leave =
-        outbound.connections.leave(to.clone(), |_| Subject::Stream, None, &metrics, Instant::now());
+        outbound.connections.leave(to.clone(), |_, _| Subject::Stream, None, &metrics, Instant::now());
     call.leads_out(&label(&leave, &to), to.port, metrics, leave.meter());
-    let Some(external) = leave.external().filter(|_| leave.is_allowed()).cloned() else {
+    let Some(external) = leave.take_external() else {
         return Err(denied(&leave, call));
     };
     let meter = Arc::clone(leave.meter());

@@ -40,7 +40,6 @@ pub(super) fn check(step: &Step<'_>, rights: Rights, problems: &mut Problems, wa
                 }
             }
             Some(Model::VirtualService(_)) => check_service(&key.name, mesh, problems),
-            Some(Model::Policy(document)) => warnings.extend(permits_nobody(key, document)),
             _ => {}
         }
     }
@@ -115,16 +114,6 @@ impl Step<'_> {
     }
 }
 
-/// Of calls that leave the mesh agents do not look for a user.
-fn permits_nobody(key: &ResourceKey, document: &PolicyDocument) -> impl Iterator<Item = String> {
-    document.permits_outside_by_user().into_iter().map(move |statement| {
-        format!(
-            "{key}: {statement} permits calls of an external service by their user, and agents know none where calls leave the \
-             mesh: a condition that asks for one never holds"
-        )
-    })
-}
-
 /// What an app asks for by a host must be one thing.
 fn check_hosts(key: &ResourceKey, mesh: &MeshCatalog, external: &ExternalService, problems: &mut Problems) {
     for host in external.hosts() {
@@ -159,7 +148,7 @@ mod tests {
 
     use super::*;
     use crate::resources::catalog::{Catalog, Entry};
-    use crate::resources::testing::{EVERYTHING, catalog_of, issuer, policy, resource, shop, try_admit};
+    use crate::resources::testing::{EVERYTHING, catalog_of, resource, shop, try_admit};
 
     fn external(name: &str, host: &str, port: u32) -> wire::Resource {
         let ports = vec![ExternalPort { port: Some(port), protocol: "http".to_owned() }];
@@ -195,32 +184,5 @@ mod tests {
         assert_eq!(problems(&catalog, &[external("mail", "mail.example", 8080)]), [""; 0]);
         let mended = [external("stripe", "api.stripe.example", 443), external("maps", "maps.example", 80)];
         assert_eq!(problems(&catalog, &mended), [""; 0]);
-    }
-
-    #[test]
-    fn a_permit_outside_that_asks_for_a_user_is_said_to_permit_nobody() {
-        let ports = vec![ExternalPort { port: Some(80), protocol: "http".to_owned() }];
-        let spec = ExternalServiceSpec {
-            hosts: vec!["api.example".to_owned()],
-            ports,
-            ..ExternalServiceSpec::default()
-        };
-        let mut resources = shop();
-        resources.extend([issuer("login", |_| {}), resource("shop", "stripe", Spec::ExternalService(spec))]);
-        let catalog = catalog_of(&resources);
-        for (scope, condition, is_told) in [
-            ("External::\"stripe\"", "context has user", true),
-            ("External::\"stripe\"", "context.path like \"/v1/*\"", false),
-            ("Service::\"orders\"", "context has user", false),
-        ] {
-            let text = format!(
-                "permit(principal is Node, action in Action::\"http\", resource in {scope}) when {{ {condition} }};"
-            );
-            let warnings = try_admit(&catalog, &[policy("out", &text)], EVERYTHING).unwrap().warnings;
-            let told = warnings
-                .iter()
-                .any(|warning| warning.contains("out permits calls of an external service by their user"));
-            assert_eq!(told, is_told, "{text}: {warnings:?}");
-        }
     }
 }

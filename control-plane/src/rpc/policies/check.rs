@@ -64,7 +64,9 @@ impl<'a, 'm> Check<'a, 'm> {
     fn refused_user(&self, known: Known<'_>) -> Option<TurnedAway> {
         let origin = self.gathered.on_behalf_of().origin()?;
         let port = self.engine.scope().ports.iter().find(|port| port.number == self.port);
-        let is_looked_at = port.is_some_and(|port| port.users.is_some());
+        // Of what leaves the mesh the caller's agent verified it, or whoever passed it on.
+        let leaves = matches!(self.called.place, mesh::Place::External(_));
+        let is_looked_at = leaves || port.is_some_and(|port| port.users.is_some());
         TurnedAway::of_user(self.mesh, origin, is_looked_at, known)
     }
 

@@ -88,14 +88,6 @@ pub(super) fn on_behalf_of(
     engine: &Engine,
 ) -> Result<OnBehalfOf, Status> {
     let CheckRequest { user, claims, actors, without_user, .. } = request;
-    let told = [("user", !user.is_empty()), ("claims", !claims.is_empty()), ("actors", !actors.is_empty())];
-    if engine.scope().node().is_none()
-        && let Some((field, _)) = told.into_iter().find(|(_, is_told)| *is_told)
-    {
-        let why = "agents do not look for whom a call is made that leaves the mesh, so that no policy knows a user there: \
-                   permit it to the calling node alone, and ask without";
-        return Err(status::bad_field(field, why));
-    }
     if user.is_empty() {
         let beside = [("claims", !claims.is_empty()), ("actors", !actors.is_empty())];
         return match beside.into_iter().find(|(_, is_told)| *is_told) {

@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_asked_about_as_the_user_of_what_leaves_the_mesh() {
+    fn what_leaves_the_mesh_is_asked_about_for_a_user_and_by_whom_the_user_came() {
         let ports = vec![ExternalPort { port: Some(80), protocol: "http".to_owned() }];
         let spec = ExternalServiceSpec {
             hosts: vec!["api.example".to_owned()],
@@ -88,30 +88,46 @@ mod tests {
             ..ExternalServiceSpec::default()
         };
         let mut resources = shop();
+        let support = "permit(principal == Node::\"web\", action == Action::\"GET\", resource in External::\"stripe\") when { \
+                       context has user && context.user in UserGroup::\"login/support\" && \
+                       context.claims.hasTag(\"team\") && context.actors == [Node::\"orders\"] };";
         resources.extend([
             issuer("login", |_| {}),
             resource("shop", "stripe", Spec::ExternalService(spec)),
-            policy(
-                "support",
-                "permit(principal is Node, action == Action::\"GET\", resource in External::\"stripe\") when { context has user };",
-            ),
+            policy("support", support),
         ]);
-        let ask = |user: &str| CheckRequest {
+        let ask = |user: &str, claims: &str, actors: &[&str]| CheckRequest {
             mesh: "shop".to_owned(),
             caller: "web".to_owned(),
             target: "external/stripe".to_owned(),
             method: "GET".to_owned(),
             path: "/v1".to_owned(),
             user: user.to_owned(),
+            claims: claims.to_owned(),
+            actors: actors.iter().map(ToString::to_string).collect(),
             ..CheckRequest::default()
         };
-        let claimed = CheckRequest { claims: "{}".to_owned(), ..ask("") };
-        let told = asked(resources, vec![ask(""), ask("alice@login"), claimed]);
-        assert_eq!(told[0], Ok(vec![Outlook::Never]));
-        for (told, field) in told[1..].iter().zip(["user", "claims"]) {
-            let why = format!("{field}: agents do not look for whom a call is made that leaves the mesh");
-            assert!(told.as_ref().is_err_and(|problem| problem.starts_with(&why)), "{told:?}");
-        }
+        let in_support = "{\"groups\": [\"support\"], \"team\": \"blue\"}";
+        let (alice, by_orders) = ("alice@login", &["orders"][..]);
+        let nobody = CheckRequest { without_user: true, ..ask("", "", &[]) };
+        let questions = vec![
+            ask("", "", &[]),
+            nobody,
+            ask(alice, in_support, by_orders),
+            ask(alice, in_support, &[]),
+            ask(alice, "{\"groups\": [\"support\"]}", by_orders),
+            ask(alice, "{\"team\": \"blue\"}", by_orders),
+        ];
+        let told = asked(resources, questions);
+        let wanted = [
+            Outlook::Conditional,
+            Outlook::Never,
+            Outlook::Always,
+            Outlook::Never,
+            Outlook::Never,
+            Outlook::Never,
+        ];
+        assert_eq!(told, wanted.map(|outlook| Ok(vec![outlook])));
     }
 
     #[test]

@@ -250,9 +250,13 @@ mod tests {
         resources[2] =
             node("orders", [for_users(listener(8080, "http"), "OPTIONAL", &[]), listener(8081, "http")]);
         resources[3] = service("orders", "orders", None);
-        let ports = vec![ExternalPort { port: Some(443), protocol: "tcp".to_owned() }];
-        let external =
-            ExternalServiceSpec { hosts: vec!["api.example".to_owned()], ports, ..Default::default() };
+        let ports = [(443, "tcp"), (80, "http")]
+            .map(|(port, protocol)| ExternalPort { port: Some(port), protocol: protocol.to_owned() });
+        let external = ExternalServiceSpec {
+            hosts: vec!["api.example".to_owned()],
+            ports: ports.into(),
+            ..Default::default()
+        };
         let to_come = |spec: &mut JwtIssuerSpec| {
             (spec.jwks, spec.jwks_url) = (String::new(), "https://later.example/keys".to_owned());
         };
@@ -341,7 +345,7 @@ mod tests {
         let catalog = open_shop();
         let request = |user: &str, port: u32| CheckRequest {
             caller: "web".to_owned(),
-            target: "orders".to_owned(),
+            target: if port == 80 { "external/stripe" } else { "orders" }.to_owned(),
             port,
             user: user.to_owned(),
             ..CheckRequest::default()
@@ -352,6 +356,9 @@ mod tests {
             ("alice@later", 8080, "user_token_unknown_key", "permitted"),
             // Nobody looks at it there.
             ("alice@later", 8081, "permitted", "permitted"),
+            // Out of the mesh a user goes whose token was verified.
+            ("alice@login", 80, "permitted", "permitted"),
+            ("alice@later", 80, "user_token_unknown_key", "permitted"),
             ("", 8080, "permitted", "permitted"),
         ] {
             let told = [Known::Now(&nobody), Known::Resources]

@@ -38,8 +38,6 @@ pub(super) fn agrees(
     let port = asked.port;
     let (caller, peer, moment) = (&asked.caller(), &asked.peer(), asked.moment());
     let gathered = asked.gathered(engine);
-    // Where a call leaves the mesh, users of which nothing is given are none that an agent knows: not those that were decided about.
-    let leaves = asked.serving().external().is_some();
     let given = Given {
         address: peer.address().filter(|_| is_given(0)),
         tls: peer.tls().filter(|_| is_given(1)).cloned(),
@@ -47,7 +45,7 @@ pub(super) fn agrees(
         certificate_age: asked.age.map(Duration::from_secs).filter(|_| is_given(3)),
         host: gathered.host().filter(|_| is_given(4)).map(str::to_owned),
         headers: gathered.headers().iter().filter(|_| is_given(5)).cloned().collect(),
-        made_for: Some(gathered.on_behalf_of().clone()).filter(|_| leaves || is_given(9)),
+        made_for: Some(gathered.on_behalf_of().clone()).filter(|_| is_given(9)),
     };
     let (method, path) = match attempt {
         Attempt::Request { method, path, .. } => (Some(method), Some(path)),

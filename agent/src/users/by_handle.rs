@@ -76,7 +76,7 @@ impl ByHandle {
         }
     }
 
-    /// Holds who passed the user on against what is trusted, and who is refused, by now, and verifies the user where another view is
+    /// Holds whom the token was minted for, and who passed the user on, against what is trusted, and who is refused, by now, and verifies the user where another view is
     /// in force than that which was looked by. Says whether policies are told of another one than before.
     pub fn look_again(&mut self, view: &Arc<NodeView>, context: &Context) -> bool {
         let Said::User(passing) = &self.said else { return false };
@@ -99,15 +99,17 @@ impl Passing {
     fn again(&self, view: &NodeView, is_same: bool, context: &Context) -> Result<Self, &'static str> {
         let users = view.users.as_ref().ok_or(reason::UNKNOWN_ISSUER)?;
         let (now, passed) = (context.clock.now(), self.identity.passed.as_ref());
+        let denied = &*context.mesh.denied;
+        self.identity.check(denied)?;
         if let Some(passed) = passed {
-            let (trusted, denied) = (&context.identity.current(), &*context.mesh.denied);
+            let trusted = &context.identity.current();
             // Nobody proves anew who it is, not even the last one.
             passed.check(trusted, denied, &users.vouched, now, Stage::Arriving)?;
         }
         if is_same {
             return Ok(self.clone());
         }
-        let user = users.verify(&self.identity.token, now)?;
+        let user = users.verify(&self.identity.token, denied, now)?;
         Ok(Self::new(match (passed, &self.identity.passed_on) {
             (Some(passed), Some(text)) => Arc::new(user.passed(Arc::clone(passed), text)),
             _ => user,
@@ -149,8 +151,9 @@ fn verify(
     now: UnixMillis,
 ) -> Result<Arc<Identity>, &'static str> {
     let parts = Parts::parse(text)?;
-    let Some(peer) = parts.last_signer()? else { return users.verify(parts.user, now) };
-    let (trusted, denied) = (&context.identity.current(), &*context.mesh.denied);
+    let denied = &*context.mesh.denied;
+    let Some(peer) = parts.last_signer()? else { return users.verify(parts.user, denied, now) };
+    let trusted = &context.identity.current();
     let between = Between { own: &view.spiffe_id, peer: &peer, trusted, denied };
     users.verify_passed(&secret(text).ok_or(FORGED)?, between, now)
 }

@@ -92,7 +92,8 @@ pub(super) async fn validate(
     let claimed =
         unverified_trust_domain(&svid).map_err(|error| Status::invalid_argument(error.to_string()))?;
     let verified = if claimed == *shared.live.current().bundle().trust_domain() {
-        judge(&svid, &audience, &own_keys(shared).await?, &shared.denied, shared.tokens.now())
+        let keys = own_keys(shared).await?;
+        judge(&svid, &audience, &keys, &shared.denied, shared.tokens.now())
     } else {
         // Of whom another domain refuses we are told nothing.
         let bundle = bundle_of(&claimed, api).await?;

@@ -75,7 +75,8 @@ impl record_server::Record for RecordService {
             Ok::<_, Status>((simulation.map_err(|error| cannot_say(&error))?, warnings))
         });
         let (simulation, warnings) = simulated.await.map_err(|error| status::internal(&error))??;
-        let answer = SimulateResponse { silent_instances, revision, warnings, removed: count, ..encode(simulation) };
+        let answer =
+            SimulateResponse { silent_instances, revision, warnings, removed: count, ..encode(simulation) };
         Ok(Response::new(answer))
     }
 

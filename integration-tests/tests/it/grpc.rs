@@ -17,7 +17,10 @@ use tonic_health::{
 };
 use tonic_prost::ProstCodec;
 
-use crate::shop::{self, PATIENCE, WEB_MAY_ALL};
+use crate::{
+    shop::{self, PATIENCE, WEB_MAY_ALL},
+    streaming_app::StreamingApp,
+};
 
 /// tonic's channel to a service, by way of the caller's agent.
 pub(crate) fn channel(outbound: SocketAddr, service: &str) -> Channel {

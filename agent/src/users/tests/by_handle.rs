@@ -20,7 +20,7 @@ fn handle(world: &World, handles: &Handles, by: &[&str]) -> HeaderValue {
     let own = own();
     let mut text = format!("{}~", world.token("alice"));
     let identity = match by.split_last() {
-        None => world.users.verify(&world.token("alice"), now()).unwrap(),
+        None => world.users.verify(&world.token("alice"), &world.denied, now()).unwrap(),
         Some((last, _)) => {
             let to = by.iter().skip(1).copied().chain([own.as_str()]);
             for (from, to) in by.iter().zip(to) {

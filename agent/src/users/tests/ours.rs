@@ -82,3 +82,28 @@ async fn a_request_under_way_ends_with_the_instance_that_its_token_was_minted_fo
         context.mesh.denied.replace(Denylist::default());
     }
 }
+
+#[tokio::test]
+async fn so_does_one_that_leaves_the_mesh() {
+    let world = World::new();
+    let (context, handles) = (context(&world, "orders"), Handles::default());
+    let ours = users(vec![JwtIssuer { is_ours: true, ..world.login.issuer() }]);
+    let identity = ours.verify(&minted_for(&world.login, INSTANCE), &Denied::new(), now()).unwrap();
+    let handle = handles.seal(&identity).unwrap();
+    let known = view(Some(ours), None);
+    let without = view(Some(users(vec![world.login.issuer()])), None);
+    let look = |view| ByHandle::look(&handle, Some(view), &handles, &context);
+    for (denylist, reason) in denylists() {
+        let (mut begun, mut by_another) = (look(&known), look(&without));
+        assert!(!begun.look_again(&known, &context));
+        assert_eq!(begun.refusal(now()), None);
+        context.mesh.denied.replace(denylist);
+        assert!(begun.look_again(&known, &context));
+        assert_eq!(begun.refusal(now()), Some(reason));
+        assert_eq!(look(&known).refusal(now()), Some(reason));
+        assert!(!by_another.look_again(&without, &context));
+        assert!(by_another.look_again(&known, &context));
+        assert_eq!(by_another.refusal(now()), Some(reason));
+        context.mesh.denied.replace(Denylist::default());
+    }
+}

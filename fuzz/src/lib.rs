@@ -24,13 +24,16 @@ use std::fmt;
 #[cfg(feature = "libfuzzer")]
 pub use libfuzzer_sys;
 
+/// Whether a parser takes these bytes for good. Panics where what must hold does not.
+type Check = dyn Fn(&[u8]) -> bool + Send + Sync;
+
 /// One parser, and what must hold of whatever it is given.
 pub struct Target {
     /// What it is called on the command line.
     pub name: &'static str,
     /// Good inputs, from which others are made.
     pub seeds: Vec<Vec<u8>>,
-    check: Box<dyn Fn(&[u8]) -> bool + Send + Sync>,
+    check: Box<Check>,
 }
 
 impl Target {

@@ -75,7 +75,8 @@ impl record_server::Record for RecordService {
             Ok::<_, Status>((simulation.map_err(|error| cannot_say(&error))?, warnings))
         });
         let (simulation, warnings) = simulated.await.map_err(|error| status::internal(&error))??;
-        let answer = SimulateResponse { silent_instances, revision, warnings, removed: count, ..encode(simulation) };
+        let answer =
+            SimulateResponse { silent_instances, revision, warnings, removed: count, ..encode(simulation) };
         Ok(Response::new(answer))
     }
 
@@ -257,7 +258,10 @@ mod tests {
         let context =
             CallContext { caller: Caller::Local { uid: Some(0) }, source: "unix".to_owned(), channel: None };
         let turn = record.bulkhead.turn(&context.actor().name).await.unwrap();
-        let draft = SimulateRequest { resources: vec![mesh("shop"), service("orders", "nobody", None)] };
+        let draft = SimulateRequest {
+            resources: vec![mesh("shop"), service("orders", "nobody", None)],
+            removed: Vec::new(),
+        };
         let mut request = Request::new(draft);
         request.extensions_mut().insert(context);
         let mut asked = Box::pin(record.simulate(request));

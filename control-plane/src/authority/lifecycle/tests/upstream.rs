@@ -688,6 +688,27 @@ async fn lists_cover_the_members_under_a_root_that_is_said_to_be_exclusive() {
 }
 
 #[tokio::test]
+async fn of_an_intermediate_that_everybody_trusts_it_is_said_without_a_new_authority() {
+    let scratch = scratch().await;
+    let (authorities, corporate) = (&scratch.control.authorities, Corporate::new("corporate"));
+    let intermediate = corporate.intermediate("intermediate", scratch.clock.now().plus(400 * DAY));
+    let trusted = intermediate.der();
+    let csr = authorities.request(false, &actor()).await.unwrap().csr;
+    let signed = intermediate.sign(&scratch, &csr);
+    let root = authorities.install(signed, Some(trusted.clone()), None, &actor()).await.unwrap();
+    for exclusive in [true, false] {
+        let given = vec![trusted.clone()];
+        let said =
+            authorities.install(given, Some(trusted.clone()), Some(exclusive), &actor()).await.unwrap();
+        assert_eq!((&said, authorities.get(&root).await.unwrap().is_exclusive), (&root, exclusive));
+        assert_eq!(authorities.list_issuers().await.unwrap().covers_leaves, exclusive);
+    }
+    // Alone it is no root.
+    let refused = authorities.install(vec![trusted], None, Some(true), &actor()).await.unwrap_err();
+    assert!(matches!(refused, LifecycleError::NoRequest), "{refused}");
+}
+
+#[tokio::test]
 async fn nor_do_they_where_another_control_plane_signs_members() {
     let scratch = scratch().await;
     let authorities = &scratch.control.authorities;

@@ -183,4 +183,14 @@ mod tests {
         let Command::Apply(apply) = parsed.command else { panic!() };
         assert_eq!((apply.dry_run, apply.wait), (Some(DryRun::Server), Some(Duration::from_secs(5))));
     }
+
+    #[test]
+    fn nothing_is_waited_for_where_nothing_is_removed() {
+        let parsed = |more: &str| {
+            let words =
+                ["hauberk", "delete", "policy", "p", "--dry-run"].into_iter().chain(more.split_whitespace());
+            Arguments::try_parse_from(words).is_ok()
+        };
+        assert!(parsed("") && !parsed("--wait"));
+    }
 }

@@ -77,7 +77,8 @@ Examples:
         #[arg(long, value_name = "FILE")]
         root: Option<PathBuf>,
         /// Nobody else signs certificates of this trust domain's members under the root: Envoys are given revocation lists, and refuse
-        /// what is on none of them. Takes it back: --exclusive=false
+        /// what is on none of them. Takes it back: --exclusive=false. Of an intermediate that everybody trusts already: FILE and --root
+        /// are both it
         #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
         exclusive: Option<bool>,
     },

@@ -85,9 +85,9 @@ pub(crate) struct Delete {
     /// It is no error if it is not there
     #[arg(long)]
     pub(crate) ignore_not_found: bool,
-    /// Say what would be removed, and what becomes of recorded calls then, but remove nothing (exit code 0: none of them would
-    /// be denied, 1: some would, 2: it failed)
-    #[arg(long)]
+    /// Say what would be removed, and what becomes of recorded calls then, but remove nothing (exit code 0: none is known to be
+    /// denied then, 1: some are, 2: it failed)
+    #[arg(long, conflicts_with = "wait")]
     pub(crate) dry_run: bool,
     /// Return when every agent concerned enforces the change [default when given: 30s]
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "30s", value_parser = times::duration, value_name = "TIMEOUT")]

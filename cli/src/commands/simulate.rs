@@ -74,7 +74,7 @@ fn undecided(answer: &SimulateResponse) -> Option<String> {
 /// of removals alone.
 ///
 /// # Errors
-/// What the control plane answers; nothing where it records nothing, being of a former release.
+/// What the control plane answers; where it records nothing, being of a former release, only if something is removed.
 pub(crate) async fn beside_dry_run(
     session: &Session,
     resources: Vec<Resource>,
@@ -91,14 +91,16 @@ pub(crate) async fn beside_dry_run(
             }
             Ok(answer.denied)
         }
-        Err(status) if status.code() == Code::Unimplemented => {
-            output::note(
-                "what it would change for recorded calls is not known: the control plane records none",
-            );
-            Ok(0)
-        }
+        Err(status) if status.code() == Code::Unimplemented => not_recorded(&removed),
         Err(status) => Err(status.into()),
     }
+}
+
+/// How many flows would be denied, where none is recorded: of a removal the exit code would say what is not known.
+fn not_recorded(removed: &[ResourceRef]) -> Result<u64, CommandError> {
+    draft::check_removed(removed, 0)?;
+    output::note("what it would change for recorded calls is not known: the control plane records none");
+    Ok(0)
 }
 
 fn show(answer: &SimulateResponse) -> Result<(), CommandError> {
@@ -257,6 +259,13 @@ mod tests {
             count: 7,
             last_seen: Some(times::timestamp(UnixMillis(1_800_000_000_000))),
         }
+    }
+
+    #[test]
+    fn without_a_record_a_dry_run_of_a_removal_fails() {
+        assert_eq!(not_recorded(&[]).ok(), Some(0));
+        let refused = not_recorded(&[ResourceRef::default()]).unwrap_err().to_string();
+        assert!(refused.contains("of a former release"), "{refused}");
     }
 
     #[test]

@@ -61,7 +61,8 @@ pub struct Trouble {
     pub is_held_up: bool,
     /// Whose published list was to be followed by another one, and until when.
     pub overdue: Vec<(Serial, UnixMillis)>,
-    /// They were complete until then, and are no longer.
+    /// Until then they covered all members, or, where they still do, were complete. Of a root that is exclusive in vain since before this
+    /// control plane started: when it started.
     pub incomplete_since: Option<UnixMillis>,
     /// They are not complete, but cover all members.
     pub covers_leaves: bool,
@@ -88,6 +89,10 @@ pub(super) struct Keeper {
     published: Vec<(Serial, UnixMillis)>,
     is_complete: bool,
     covers_leaves: bool,
+    /// They were complete until then.
+    incomplete_since: Option<UnixMillis>,
+    /// They covered all members until then.
+    uncovered_since: Option<UnixMillis>,
     /// What was kept before this control plane started was looked for.
     is_loaded: bool,
     trouble: Trouble,
@@ -138,11 +143,12 @@ impl Keeper {
     ) -> Result<Duration, AuthorityError> {
         let now = revocations.clock.now();
         let refused = refused(revocations, revocations.clock.surely_past()).await?;
-        let ListIssuers { all, is_complete, covers_leaves } = authorities.list_issuers().await?;
-        self.load(revocations, &all).await?;
+        let issuers = authorities.list_issuers().await?;
+        self.load(revocations, &issuers.all).await?;
+        self.note(&issuers, now);
+        let ListIssuers { all, is_complete, .. } = issuers;
         let mut former = std::mem::take(&mut self.signed);
         let mut unsigned = BTreeMap::new();
-        self.note((is_complete, covers_leaves), now);
         let mut again_in = OF_ISSUING.made_anew_after;
         for issuer in all {
             let kept = former.iter().position(|kept| kept.issuer == issuer.serial);
@@ -270,25 +276,40 @@ impl Keeper {
         self.trouble.overdue = overdue;
     }
 
-    /// Whether the lists cover everything that is believed, from now on.
-    fn note(&mut self, (is_complete, covers_leaves): (bool, bool), now: UnixMillis) {
-        let incomplete_since = if is_complete {
-            None
-        } else if self.is_complete {
+    /// Whether the lists cover everything that is believed, or at least all members, from now on.
+    fn note(&mut self, issuers: &ListIssuers, now: UnixMillis) {
+        let ListIssuers { all: _, is_complete, covers_leaves, exclusive_in_vain } = *issuers;
+        let since = |was: bool, is: bool, known: Option<UnixMillis>| match (was, is) {
+            (_, true) => None,
+            (true, false) => Some(now),
+            (false, false) => known,
+        };
+        let former = (self.incomplete_since, self.uncovered_since);
+        self.incomplete_since = since(self.is_complete, is_complete, former.0);
+        self.uncovered_since = since(self.covers_leaves, covers_leaves, former.1);
+        if exclusive_in_vain {
+            // Whoever said it counts on lists, also after a restart.
+            self.uncovered_since = self.uncovered_since.or(Some(now));
+        }
+        if self.uncovered_since.is_some() && self.uncovered_since != former.1 {
             tracing::warn!(
                 event = "crl_incomplete",
                 covers_leaves,
-                "an authority of somebody else's is believed from now on: Envoys are given no revocation lists any longer, but for those that ask \
-                 for roots by ROOTCA or the trust domain's name, where the lists cover all members"
+                "others may sign members, under a root that is not said to be exclusive or for another control plane: Envoys are given no \
+                 revocation lists"
             );
-            Some(now)
-        } else {
-            self.trouble.incomplete_since
-        };
+        } else if covers_leaves && self.incomplete_since.is_some() && self.incomplete_since != former.0 {
+            tracing::warn!(
+                event = "crl_incomplete",
+                covers_leaves,
+                "a root of somebody else's is believed from now on: Envoys that ask for the roots of ALL are given no revocation lists any \
+                 longer; those that ask for ROOTCA or by the trust domain's name are"
+            );
+        }
         (self.is_complete, self.covers_leaves) = (is_complete, covers_leaves);
         let overdue = std::mem::take(&mut self.trouble.overdue);
         self.trouble = Trouble {
-            incomplete_since,
+            incomplete_since: if covers_leaves { self.incomplete_since } else { self.uncovered_since },
             covers_leaves: covers_leaves && !is_complete,
             overdue,
             ..Trouble::default()

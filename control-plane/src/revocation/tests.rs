@@ -788,6 +788,50 @@ async fn it_is_said_when_lists_are_complete_no_longer() {
 }
 
 #[tokio::test]
+async fn it_is_said_when_lists_cover_the_members_no_longer() {
+    let scratch = scratch().await;
+    let (revocations, authorities) = (&scratch.control.revocations, &scratch.control.authorities);
+    let own = scratch.control.authority.root().unwrap().der().clone();
+    let own = hauberk_tls::AuthorityCertificate::read(own).unwrap().serial().to_string();
+    // As if a root were somebody else's.
+    let theirs = async |root: &str, is_exclusive: bool| {
+        let record = format!("{}{root}", keys::ROOTS);
+        let stored = scratch.control.store.get(&record).await.unwrap().unwrap().value;
+        let mut theirs: serde_json::Value = serde_json::from_slice(&stored).unwrap();
+        theirs["sealed_key"] = "".into();
+        theirs["is_exclusive"] = is_exclusive.into();
+        put(&scratch, &record, serde_json::to_vec(&theirs).unwrap().into()).await;
+    };
+    let told = async |keeper: &mut crl::Keeper| {
+        keeper.renew(revocations, authorities).await.unwrap();
+        let lists = keeper.lists().unwrap();
+        (lists.covers_leaves, lists.trouble.incomplete_since)
+    };
+    let other = authorities.prepare(Kind::Root, true, &actor()).await.unwrap();
+    theirs(&own, true).await;
+    let mut keeper = crl::Keeper::default();
+    assert_eq!(told(&mut keeper).await, (true, None));
+    scratch.clock.advance(Duration::from_secs(60));
+    theirs(&own, false).await;
+    let since = scratch.clock.now();
+    for _ in 0..2 {
+        assert_eq!(told(&mut keeper).await, (false, Some(since)));
+        scratch.clock.advance(Duration::from_secs(60));
+    }
+    theirs(&own, true).await;
+    assert_eq!(told(&mut keeper).await, (true, None));
+    // Another root, of which nothing is said; also where that was before a restart.
+    theirs(&other, false).await;
+    for keeper in [&mut keeper, &mut crl::Keeper::default()] {
+        scratch.clock.advance(Duration::from_secs(60));
+        assert_eq!(told(keeper).await, (false, Some(scratch.clock.now())));
+    }
+    // Where nobody has said anything of the kind it is as it is meant to be.
+    theirs(&own, false).await;
+    assert_eq!(told(&mut crl::Keeper::default()).await, (false, None));
+}
+
+#[tokio::test]
 async fn lists_are_signed_again_before_they_are_old_and_those_of_roots_seldom() {
     let scratch = scratch().await;
     let mut keeper = crl::Keeper::default();

@@ -6,6 +6,7 @@ use std::path::Path;
 use hauberk_proto::admin::v1 as api;
 use hauberk_tls::{CertificateDer, CertificateRequest};
 use hauberk_tls::{certificates_from_pem, certificates_to_pem, is_self_issued};
+use owo_colors::OwoColorize as _;
 
 use super::told;
 use crate::context::write_private;
@@ -50,9 +51,9 @@ pub(super) async fn install(
         given.extend(certificates(file)?);
     }
     let root = match root {
-        None => Vec::new(),
+        None => None,
         Some(file) => match certificates(file)?.as_slice() {
-            [root] => root.to_vec(),
+            [root] => Some(root.clone()),
             several => {
                 let (file, count) = (file.display(), several.len());
                 return Err(CommandError::Usage(format!(
@@ -62,11 +63,18 @@ pub(super) async fn install(
         },
     };
     let certificates = given.iter().map(|der| der.to_vec()).collect();
-    let request = api::InstallAuthorityRequest { certificates, root, exclusive };
+    let named = root.as_ref().map(|root| root.to_vec()).unwrap_or_default();
+    let request = api::InstallAuthorityRequest { certificates, root: named, exclusive };
     let authority = session.authorities().install_authority(request).await?.into_inner().authority;
     let authority = authority.unwrap_or_default();
     told(&authority)?;
-    if !given.iter().all(is_self_issued) {
+    let listed = session.authorities().list_authorities(api::ListAuthoritiesRequest {}).await?.into_inner();
+    let installed = root_of(&authority, &listed.authorities);
+    check_exclusive(exclusive, &authority, installed)?;
+    if let Some(warning) = without_lists(installed, &listed.authorities) {
+        output::note(format_args!("{} {warning}", "warning:".yellow().bold()));
+    }
+    if !given.iter().all(|der| is_self_issued(der) || root.as_ref() == Some(der)) {
         output::note(format_args!("next: hauberk authority activate {} --wait", authority.serial));
     } else if exclusive.is_none() || authority.state == "prepared" {
         output::note(
@@ -74,6 +82,51 @@ pub(super) async fn install(
         );
     }
     Ok(())
+}
+
+/// The root that was installed, or that what was installed stands under.
+fn root_of<'a>(authority: &'a api::Authority, listed: &'a [api::Authority]) -> Option<&'a api::Authority> {
+    match authority.kind() {
+        api::AuthorityKind::Root => Some(authority),
+        _ => listed.iter().find(|other| is_root(other) && other.serial == authority.root),
+    }
+}
+
+/// Fails where the control plane has not noted that the root is exclusive: an earlier one knows of nothing of the kind, and takes the
+/// rest of the request.
+fn check_exclusive(
+    exclusive: Option<bool>,
+    authority: &api::Authority,
+    root: Option<&api::Authority>,
+) -> Result<(), CommandError> {
+    if exclusive != Some(true) || root.is_some_and(|root| root.exclusive) {
+        return Ok(());
+    }
+    let serial = output::printable(&authority.serial);
+    Err(CommandError::advised(
+        format!(
+            "authority/{serial} is installed, but the control plane, which is of a former release, has not noted that its root is \
+             exclusive: Envoys are given no revocation lists"
+        ),
+        "update it, then say so: hauberk authority install ROOT --exclusive",
+    ))
+}
+
+/// That Envoys lose the lists that an exclusive root gave them.
+fn without_lists(root: Option<&api::Authority>, listed: &[api::Authority]) -> Option<String> {
+    let root = root.filter(|root| root.upstream && !root.exclusive)?;
+    let is_exclusive = |other: &api::Authority| is_root(other) && other.exclusive && other.state != "retired";
+    listed.iter().any(is_exclusive).then(|| {
+        format!(
+            "Envoys are given no revocation lists from now on: root {} is trusted beside an exclusive one, and others may sign \
+             members under it. Where nobody else does, say so: hauberk authority install ROOT --exclusive",
+            output::printable(&root.serial)
+        )
+    })
+}
+
+fn is_root(authority: &api::Authority) -> bool {
+    authority.kind() == api::AuthorityKind::Root
 }
 
 /// Has the control plane sign another one's request.
@@ -116,5 +169,56 @@ fn write(out: Option<&Path>, text: &str) -> Result<(), CommandError> {
         None => output::raw(text),
         Some(path) => write_private(path, text.as_bytes())
             .map_err(|error| CommandError::failed(format!("cannot write {}: {error}", path.display()))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn root(serial: &str, exclusive: bool, state: &str) -> api::Authority {
+        api::Authority {
+            serial: serial.to_owned(),
+            kind: api::AuthorityKind::Root.into(),
+            state: state.to_owned(),
+            upstream: true,
+            exclusive,
+            ..api::Authority::default()
+        }
+    }
+
+    #[test]
+    fn a_control_plane_that_notes_of_no_root_that_it_is_exclusive_is_found_out() {
+        let issuing = api::Authority {
+            serial: "0b".to_owned(),
+            kind: api::AuthorityKind::Issuing.into(),
+            root: "0a".to_owned(),
+            ..api::Authority::default()
+        };
+        for (noted, exclusive, is_good) in [
+            (true, Some(true), true),
+            (false, Some(true), false),
+            (false, Some(false), true),
+            (false, None, true),
+        ] {
+            let listed = [root("0a", noted, "active")];
+            for installed in [&listed[0], &issuing] {
+                let checked = check_exclusive(exclusive, installed, root_of(installed, &listed));
+                assert_eq!(checked.is_ok(), is_good, "{noted} {exclusive:?}");
+            }
+        }
+        assert!(check_exclusive(Some(true), &issuing, None).is_err());
+    }
+
+    #[test]
+    fn a_root_that_takes_the_lists_from_envoys_is_warned_of() {
+        let warned = |installed: &api::Authority, other: api::Authority| {
+            without_lists(Some(installed), &[installed.clone(), other]).is_some()
+        };
+        let next = root("0b", false, "prepared");
+        assert!(warned(&next, root("0a", true, "active")) && warned(&next, root("0a", true, "retiring")));
+        assert!(!warned(&next, root("0a", true, "retired")));
+        assert!(!warned(&next, root("0a", false, "active")));
+        assert!(!warned(&root("0b", true, "prepared"), root("0a", true, "active")));
     }
 }

@@ -28,10 +28,11 @@ pub(super) fn allowances() -> Mutex<Allowances> {
 /// Whether an authority, and all under it, sign for no other control plane any longer, tainted ones included.
 pub(super) fn signs_no_longer(book: &Book, entry: &Entry, clock: &Clock) -> Result<(), LifecycleError> {
     let (now, surely_past) = (clock.now(), clock.surely_past());
-    let mut all = std::iter::once(entry).chain(book.under(&entry.serial));
+    let all = std::iter::once(entry).chain(book.under(&entry.serial));
     let signs =
-        all.find(|entry| entry.is_anothers() && entry.is_trusted() && entry.not_after() >= surely_past);
-    let Some(signs) = signs else { return Ok(()) };
+        all.filter(|entry| entry.is_anothers() && entry.is_trusted() && entry.not_after() >= surely_past);
+    // Of those that have ended none says what is to be done as long as another signs.
+    let Some(signs) = signs.max_by_key(|entry| entry.not_after()) else { return Ok(()) };
     let (serial, delegate, ends) = (signs.serial.clone(), signs.record.delegate.clone(), signs.not_after());
     Err(match now > ends {
         true => {

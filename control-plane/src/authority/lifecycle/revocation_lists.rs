@@ -21,6 +21,9 @@ pub struct ListIssuers {
     /// Nobody else signs certificates of members that are believed here: that of an authority may be on no list, that of a member is on
     /// one of these. Where it is not complete, whoever installed the roots that are somebody else's says so.
     pub covers_leaves: bool,
+    /// A root is said to be exclusive, and others may sign members all the same: under another root, or where one was signed here for
+    /// another control plane.
+    pub exclusive_in_vain: bool,
 }
 
 /// An authority that is to sign a list.
@@ -85,8 +88,11 @@ impl Authorities {
         let others = || book.entries.iter().filter(|entry| entry.is_trusted() && !entry.has_key());
         let is_complete = others().next().is_none();
         // What was signed for another control plane is no root: with its key that one signs members.
-        let covers_leaves = others().all(|entry| entry.kind == Kind::Root && entry.record.is_exclusive);
-        Ok(ListIssuers { all: issuing.chain(roots).map(issuer).collect(), is_complete, covers_leaves })
+        let is_exclusive = |entry: &Entry| entry.kind == Kind::Root && entry.record.is_exclusive;
+        let covers_leaves = others().all(is_exclusive);
+        let exclusive_in_vain = !covers_leaves && others().any(is_exclusive);
+        let all = issuing.chain(roots).map(issuer).collect();
+        Ok(ListIssuers { all, is_complete, covers_leaves, exclusive_in_vain })
     }
 
     /// Signs the list of one of them.

@@ -81,8 +81,12 @@ impl Authorities {
         exclusive: Option<bool>,
         actor: &Actor,
     ) -> Result<String, LifecycleError> {
-        let (mut roots, others): (Vec<_>, Vec<_>) = certificates.iter().cloned().partition(is_self_issued);
-        roots.extend(root.clone());
+        // An intermediate that everybody is to trust is a root here.
+        let is_root = |der: &CertificateDer<'static>| {
+            is_self_issued(der) || root.as_ref().is_some_and(|root| root == der)
+        };
+        let (mut roots, others): (Vec<_>, Vec<_>) = certificates.iter().cloned().partition(is_root);
+        roots.extend(root.clone().filter(|root| !roots.contains(root)));
         if !others.is_empty() || roots.is_empty() {
             let signed = Signed { certificates, root };
             return self

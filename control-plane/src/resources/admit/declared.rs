@@ -135,9 +135,10 @@ impl Step<'_> {
             return Some(Unknown { message, help, is_sure: true });
         }
         let message = format!("the claim {claim:?} is none that an issuer declares or maps");
-        // A permit on a claim that no token has lets nobody in, and is missed; a forbid is not.
+        // A permit on a claim that no token has lets nobody in, and is missed; a forbid is not. Nor is a permit's exception (`unless`,
+        // or `!`), of which a reference does not tell: where a name is near it is warned of all the same.
         let help = nearest.or_else(|| {
-            let help = "where no token has it nothing is forbidden: write it to declares.claims of the JwtIssuer whose tokens do";
+            let help = "where no token has it nothing is forbidden: write it to declares.claims of the JwtIssuer whose tokens have it";
             (effect == Effect::Deny).then(|| help.to_owned())
         });
         help.map(|help| Unknown { message, help: Some(help), is_sure: false })

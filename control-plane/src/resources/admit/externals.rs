@@ -65,7 +65,11 @@ impl Step<'_> {
             let message = format!(
                 "external service {other:?} cannot be read by this release ({reason}): {host} may be a host of it"
             );
-            problems.invalid_but("spec.hosts", message, "mend that one, or delete it, first");
+            problems.invalid_but(
+                "spec.hosts",
+                message,
+                "mend that one in the same apply, or delete it, first",
+            );
         }
     }
 
@@ -184,5 +188,19 @@ mod tests {
         assert_eq!(problems(&catalog, &[external("mail", "mail.example", 8080)]), [""; 0]);
         let mended = [external("stripe", "api.stripe.example", 443), external("maps", "maps.example", 80)];
         assert_eq!(problems(&catalog, &mended), [""; 0]);
+        // Of two neither is mended alone, and both are together.
+        let key = ResourceKey { name: name("mail"), ..key };
+        let stored = external("mail", "mail.example", 80);
+        catalog.set(&key, Entry::new(stored.clone(), Model::Unreadable("from the future".to_owned())));
+        let [stripe, _] = mended;
+        for one in [&stripe, &stored] {
+            let found = problems(&catalog, std::slice::from_ref(one));
+            assert!(
+                found.len() == 1
+                    && found[0].ends_with("mend that one in the same apply, or delete it, first"),
+                "{found:?}"
+            );
+        }
+        assert_eq!(problems(&catalog, &[stripe, stored]), [""; 0]);
     }
 }

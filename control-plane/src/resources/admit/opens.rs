@@ -37,6 +37,8 @@ pub(super) fn check(step: &Step<'_>, rights: Rights, problems: &mut Problems, wa
     let meshes: BTreeSet<&Name> = step.places.keys().map(|key| &key.mesh).collect();
     let none = MeshCatalog::default();
     for mesh in meshes {
+        // Of a mesh that goes as a whole nothing is left to reach.
+        let is_left = step.after.mesh(mesh.as_str()).is_some();
         for opening in Comparison::new(step, mesh, &none).openings() {
             let Opening { key, field, message, takes } = opening;
             let place = step.places.get(&key).copied().unwrap_or_default();
@@ -59,7 +61,7 @@ pub(super) fn check(step: &Step<'_>, rights: Rights, problems: &mut Problems, wa
                     problems.about(place).report(Fault::Denied, field.clone(), message.clone(), help);
                 }
             }
-            if may {
+            if may && is_left {
                 warnings.push(format!("{key}: {message}"));
             }
         }

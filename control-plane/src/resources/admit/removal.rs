@@ -85,16 +85,24 @@ pub fn admit_removal(
     let mut warnings = Vec::new();
     membership::check(&step, rights, &mut problems, &mut warnings);
     opens::check(&step, rights, &mut problems, &mut warnings);
-    warnings.extend(removed.iter().filter_map(|(key, entry)| lifted(key, entry, &after)));
+    warnings.extend(removed.iter().filter_map(|(key, entry)| lifted(key, entry, catalog, &after)));
     let mut problems = problems.into_sorted();
     // A target has no fields of the resource itself.
     problems.iter_mut().filter(|problem| problem.field.starts_with("spec.")).for_each(|p| p.field.clear());
     if problems.is_empty() { Ok(Removal { removed, warnings, after }) } else { Err(problems) }
 }
 
-/// That something is forbidden no longer; of a mesh that goes as a whole nothing is left to forbid.
-fn lifted(key: &ResourceKey, entry: &Entry, after: &Catalog) -> Option<String> {
+/// That something is forbidden no longer, or perhaps; of a mesh that goes as a whole nothing is left to forbid.
+fn lifted(key: &ResourceKey, entry: &Entry, before: &Catalog, after: &Catalog) -> Option<String> {
     after.mesh(key.mesh.as_str())?;
+    let may_forbid = |(kind, name, _): (Kind, &Name, &str)| {
+        matches!(kind, Kind::Policy | Kind::Boundary) && kind == key.kind && *name == key.name
+    };
+    if before.mesh(key.mesh.as_str())?.holding_back().any(may_forbid) {
+        return Some(format!(
+            "{key}: it cannot be read, and may forbid: what it forbids is let through from then on, wherever a policy permits it"
+        ));
+    }
     let document = entry.document().filter(|document| document.forbids())?;
     let decides = document.mode() != Mode::Audit;
     decides

@@ -376,6 +376,16 @@ mod tests {
         let (rows, others) = without(&["anybody"]);
         assert!(rows.contains(&"spiffe://shop.example/mesh/shop/node/web: always to never".to_owned()));
         assert_eq!(others, Vec::<String>::new());
+        let mut users = open_shop();
+        users[2] =
+            node("orders", [for_users(listener(8080, "http"), "OPTIONAL", &[]), listener(9090, "http")]);
+        let with_login = [&users[..], &[login()]].concat();
+        assert_eq!(
+            told(&with_login, &users).1,
+            ["JWT issuer login: which tokens are good, and whose they are"]
+        );
+        let nobody_takes = [&open_shop()[..], &[login()]].concat();
+        assert_eq!(told(&nobody_takes, &open_shop()), (Vec::new(), Vec::new()));
         let catalogs = [catalog_of(&open_shop()), Catalog::default()];
         let (domain, shop, nothing) = (trust_domain(), Name::parse("shop").unwrap(), Default::default());
         let before = Mesh::of(&catalogs[0], &domain, &shop).unwrap();

@@ -27,6 +27,11 @@ pub(super) fn not_compared(before: Option<&Mesh<'_>>, after: &Mesh<'_>) -> Vec<S
     for issuer in after.issuers().iter().filter(|issuer| takes_users(latter) && !known.contains(issuer)) {
         tell(Kind::JwtIssuer, &issuer.name, "which tokens are good, and whose they are");
     }
+    let [issuers_before, issuers] = [former, latter].map(|mesh| mesh.issuers().map(|(name, ..)| (name, ())));
+    // Where a listener takes users of all issuers nothing refers to one that goes.
+    for (issuer, ()) in gone(issuers_before, issuers).into_iter().filter(|_| takes_users(former)) {
+        tell(Kind::JwtIssuer, issuer, "which tokens are good, and whose they are");
+    }
     let [domains_before, domains] =
         [former, latter].map(|mesh| mesh.federated().map(|(domain, followed, _)| (domain, followed)));
     for (domain, _) in changed(domains_before, domains) {

@@ -688,6 +688,51 @@ async fn lists_cover_the_members_under_a_root_that_is_said_to_be_exclusive() {
 }
 
 #[tokio::test]
+async fn of_an_intermediate_that_everybody_trusts_it_is_said_without_a_new_authority() {
+    let scratch = scratch().await;
+    let (authorities, corporate) = (&scratch.control.authorities, Corporate::new("corporate"));
+    let intermediate = corporate.intermediate("intermediate", scratch.clock.now().plus(400 * DAY));
+    let trusted = intermediate.der();
+    let csr = authorities.request(false, &actor()).await.unwrap().csr;
+    let signed = intermediate.sign(&scratch, &csr);
+    let root = authorities.install(signed, Some(trusted.clone()), None, &actor()).await.unwrap();
+    for exclusive in [true, false] {
+        let given = vec![trusted.clone()];
+        let said =
+            authorities.install(given, Some(trusted.clone()), Some(exclusive), &actor()).await.unwrap();
+        assert_eq!((&said, authorities.get(&root).await.unwrap().is_exclusive), (&root, exclusive));
+        assert_eq!(authorities.list_issuers().await.unwrap().covers_leaves, exclusive);
+    }
+    // Alone it is no root.
+    let refused = authorities.install(vec![trusted], None, Some(true), &actor()).await.unwrap_err();
+    assert!(matches!(refused, LifecycleError::NoRequest), "{refused}");
+}
+
+#[tokio::test]
+async fn of_those_signed_for_others_the_one_that_signs_longest_is_named() {
+    let scratch = scratch().await;
+    let authorities = &scratch.control.authorities;
+    let mut signed = Vec::new();
+    for _ in 0..6 {
+        let [certificate, _] = authorities.sign(&request().1, &actor()).await.unwrap();
+        signed.push(AuthorityCertificate::read(certificate).unwrap());
+        scratch.clock.advance(2 * DAY);
+    }
+    let root = serial_of(&scratch, Kind::Root, State::Active).await;
+    authorities.prepare(Kind::Root, true, &actor()).await.unwrap();
+    scratch.clock.advance(Duration::from_secs(1));
+    while authorities.advance(&actor()).await.unwrap() {}
+    // By a clock that nobody believes yet all but the last have ended.
+    scratch.clock.set(signed[4].validity().not_after().plus(Duration::from_secs(1)));
+    let refused = authorities.revoke(&root, false, &actor()).await.unwrap_err();
+    let last = signed[5].serial().to_string();
+    assert!(
+        matches!(&refused, LifecycleError::StillDelegated { serial, .. } if *serial == last),
+        "{refused}"
+    );
+}
+
+#[tokio::test]
 async fn nor_do_they_where_another_control_plane_signs_members() {
     let scratch = scratch().await;
     let authorities = &scratch.control.authorities;

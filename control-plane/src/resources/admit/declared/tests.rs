@@ -59,7 +59,7 @@ fn a_claim_that_no_issuer_declares_is_refused_with_what_is_nearest() {
              \"groups\"?"]
     );
     let far = "Policy shop/p, 2:30: the claim \"shoe_size\" is none that an issuer declares or maps; where no token has it \
-               nothing is forbidden: write it to declares.claims of the JwtIssuer whose tokens do";
+               nothing is forbidden: write it to declares.claims of the JwtIssuer whose tokens have it";
     assert_eq!(warned("shoe_size"), (Vec::new(), vec![far.to_owned()]));
     let permit = "permit(principal is Node, action in Action::\"http\", resource)\nwhen { context.claims.hasTag(\"shoe_size\") };";
     let admission = try_admit(&catalog(&issuers), &[policy("p", permit)], EVERYTHING).unwrap();

@@ -3,8 +3,8 @@
 use hauberk_tls::cms::DocumentSigners;
 use hauberk_tls::device::DeviceAuthorities;
 use hauberk_tls::{
-    CertificateRequest, CrlEntry, Greeting, Svid, Usage, certificates_from_pem, certificates_to_pem,
-    unverified_id, verify_kept_crl, verify_svid,
+    CertificateRequest, CrlEntry, CrlIssue, Greeting, Svid, Usage, certificates_from_pem,
+    certificates_to_pem, unverified_id, verify_kept_crl, verify_svid,
 };
 
 use crate::Target;
@@ -69,7 +69,8 @@ pub(crate) fn revocation_list() -> Target {
         is_on_hold,
     });
     let later = NOW.plus(std::time::Duration::from_secs(3600));
-    let list = chain.issuing.sign_crl(&entries, NOW, later).expect("a list");
+    let issue = CrlIssue { number: 1, this_update: NOW, next_update: later };
+    let list = chain.issuing.sign_crl(&entries, issue).expect("a list");
     // The first of the three parts of a CertificateList (RFC 5280 §5.1), after the header of the whole.
     let signed = list.get(4..).and_then(|rest| {
         let length = u16::from_be_bytes(rest.get(2..4)?.try_into().ok()?);

@@ -122,6 +122,7 @@ pub fn of_change(error: &ChangeError, list: &str) -> Status {
         }
         ChangeError::Contended => refusal(Code::Aborted, "CONFLICT", error.to_string()),
         ChangeError::Store(error) => of_store(error),
+        ChangeError::Busy(error) => of_busy(*error),
         ChangeError::NoRandomness(_) | ChangeError::Unjudged(_) => internal(error),
     }
 }

@@ -154,6 +154,7 @@ async fn start(
     let agent = listening("agent", agent.0, AGENT_LIMITS)?;
     let admin = listening("admin", admin.0, ADMIN_LIMITS)?;
     let (resources, push) = start_push(control, lists.subscribe()).await?;
+    health.watch_resources(resources.catalogs());
     let federation = start_federation(control, &resources, &push);
     let admin_routes = rpc::admin_routes(control, &resources, &push, &federation).await?;
     let agent_routes = rpc::agent_routes(control, &push).await;

@@ -97,6 +97,7 @@ pub fn of_store(error: &StoreError) -> Status {
             "the control plane takes no writes since its disk failed: see its log, repair the disk and restart it",
         ),
         StoreError::Closed => refusal(Code::Unavailable, "STOPPING", error.to_string()),
+        StoreError::NotFollowed => refusal(Code::Unavailable, "RESOURCES_UNREADABLE", error.to_string()),
         StoreError::Damaged { .. } | StoreError::Unreadable { .. } => internal(error),
     }
 }

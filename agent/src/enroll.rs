@@ -156,8 +156,18 @@ pub async fn obtain(
     clock: Clock,
     stop: &CancellationToken,
 ) -> Result<Issued, EnrollError> {
+    obtain_after(Strangers::default(), config, state, clock, stop).await
+}
+
+/// The same, after such strangers have answered.
+async fn obtain_after(
+    mut strangers: Strangers,
+    config: &Config,
+    state: &Arc<State>,
+    clock: Clock,
+    stop: &CancellationToken,
+) -> Result<Issued, EnrollError> {
     let (mut is_told, mut damage_told) = (false, None);
-    let mut strangers = Strangers::default();
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
     loop {
         let lack = match stored(state, clock.now()) {

@@ -21,7 +21,7 @@ use crate::decisions::Decisions;
 use crate::enroll::{self, NotJoined};
 use crate::random::{Backoff, fraction};
 use crate::skew::{self, Skew};
-use crate::state::State;
+use crate::state::{State, StateError};
 pub use expiry::Expiry;
 
 /// The longest sleep without looking at the clock, which may be set or stand still while the host sleeps.
@@ -268,7 +268,8 @@ async fn keep_saved(credentials: Credentials) {
 /// Tries once, off the runtime's threads: a disk may hang.
 async fn save(credentials: Credentials) {
     match tokio::task::spawn_blocking(move || credentials.save()).await {
-        Ok(Ok(())) => {}
+        // Of a node that has gone nothing is kept, and that is no fault.
+        Ok(Ok(()) | Err(StateError::NodeGone)) => {}
         Ok(Err(error)) => {
             tracing::error!(event = "state_not_saved", %error, "the new certificate is in force all the same");
         }

@@ -158,6 +158,7 @@ async fn start(
     let admin = listening("admin", admin.0, ADMIN_LIMITS)?;
     let (told, unknown_keys) = mpsc::channel(UNKNOWN_KEYS);
     let (resources, push) = start_push(control, lists.subscribe(), told).await?;
+    health.watch_resources(resources.catalogs());
     let federation = start_federation(control, &resources, &push);
     let admin_routes = rpc::admin_routes(control, &resources, &push, &federation).await?;
     let agent_routes = rpc::agent_routes(control, &push).await;
@@ -382,6 +383,7 @@ async fn listen(address: SocketAddr, setting: &'static str) -> Result<(TcpListen
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::registry::keys;
 
     #[tokio::test]
     async fn the_first_listener_that_fails_is_named_and_stops_the_rest() {
@@ -394,5 +396,29 @@ mod tests {
         control.tasks.close();
         control.tasks.wait().await;
         assert_eq!(failed.get(), Some(&"admin"));
+    }
+
+    #[tokio::test]
+    async fn whoever_is_deleted_by_others_is_cut_off() {
+        let scratch = crate::testing::scratch().await;
+        let control = &scratch.control;
+        let lists = watch::Sender::default();
+        let health = Health::new(
+            Arc::clone(&control.store),
+            Arc::clone(&control.authority),
+            Arc::default(),
+            lists.subscribe(),
+            control.clock.clone(),
+        );
+        start(control, &health, lists, &Arc::default()).await.unwrap();
+        let (name, csr) = (hauberk_identity::Name::parse("ada").unwrap(), crate::testing::request().1);
+        let credential =
+            control.admins.issue_locally(&name, &[], &csr, &crate::testing::actor()).await.unwrap();
+        let peer = scratch.peer(&credential.issued.svid);
+        let dismissed = control.admins.dismissal_of(&peer).unwrap();
+        let deletion = crate::registry::Commit::new().delete(format!("{}{name}", keys::ADMINS));
+        control.store.commit(deletion).await.unwrap();
+        tokio::time::timeout(Duration::from_secs(10), dismissed.cancelled()).await.unwrap();
+        stop_gracefully(control, &health).await;
     }
 }

@@ -1,5 +1,5 @@
-//! Work for admins that keeps a processor busy: little of it runs at once, each piece on a thread of its own, so that agents are served
-//! meanwhile; and no admin's work keeps out that of others.
+//! Work for admins that keeps a processor busy, and changes of resources: little of it runs at once, each piece on a thread of its own, so
+//! that agents are served meanwhile; and no admin's work keeps out that of others.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -7,13 +7,13 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinError;
 
-/// How many questions of one caller are under way or wait.
+/// How many calls of one caller are under way or wait.
 const MOST_OF_ONE: usize = 16;
 
 /// One caller asks too much at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{MOST_OF_ONE} questions of yours are under way or wait already: ask again when one of them is answered"
+    "{MOST_OF_ONE} such calls of yours are under way or wait already: try again when one of them is answered"
 )]
 pub struct Busy;
 

@@ -3,8 +3,8 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -22,6 +22,7 @@ use crate::authority::Authority;
 use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::registry::{Condition, Store};
+use crate::resources::Catalogs;
 use crate::revocation::crl::RevocationLists;
 use crate::room::Room;
 
@@ -41,6 +42,7 @@ pub struct Health {
     lists: watch::Receiver<Arc<RevocationLists>>,
     clock: Clock,
     serving: Arc<AtomicBool>,
+    catalogs: Arc<OnceLock<Catalogs>>,
 }
 
 impl Health {
@@ -52,7 +54,13 @@ impl Health {
         lists: watch::Receiver<Arc<RevocationLists>>,
         clock: Clock,
     ) -> Self {
-        Self { store, authority, metrics, lists, clock, serving: Arc::new(AtomicBool::new(false)) }
+        let (serving, catalogs) = (Arc::default(), Arc::default());
+        Self { store, authority, metrics, lists, clock, serving, catalogs }
+    }
+
+    /// Watches from now on whether resources can be read.
+    pub fn watch_resources(&self, catalogs: &Catalogs) {
+        self.catalogs.get_or_init(|| catalogs.clone());
     }
 
     /// Says whether the API listeners take calls.
@@ -64,6 +72,11 @@ impl Health {
     pub fn unready_reason(&self) -> Option<String> {
         if !self.serving.load(Ordering::Acquire) {
             return Some("starting or stopping".to_owned());
+        }
+        if self.catalogs.get().is_some_and(Catalogs::are_unreadable) {
+            return Some(
+                "changes of resources reach nobody, for they cannot be read: the log says why".to_owned(),
+            );
         }
         match self.store.condition() {
             Condition::Writable => {

@@ -37,7 +37,8 @@ pub fn replace(path: &Path, contents: &[u8]) -> io::Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{}.new", std::process::id()));
     let beside = path.with_file_name(name);
-    write_draft(&beside, contents).and_then(|()| std::fs::rename(&beside, path)).inspect_err(|_| {
+    let mut draft = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+    write_draft(&mut draft, contents).and_then(|()| std::fs::rename(&beside, path)).inspect_err(|_| {
         // It may hold a private key, where nobody would look for one.
         let _gone = std::fs::remove_file(&beside);
     })?;
@@ -71,8 +72,7 @@ pub fn is_open_to_others(directory: &Path) -> bool {
     std::fs::metadata(directory).is_ok_and(|metadata| metadata.permissions().mode() & 0o077 != 0)
 }
 
-fn write_draft(path: &Path, contents: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+fn write_draft(file: &mut File, contents: &[u8]) -> io::Result<()> {
     file.set_permissions(Permissions::from_mode(0o600))?;
     file.write_all(contents)?;
     file.sync_all()
@@ -100,5 +100,15 @@ mod tests {
         std::fs::remove_dir(&target).unwrap();
         replace(&target, b"a private key").unwrap();
         assert_eq!(std::fs::read(&target).unwrap(), b"a private key");
+    }
+
+    #[test]
+    fn what_is_not_ours_and_in_the_way_is_left_as_it_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let target = directory.path().join("contexts.toml");
+        let in_the_way = directory.path().join(format!("contexts.toml.{}.new", std::process::id()));
+        std::os::unix::fs::symlink(&in_the_way, &in_the_way).unwrap();
+        replace(&target, b"a private key").unwrap_err();
+        assert!(in_the_way.is_symlink());
     }
 }

@@ -179,7 +179,9 @@ fn an_agent_joins_in_one_way() {
     assert_eq!(evidence(&["--kubernetes-token-file=t"]), EvidenceSource::Kubernetes("t".into()));
     let EvidenceSource::Aws { imds } = evidence(&["--aws-identity-document=on"]) else { panic!() };
     assert_eq!(imds.to_string(), "169.254.169.254:80");
-    for address in ["127.0.0.1:8080", "[::1]:80", "169.254.169.253:80", "[fe80::1%2]:80"] {
+    for address in
+        ["127.0.0.1:8080", "[::1]:80", "169.254.169.253:80", "[fe80::1%2]:80", "[fd00:ec2::254]:80"]
+    {
         let endpoint = format!("--aws-metadata-endpoint={address}");
         let EvidenceSource::Aws { imds } = evidence(&["--aws-identity-document=on", &endpoint]) else {
             panic!()
@@ -199,6 +201,18 @@ fn an_agent_joins_in_one_way() {
         // Nobody else gets to say which instance this is.
         (
             &["--enrollment=a/b", "--aws-identity-document=on", "--aws-metadata-endpoint=10.0.0.1:80"],
+            "a loopback or link-local address",
+        ),
+        (
+            &["--enrollment=a/b", "--aws-identity-document=on", "--aws-metadata-endpoint=[fd00:ec2::253]:80"],
+            "a loopback or link-local address",
+        ),
+        (
+            &[
+                "--enrollment=a/b",
+                "--aws-identity-document=on",
+                "--aws-metadata-endpoint=[fd00:ec2::254]:8080",
+            ],
             "a loopback or link-local address",
         ),
     ] {

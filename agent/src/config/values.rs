@@ -1,6 +1,6 @@
 //! How single values are written. Each error says what would be right.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ pub(super) fn host_port(text: &str) -> Result<HostPort, String> {
     let host = match host.strip_prefix('[') {
         Some(rest) => rest
             .strip_suffix(']')
-            .filter(|inner| inner.parse::<std::net::Ipv6Addr>().is_ok())
+            .filter(|inner| inner.parse::<Ipv6Addr>().is_ok())
             .ok_or("the address in brackets is not IPv6")?,
         None => host,
     };
@@ -74,6 +74,10 @@ pub(super) fn admin(text: &str) -> Result<SocketAddr, String> {
     )
 }
 
+/// Where EC2 serves metadata by IPv6: a unique local address, which no other of its networks has.
+const EC2_BY_IPV6: SocketAddr =
+    SocketAddr::new(IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)), 80);
+
 /// Whoever answers there says which instance this is.
 pub(super) fn metadata_endpoint(text: &str) -> Result<SocketAddr, String> {
     let address = address(text)?;
@@ -81,9 +85,9 @@ pub(super) fn metadata_endpoint(text: &str) -> Result<SocketAddr, String> {
         IpAddr::V4(ip) => ip.is_loopback() || ip.is_link_local(),
         IpAddr::V6(ip) => ip.is_loopback() || ip.is_unicast_link_local(),
     };
-    is_near.then_some(address).ok_or_else(|| {
-        "whoever answers there says which instance this is; use a loopback or link-local address, which nobody reaches from \
-         elsewhere"
+    (is_near || address == EC2_BY_IPV6).then_some(address).ok_or_else(|| {
+        "whoever answers there says which instance this is; use a loopback or link-local address, where no router leads, or EC2's own \
+         for IPv6, [fd00:ec2::254]:80"
             .to_owned()
     })
 }

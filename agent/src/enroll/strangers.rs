@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// For how long they have to answer to be taken for what is there now.
-const STAY: Duration = Duration::from_secs(60);
+/// For how long every attempt has to meet them until they are taken for what is there now.
+pub(super) const STAY: Duration = Duration::from_secs(60);
 
-/// Since when nobody but strangers has answered.
+/// Since when every attempt has met strangers.
 #[derive(Default)]
-pub(super) struct Strangers(Option<Instant>);
+pub(super) struct Strangers(pub(super) Option<Instant>);
 
 impl Strangers {
     /// Another has answered. Whether that has been so for long enough to be no accident: whoever is on the way, such as a

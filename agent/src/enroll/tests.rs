@@ -180,6 +180,29 @@ async fn a_stranger_who_answers_for_a_while_ends_no_agent_that_was_in() {
 }
 
 #[tokio::test]
+async fn a_stranger_whom_every_attempt_of_a_minute_has_met_ends_an_agent() {
+    let authorities = Authorities::new();
+    let stranger = ControlPlane::start(&Authorities::new()).await;
+    let newcomer = Newcomer::new();
+    let now = crate::testing::now();
+    let expired = hauberk_identity::Validity::new(now.minus(HOUR * 2), now.minus(HOUR)).unwrap();
+    let identity = authorities.identity("mesh/shop/node/orders", expired);
+    newcomer.state.keeping().unwrap().save_identity(&identity).unwrap();
+    newcomer.state.save_trust(&authorities.stored_trust()).unwrap();
+    let ended_by = async |config: &Config| {
+        let a_minute_ago = tokio::time::Instant::now().checked_sub(strangers::STAY).unwrap();
+        let (strangers, stop) = (Strangers(Some(a_minute_ago)), CancellationToken::new());
+        let obtaining = Box::pin(obtain_after(strangers, config, &newcomer.state, Clock::system(), &stop));
+        tokio::time::timeout(Duration::from_secs(20), obtaining).await.unwrap().unwrap_err()
+    };
+    let ended = ended_by(&newcomer.config(&stranger, &[])).await;
+    assert!(matches!(ended, EnrollError::WrongControlPlane { .. }), "{ended}");
+    let ended = ended_by(&config(stranger.address, newcomer.state.directory(), &[])).await;
+    assert!(matches!(ended, EnrollError::NoToken { .. }), "{ended}");
+    assert!(stranger.enrollment.asked.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
 async fn a_refusal_is_final_and_told_in_the_control_planes_words() {
     let authorities = Authorities::new();
     let plane = ControlPlane::start(&authorities).await;

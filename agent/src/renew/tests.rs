@@ -4,7 +4,6 @@ use prost::Message;
 
 use super::*;
 use crate::mesh::{ClosedReason, Inbound, Mesh};
-use crate::state::StateError;
 use crate::testing::{Authorities, ControlPlane, HOUR, StalledFile, around, config, now};
 
 struct Agent {
@@ -165,35 +164,38 @@ async fn a_full_disk_costs_one_request_and_the_certificate_is_written_once_there
     within(tasks.join_next()).await;
 }
 
-#[tokio::test]
+/// The disk would hold up a thread of the runtime's, and so this test, were there but one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_disk_that_hangs_keeps_no_certificate_from_coming_into_force() {
     let authorities = Authorities::new();
     let plane = ControlPlane::start(&authorities).await;
-    let mut agent = agent(&authorities, &plane, Duration::ZERO, &[]);
-    let state = Arc::clone(&agent.renewal.state);
+    let Agent { mut renewal, credentials, directory: _directory, .. } =
+        agent(&authorities, &plane, Duration::ZERO, &[]);
+    let state = Arc::clone(&renewal.state);
     let stalled = StalledFile::at(state.directory().join(".identity.new"));
-    let keeping = keep_saved(agent.credentials.clone());
-    let renewing = async {
-        // The second comes while the disk is at the first.
-        for _ in 0..2 {
-            let before = key(&agent.credentials);
-            within(Box::pin(agent.renewal.renew_once())).await.unwrap();
-            assert_ne!(key(&agent.credentials), before);
-            assert!(agent.credentials.is_unsaved());
-        }
-        drop(stalled);
-        let written = async {
-            while agent.credentials.is_unsaved() {
-                tokio::task::yield_now().await;
-            }
-        };
-        within(written).await;
-        assert_eq!(state.identity().unwrap().unwrap().svid.key_fingerprint(), key(&agent.credentials));
-    };
-    tokio::select! {
-        () = keeping => unreachable!(),
-        () = renewing => {}
+    let mut tasks = tokio::task::JoinSet::new();
+    let keeping = tasks.spawn(keep_saved(credentials.clone()));
+    // The second comes while the disk is at the first.
+    for _ in 0..2 {
+        let before = key(&credentials);
+        let mut attempt = tokio::task::JoinSet::new();
+        attempt.spawn(async move {
+            renewal.renew_once().await.unwrap();
+            renewal
+        });
+        renewal = within(attempt.join_next()).await.unwrap().unwrap();
+        assert_ne!(key(&credentials), before);
+        assert!(credentials.is_unsaved());
     }
+    drop(stalled);
+    let written = async {
+        while credentials.is_unsaved() {
+            tokio::task::yield_now().await;
+        }
+    };
+    within(written).await;
+    assert_eq!(state.identity().unwrap().unwrap().svid.key_fingerprint(), key(&credentials));
+    keeping.abort();
 }
 
 #[tokio::test]

@@ -51,16 +51,21 @@ impl State {
         Ok(Keeping { state: self, _writing: writing })
     }
 
+    /// Our virtual node is gone: from now on there is neither [`Membership`] nor [`Keeping`]. Waits for no disk.
+    pub fn node_is_gone(&self) {
+        *self.is_node_gone() = true;
+    }
+
     /// Forgets who we are and what we were to do: our virtual node is gone. What to trust and how far we have come stay.
     /// From now on there is neither [`Membership`] nor [`Keeping`], whatever the disk says.
     ///
     /// # Errors
     /// The disk refuses.
     pub fn forget_node(&self) -> Result<(), StateError> {
-        *self.is_node_gone() = true;
+        self.node_is_gone();
         let _writing = self.writing();
         // Whoever has waited before us may have remembered it.
-        *self.is_node_gone() = true;
+        self.node_is_gone();
         // In this order: without views nothing is let in; views without an identity would meet whoever joins next.
         for names in [&[NODE_VIEW, SERVICE_VIEWS, ENDPOINTS][..], &[IDENTITY, PENDING_KEY]] {
             for name in names {

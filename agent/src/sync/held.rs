@@ -163,10 +163,9 @@ impl Held {
         self.forget(&names);
     }
 
-    /// Takes note that our virtual node is gone: nothing is let in or sent out, and a restart finds nobody to be. False
-    /// where that is not so: an older control plane says it than the one we have heard, and nothing changes; or the disk
-    /// does not forget, which is tried again when it is said again.
-    pub(super) async fn take_node_gone(&mut self, at: Mark) -> bool {
+    /// Takes note that our virtual node is gone: nothing is let in or sent out, nor is anything put in force that is issued for it. Waits
+    /// for no disk; see [`Held::forget_node`]. False where an older control plane says it than the one we have heard: nothing changes.
+    pub(super) fn take_node_gone(&mut self, at: Mark) -> bool {
         if at < self.mark {
             tracing::error!(event = "node_gone_refused", said_at = ?at, held = ?self.mark,
                 "a control plane that is older than our view knows nothing of our node: was it restored from a backup?");
@@ -174,6 +173,7 @@ impl Held {
         }
         self.mesh.gate.close(ClosedReason::NodeDeleted);
         self.mesh.services.clear();
+        self.state.node_is_gone();
         if self.is_dismissed {
             return true;
         }
@@ -182,17 +182,19 @@ impl Held {
         self.node = None;
         self.services.clear();
         (self.are_services_unsaved, self.are_endpoints_unsaved) = (false, false);
+        true
+    }
+
+    /// Forgets on disk what we kept of a node that is gone, so that a restart finds nobody to be. False where the disk does not forget,
+    /// which is tried again when it is said again.
+    pub(super) async fn forget_node(&mut self) -> bool {
+        if self.is_dismissed {
+            return true;
+        }
         // The view that tells it goes.
         self.save_mark().await;
         self.is_dismissed = self.on_disk(State::forget_node).await;
         self.is_dismissed
-    }
-
-    /// Writes nothing later that was issued for our virtual node, if it is gone.
-    pub(super) async fn forget_unsaved(&self, credentials: &Credentials) {
-        let credentials = credentials.clone();
-        // That it is gone is what was just heard.
-        self.on_disk(move |_| credentials.forget_if_gone().or(Ok(()))).await;
     }
 
     /// Forgets the views of services that are followed no longer.

@@ -252,9 +252,10 @@ impl<'a> Session<'a> {
                 // Who vouched for them is nobody any longer.
                 self.sync.workloads.vouch_for_nobody();
                 let at = Mark { epoch, revision };
-                let is_gone = self.held.take_node_gone(at).await;
-                self.held.forget_unsaved(&self.sync.credentials).await;
-                if is_gone {
+                let is_gone = self.held.take_node_gone(at);
+                // That it is gone is what was just heard; before the disk is asked, which may hang.
+                let _gone = self.sync.credentials.forget_if_gone();
+                if is_gone && self.held.forget_node().await {
                     self.unacknowledged = Some(Unacknowledged::NodeGone(at));
                     self.acknowledge_what_is_applied(up).await?;
                 }

@@ -392,12 +392,12 @@ async fn a_node_that_is_gone_denies_everything_also_after_a_restart() {
 
     let older = [Mark { epoch: 1, revision: 4 }, Mark { epoch: 0, revision: 9 }];
     for at in older {
-        assert!(!held.take_node_gone(at).await, "an older control plane says so");
+        assert!(!held.take_node_gone(at), "an older control plane says so");
     }
     assert_eq!(agent.revision(), Some(5));
 
     for _ in 0..2 {
-        assert!(held.take_node_gone(Mark { epoch: 1, revision: 6 }).await);
+        assert!(held.take_node_gone(Mark { epoch: 1, revision: 6 }) && held.forget_node().await);
         assert_eq!(agent.closed(), Some(ClosedReason::NodeDeleted));
         assert!(agent.mesh.services.all().is_empty());
     }
@@ -432,7 +432,7 @@ async fn what_came_while_a_node_was_gone_is_kept_once_it_is_back() {
     let agent = Agent::new();
     let mut held = agent.held();
     agent.take(&mut held, &node_view(5)).await;
-    assert!(held.take_node_gone(Mark { epoch: 1, revision: 6 }).await);
+    assert!(held.take_node_gone(Mark { epoch: 1, revision: 6 }) && held.forget_node().await);
     agent.take(&mut held, &service_view("payments.shop", 8)).await;
     held.save(UnixMillis(7)).await;
     assert!(agent.state.service_views().unwrap().is_empty());
@@ -465,12 +465,12 @@ async fn a_disk_that_does_not_forget_is_not_taken_for_one_that_did() {
     let in_the_way = agent.state.directory().join("identity");
     std::fs::create_dir(&in_the_way).unwrap();
     let at = Mark { epoch: 1, revision: 6 };
-    assert!(!held.take_node_gone(at).await);
+    assert!(held.take_node_gone(at) && !held.forget_node().await);
     assert_eq!(agent.closed(), Some(ClosedReason::NodeDeleted), "nothing is let in meanwhile");
     assert!(agent.state.node_view().unwrap().is_none(), "views go first");
     assert!(agent.state.membership().is_err(), "nor is an identity kept");
     std::fs::remove_dir(&in_the_way).unwrap();
-    assert!(held.take_node_gone(at).await, "said again, it is tried again");
+    assert!(held.take_node_gone(at) && held.forget_node().await, "said again, it is tried again");
     assert!(agent.state.membership().is_err());
     agent.take(&mut held, &node_view(7)).await;
     assert!(agent.state.membership().is_ok(), "a view says that we are somebody");

@@ -22,6 +22,8 @@ struct State {
     by_name: HashMap<Name, CancellationToken>,
     /// Commits whose deletions have been obeyed before they were followed: whoever has the name since is another.
     obeyed: BTreeSet<Version>,
+    /// The last commit whose deletions have been followed: whoever has the name since is another, too.
+    followed: Version,
 }
 
 impl Dismissals {
@@ -32,23 +34,29 @@ impl Dismissals {
     /// Dismisses an admin whom this commit has deleted, before that is answered.
     pub(super) fn dismiss(&self, name: &Name, deleted: Version) {
         let mut state = self.lock();
+        if deleted <= state.followed {
+            return;
+        }
         state.obeyed.insert(deleted);
         state.dismiss(name.as_str());
     }
 
-    fn follow(&self, change: &Change) {
+    pub(super) fn follow(&self, change: &Change) {
         let mut state = self.lock();
         if !state.obeyed.contains(&change.version) {
             let deleted = change.under(keys::ADMINS).filter(|(_, stored)| stored.is_none());
             let deleted = deleted.filter_map(|(key, _)| key.strip_prefix(keys::ADMINS));
             deleted.for_each(|name| state.dismiss(name));
         }
-        state.obeyed.retain(|version| *version > change.version);
+        state.followed_until(change.version);
     }
 
-    fn dismiss_all(&self) {
-        let all = std::mem::take(&mut *self.lock());
-        all.by_name.values().for_each(CancellationToken::cancel);
+    /// Dismisses everybody in place of those who were deleted up to this commit.
+    fn dismiss_all(&self, until: Version) {
+        let mut state = self.lock();
+        let all = std::mem::take(&mut state.by_name);
+        all.values().for_each(CancellationToken::cancel);
+        state.followed_until(until);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -60,6 +68,11 @@ impl State {
     fn dismiss(&mut self, name: &str) {
         self.by_name.remove(name).iter().for_each(CancellationToken::cancel);
     }
+
+    fn followed_until(&mut self, version: Version) {
+        self.followed = version;
+        self.obeyed.retain(|obeyed| *obeyed > version);
+    }
 }
 
 impl Admins {
@@ -68,8 +81,11 @@ impl Admins {
     /// # Errors
     /// When the registry cannot be read.
     pub async fn changes(&self) -> Result<Watch, StoreError> {
-        let page = self.store.list(keys::ADMINS, None, 1).await?;
-        Ok(self.store.watch(keys::ADMINS, page.version))
+        Ok(self.store.watch(keys::ADMINS, self.version().await?))
+    }
+
+    async fn version(&self) -> Result<Version, StoreError> {
+        Ok(self.store.list(keys::ADMINS, None, 1).await?.version)
     }
 
     /// Dismisses whoever is deleted, until `stop`: a deletion is written for good, also where whoever asked for it has gone before it
@@ -81,9 +97,10 @@ impl Admins {
                     Ok(change) => self.dismissals.follow(&change),
                     Err(WatchEnd::Closed) => return,
                     Err(WatchEnd::Compacted) => {
-                        changes = self.changes_as_soon_as_readable().await;
+                        let version = self.version_as_soon_as_readable().await;
+                        changes = self.store.watch(keys::ADMINS, version);
                         // Who was deleted meanwhile cannot be told: whoever is an admin still connects again.
-                        self.dismissals.dismiss_all();
+                        self.dismissals.dismiss_all(version);
                     }
                 }
             }
@@ -94,10 +111,10 @@ impl Admins {
         }
     }
 
-    async fn changes_as_soon_as_readable(&self) -> Watch {
+    async fn version_as_soon_as_readable(&self) -> Version {
         loop {
-            match self.changes().await {
-                Ok(changes) => return changes,
+            match self.version().await {
+                Ok(version) => return version,
                 Err(error) => {
                     tracing::error!(event = "admins_unreadable", %error);
                     tokio::time::sleep(READ_AGAIN_AFTER).await;

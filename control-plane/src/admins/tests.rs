@@ -1,6 +1,7 @@
 use std::os::unix::fs::PermissionsExt;
 
 use super::*;
+use crate::registry::Version;
 use crate::revocation::Target;
 use crate::testing::{Busy, actor, request, scratch, scratch_over};
 
@@ -164,6 +165,24 @@ async fn connections_are_cut_once_a_deletion_is_written_whoever_waits_for_its_an
     assert!(!anew.is_cancelled());
     stop.cancel();
     following.join_all().await;
+}
+
+/// The follower may be faster than whoever has deleted.
+#[tokio::test]
+async fn one_who_is_made_anew_stays_where_the_deletion_is_obeyed_late() {
+    let scratch = scratch().await;
+    let admins = &scratch.control.admins;
+    admins.issue_locally(&name("ada"), &[], &request().1, &actor()).await.unwrap();
+    let mut changes = admins.changes().await.unwrap();
+    let deletion = Commit::new().delete(admin_key(&name("ada")));
+    let deleted = scratch.control.store.commit(deletion).await.unwrap().version;
+    admins.dismissals.follow(&changes.next().await.unwrap());
+    let anew = admins.issue_locally(&name("ada"), &[], &request().1, &actor()).await.unwrap();
+    let anew = admins.dismissal_of(&scratch.peer(&anew.issued.svid)).unwrap();
+    admins.dismissals.dismiss(&name("ada"), deleted);
+    assert!(!anew.is_cancelled());
+    admins.dismissals.dismiss(&name("ada"), Version(deleted.0 + 2));
+    assert!(anew.is_cancelled());
 }
 
 #[tokio::test]

@@ -55,6 +55,12 @@ pub enum StoreError {
         /// The failure.
         reason: String,
     },
+    /// What has changed of resources could not be read for a while. That is tried all the time.
+    #[error(
+        "resources cannot be read from the registry as they stand, which is tried every second: the control plane's log says what fails; \
+         try again later"
+    )]
+    NotFollowed,
     /// The control plane is stopping.
     #[error("the registry is closed: the control plane is stopping")]
     Closed,

@@ -9,12 +9,12 @@ use hauberk_identity::{InstanceId, SpiffeId, TrustDomain, UnixMillis};
 use hauberk_proto::convert::timestamp;
 use hauberk_proto::mesh::v1::{Metadata, Resource};
 use prost::Message;
-use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::admit::{Admission, Change, Outcome, Removal, Rights, Target, admit_removal};
 use super::follow::Catalogs;
 use super::key::{Kind, ResourceKey};
 use crate::audit::{self, Act, Actor, Audit};
+use crate::bulkhead::{Bulkhead, Turn};
 use crate::clock::Clock;
 use crate::random::{self, NoRandomness};
 use crate::registry::{Commit, Revision, StoreError};
@@ -99,17 +99,15 @@ pub struct ResourcesParts {
 /// Changes resources.
 pub struct Resources {
     parts: Arc<ResourcesParts>,
-    /// One change at a time is judged and committed here; the guard on the revision holds off other replicas.
-    changing: Arc<Mutex<()>>,
+    /// One change at a time is judged and committed here, and no author's changes keep out those of others; the guard on the revision
+    /// holds off other replicas.
+    changing: Bulkhead,
 }
-
-/// Held by the change whose turn it is.
-type Turn = OwnedMutexGuard<()>;
 
 impl Resources {
     /// Puts the parts together.
     pub fn new(parts: ResourcesParts) -> Self {
-        Self { parts: Arc::new(parts), changing: Arc::default() }
+        Self { parts: Arc::new(parts), changing: Bulkhead::new(1) }
     }
 
     /// All resources.
@@ -178,7 +176,7 @@ impl Resources {
         action: &'static str,
     ) -> Result<Applied, ChangeError> {
         check_size(batch)?;
-        let mut turn = Arc::clone(&self.changing).lock_owned().await;
+        let mut turn = self.changing.turn(&author.actor.name).await?;
         let (batch, rights): (Arc<[Resource]>, _) = (batch.into(), author.rights);
         for _ in 0..ATTEMPTS {
             let catalog = self.parts.catalogs.current().await?;
@@ -229,7 +227,7 @@ impl Resources {
         if targets.len() > MAX_BATCH {
             return Err(ChangeError::TooMany(targets.len()));
         }
-        let mut turn = Arc::clone(&self.changing).lock_owned().await;
+        let mut turn = self.changing.turn(&author.actor.name).await?;
         let (targets, rights): (Arc<[Target]>, _) = (targets.into(), author.rights);
         for _ in 0..ATTEMPTS {
             let catalog = self.parts.catalogs.current().await?;

@@ -1,6 +1,7 @@
 //! Keeps all resources in memory, as of the last durable commit.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hauberk_identity::TrustDomain;
@@ -15,6 +16,9 @@ use crate::registry::{Change, Store, StoreError, Version, WatchEnd, keys};
 /// Before the registry is read again after a failure.
 const READ_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
+/// How long whoever wants all resources waits for those of the last commit: there in a moment, unless they cannot be read.
+const CURRENT_WITHIN: Duration = Duration::from_secs(10);
+
 /// Where that stands which others publish.
 const FETCHED: [&str; 2] = [keys::FETCHED_BUNDLES, keys::FETCHED_KEYS];
 
@@ -23,6 +27,7 @@ const FETCHED: [&str; 2] = [keys::FETCHED_BUNDLES, keys::FETCHED_KEYS];
 pub struct Catalogs {
     store: Arc<dyn Store>,
     latest: watch::Receiver<Arc<Catalog>>,
+    unreadable: Arc<AtomicBool>,
 }
 
 impl Catalogs {
@@ -40,26 +45,40 @@ impl Catalogs {
     ) -> Result<Self, StoreError> {
         let first = list(&*store, &trust_domain, own_issuer.as_ref()).await?;
         let (sender, latest) = watch::channel(Arc::new(first));
-        let follower = Follower { store: Arc::clone(&store), trust_domain, own_issuer, sender };
+        let unreadable = Arc::default();
+        let follower = Follower {
+            store: Arc::clone(&store),
+            trust_domain,
+            own_issuer,
+            sender,
+            unreadable: Arc::clone(&unreadable),
+        };
         tasks.spawn(async move {
             tokio::select! {
                 () = stop.cancelled() => {}
                 () = follower.run() => {}
             }
         });
-        Ok(Self { store, latest })
+        Ok(Self { store, latest, unreadable })
     }
 
     /// All resources as of a revision that is at least the one that is durable now: what was answered before this call
     /// is in it.
     ///
     /// # Errors
-    /// When the registry cannot be read, or is closed.
+    /// When the registry cannot be read, or is closed. [`StoreError::NotFollowed`]: resources could not be read for ten seconds.
     pub async fn current(&self) -> Result<Arc<Catalog>, StoreError> {
         let revision = self.store.revision().await?;
         let mut latest = self.latest.clone();
-        let catalog = latest.wait_for(|catalog| catalog.revision() >= revision).await;
+        let current = latest.wait_for(|catalog| catalog.revision() >= revision);
+        let catalog = tokio::time::timeout(CURRENT_WITHIN, current).await;
+        let catalog = catalog.map_err(|_| StoreError::NotFollowed)?;
         catalog.map(|catalog| Arc::clone(&catalog)).map_err(|_| StoreError::Closed)
+    }
+
+    /// Whether changes of resources reach nobody, for they cannot be read just now.
+    pub fn are_unreadable(&self) -> bool {
+        self.unreadable.load(Ordering::Acquire)
     }
 
     /// Follows all changes; some may be skipped, the last never is.
@@ -73,6 +92,7 @@ struct Follower {
     trust_domain: TrustDomain,
     own_issuer: Option<OwnIssuerParts>,
     sender: watch::Sender<Arc<Catalog>>,
+    unreadable: Arc<AtomicBool>,
 }
 
 impl Follower {
@@ -86,6 +106,7 @@ impl Follower {
                 Err(WatchEnd::Compacted) => {
                     let catalog = self.read_again().await;
                     self.sender.send_replace(Arc::new(catalog));
+                    self.unreadable.store(false, Ordering::Release);
                     watch = self.store.watch("", self.version());
                 }
             }
@@ -98,6 +119,7 @@ impl Follower {
             match list(&*self.store, &self.trust_domain, self.own_issuer.as_ref()).await {
                 Ok(catalog) => return catalog,
                 Err(error) => {
+                    self.unreadable.store(true, Ordering::Release);
                     tracing::error!(
                         event = "resources_unreadable",
                         %error,
@@ -182,19 +204,31 @@ mod tests {
         // What was committed before a store was opened is no longer remembered as changes.
         let store = Busy::new(SledStore::open(directory.path()).unwrap());
         let (sender, mut latest) = watch::channel(Arc::new(Catalog::default()));
+        let catalogs = Catalogs {
+            store: Arc::clone(&store) as Arc<dyn Store>,
+            latest: latest.clone(),
+            unreadable: Arc::default(),
+        };
         let follower = Follower {
             store: Arc::clone(&store) as Arc<dyn Store>,
             trust_domain: trust_domain(),
             own_issuer: None,
             sender,
+            unreadable: Arc::clone(&catalogs.unreadable),
         };
         store.damage(Some(keys::RESOURCES));
         let mut following = tokio::task::JoinSet::new();
         following.spawn(follower.run());
         let given_up = tokio::time::timeout(READ_AGAIN_AFTER * 3, latest.changed()).await;
         assert!(given_up.is_err(), "it waits until they can be read: {given_up:?}");
+        assert!(catalogs.are_unreadable());
+        // Whoever asks for them meanwhile is told so, and holds nothing up for good.
+        let current = tokio::time::timeout(CURRENT_WITHIN * 2, catalogs.current()).await;
+        assert!(matches!(current, Ok(Err(StoreError::NotFollowed))), "{current:?}");
         store.damage(None);
         latest.wait_for(|catalog| catalog.mesh("shop").is_some()).await.unwrap();
+        assert!(catalogs.current().await.unwrap().mesh("shop").is_some());
+        assert!(!catalogs.are_unreadable());
         store.commit(stored("depot")).await.unwrap();
         latest.wait_for(|catalog| catalog.mesh("depot").is_some()).await.unwrap();
     }

@@ -64,7 +64,10 @@ pub enum RevocationError {
          are were in the way: the instance is issued nothing more, and agents believe those until they expire; put the node in \
          quarantine until then"
     )]
-    TooMany,
+    TooMany {
+        /// That nobody gets more of them is recorded.
+        recorded: bool,
+    },
     /// The registry cannot be read or written.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -82,7 +85,7 @@ pub enum RevocationError {
 impl RevocationError {
     /// Whether it is recorded all the same, and so was not refused.
     pub fn is_recorded(&self) -> bool {
-        matches!(self, Self::NotInForce(_))
+        matches!(self, Self::NotInForce(_) | Self::TooMany { recorded: true })
     }
 
     /// Whether another change came between.

@@ -1,12 +1,13 @@
 //! One revocation: planned and committed until nothing is left of what it is about, then told.
 
+use std::error::Error;
+
 use hauberk_identity::Serial;
 
 use super::error::RevocationError;
 use super::plan::Left;
 use super::revocations::{ATTEMPTS, Revocations, Target};
 use crate::audit::{Act, Actor};
-use crate::registry::StoreError;
 
 /// What was revoked.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -27,6 +28,8 @@ enum Step {
     Nothing { revision: u64 },
     /// These were revoked.
     Done { revision: u64, serials: Vec<Serial> },
+    /// It is recorded, and not in force as it was meant.
+    Late(RevocationError),
 }
 
 impl Revocations {
@@ -34,7 +37,7 @@ impl Revocations {
     ///
     /// # Errors
     /// There is no such certificate, instance or node, or nothing could be recorded. Where there are too many certificates for
-    /// the list, their instances get nothing more all the same. [`RevocationError::NotInForce`]: it is recorded.
+    /// the list, their instances get nothing more all the same. Where [`RevocationError::is_recorded`] says so, it is recorded.
     pub async fn revoke(&self, target: &Target, actor: &Actor) -> Result<Revoked, RevocationError> {
         let mut revoked = self.revoke_until_stable(target, actor).await?;
         if let Target::Serial(serial) = target {
@@ -52,30 +55,47 @@ impl Revocations {
 
     async fn revoke_until_stable(&self, target: &Target, actor: &Actor) -> Result<Revoked, RevocationError> {
         let mut revoked = Revoked::default();
-        let (mut is_recorded, mut attempt) = (false, 1);
+        let (mut is_recorded, mut late, mut attempt) = (false, None, 1);
         loop {
             match self.commit_once(target, actor).await {
-                Ok(Step::Nothing { revision }) => return Ok(Revoked { revision, ..revoked }),
+                Ok(Step::Nothing { revision }) => {
+                    return late.map_or(Ok(Revoked { revision, ..revoked }), Err);
+                }
                 Ok(Step::Done { revision, serials }) => {
                     is_recorded = true;
+                    // All that is recorded is read when any of it is.
+                    late = late.filter(|late| !matches!(late, RevocationError::NotInForce(_)));
                     revoked.revision = revision;
                     revoked.serials.extend(serials);
-                    // A certificate that was issued between reading and writing is not among them. None is issued any longer: the
-                    // next look sees all there are.
-                    if matches!(target, Target::Serial(_)) || attempt >= ATTEMPTS {
-                        return Ok(revoked);
-                    }
                 }
-                Err(error) if error.is_conflict() && attempt < ATTEMPTS => {}
-                Err(RevocationError::Store(error)) if is_recorded => {
+                Ok(Step::Late(error)) => {
+                    is_recorded = true;
+                    late = Some(error);
+                }
+                Err(error) if error.is_conflict() && attempt < ATTEMPTS => {
+                    attempt += 1;
+                    continue;
+                }
+                // The same certificates lack room still.
+                Err(RevocationError::TooMany { .. })
+                    if matches!(late, Some(RevocationError::TooMany { .. })) =>
+                {
+                    return late.map_or(Ok(revoked), Err);
+                }
+                Err(error) if is_recorded => {
                     revoked.unread.push(unread(
-                        "certificates that were issued at the same moment could not be looked for, and the control plane's log says \
+                        "certificates that were issued at the same moment could not be revoked with it, and the control plane's log says \
                          why: revoke it once more",
                         &error,
                     ));
-                    return Ok(revoked);
+                    return late.map_or(Ok(revoked), Err);
                 }
                 Err(error) => return Err(error),
+            }
+            // A certificate that was issued between reading and writing is not among them. None is issued any longer: the next look
+            // sees all there are.
+            if matches!(target, Target::Serial(_)) || attempt >= ATTEMPTS {
+                return late.map_or(Ok(revoked), Err);
             }
             attempt += 1;
         }
@@ -94,7 +114,7 @@ impl Revocations {
         }
         let commit = plan.commit()?;
         match (commit.is_empty(), is_too_many) {
-            (true, true) => return Err(RevocationError::TooMany),
+            (true, true) => return Err(RevocationError::TooMany { recorded: false }),
             (true, false) => return Ok(Step::Nothing { revision: list.mark.revision }),
             (false, _) => {}
         }
@@ -104,13 +124,17 @@ impl Revocations {
             in_words(&serials)
         };
         let act = Act::done(actor, plan.action, plan.object).because(why);
-        let revision = self.commit(commit, act).await?;
-        if is_too_many { Err(RevocationError::TooMany) } else { Ok(Step::Done { revision, serials }) }
+        match self.commit(commit, act).await {
+            Ok(_) if is_too_many => Ok(Step::Late(RevocationError::TooMany { recorded: true })),
+            Ok(revision) => Ok(Step::Done { revision, serials }),
+            Err(error) if error.is_recorded() => Ok(Step::Late(error)),
+            Err(error) => Err(error),
+        }
     }
 }
 
 /// What is told in place of what could not be read.
-fn unread(told: &str, error: &StoreError) -> String {
+fn unread(told: &str, error: &dyn Error) -> String {
     tracing::warn!(event = "revocation_not_told", %error, "{told}");
     told.to_owned()
 }

@@ -329,7 +329,10 @@ async fn certificates_of_revoked_instances_take_no_place_from_one_that_is_revoke
     let (_, other) = join(&scratch).await;
     let revocations = fill_with(&scratch, |seed| Serial::of_instance(thief.instance, seed)).await;
     let error = revocations.revoke(&Target::Serial(other.serial()), &actor()).await.unwrap_err();
-    assert!(matches!(error, RevocationError::TooMany), "each stands for itself as yet: {error}");
+    assert!(
+        matches!(error, RevocationError::TooMany { recorded: false }),
+        "each stands for itself as yet: {error}"
+    );
     revocations.revoke(&Target::Instance(thief.instance), &actor()).await.unwrap();
     let revoked = revocations.revoke(&Target::Serial(other.serial()), &actor()).await.unwrap();
     assert_eq!(revoked.serials, [other.serial()]);
@@ -389,9 +392,10 @@ async fn whoever_has_more_certificates_of_an_earlier_release_than_the_list_takes
     scratch.control.store.commit(put).await.unwrap();
     let revocations = fill(&scratch).await;
     let target = Target::Instance(enrolled.instance);
-    for _ in 0..2 {
+    for is_recorded in [true, false] {
         let error = revocations.revoke(&target, &actor()).await.unwrap_err();
-        assert!(matches!(error, RevocationError::TooMany), "{error}");
+        assert!(matches!(error, RevocationError::TooMany { .. }), "{error}");
+        assert_eq!(error.is_recorded(), is_recorded, "the second time there is nothing to record");
     }
     let list = revocations.denylist();
     assert_eq!((list.denial(peer.id(), old), list.certificates()), (None, MOST_CERTIFICATES));
@@ -945,16 +949,53 @@ async fn what_is_recorded_and_cannot_be_read_again_is_in_force_as_soon_as_it_can
     following.join_all().await;
 }
 
+/// A renewal by this certificate's holder, to be written just before a revocation is.
+async fn renewed_meanwhile(scratch: &Scratch, peer: &PeerIdentity) -> (Serial, Commit) {
+    let record = scratch.control.ledger.certificate(peer.serial()).await.unwrap().unwrap();
+    let renewed = crate::random::serial_of(peer.serial().instance().unwrap()).unwrap();
+    let key = format!("{}{renewed}", keys::ISSUED);
+    (renewed, Commit::new().put(key.clone(), document::to_bytes(&key, &record).unwrap()))
+}
+
+#[tokio::test]
+async fn what_was_issued_meanwhile_is_revoked_too_where_what_is_recorded_is_not_in_force() {
+    let mut busy = None;
+    let scratch = scratch_over(|store| std::sync::Arc::clone(busy.insert(Busy::new(store)))).await;
+    let (busy, revocations) = (busy.unwrap(), &scratch.control.revocations);
+    let (enrolled, peer) = join(&scratch).await;
+    let (renewed, renewal) = renewed_meanwhile(&scratch, &peer).await;
+    busy.before_next(renewal);
+    busy.damage(Some(keys::REVOCATIONS));
+    let target = Target::Instance(enrolled.instance);
+    let late = revocations.revoke(&target, &actor()).await.unwrap_err();
+    assert!(matches!(late, RevocationError::NotInForce(_)), "{late}");
+    for serial in [peer.serial(), renewed] {
+        assert!(scratch.control.store.get(&records::serial_key(serial)).await.unwrap().is_some(), "{serial}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_recorded_is_revoked_whatever_becomes_of_the_second_look() {
+    let mut busy = None;
+    let scratch = scratch_over(|store| std::sync::Arc::clone(busy.insert(Busy::new(store)))).await;
+    let (busy, revocations) = (busy.unwrap(), &scratch.control.revocations);
+    let (_, peer) = join(&scratch).await;
+    let (mesh, name) = node();
+    // Nothing is on record of it any longer when it is looked for again.
+    let forgotten = Commit::new().delete(format!("{}{}", keys::ISSUED, peer.serial()));
+    let forgotten = forgotten.delete(format!("{}{}", keys::INSTANCES, peer.serial().instance().unwrap()));
+    busy.before_next(forgotten);
+    let revoked = revocations.revoke(&Target::Node(mesh, name), &actor()).await.unwrap();
+    assert_eq!((revoked.serials, revoked.unread.len()), (vec![peer.serial()], 1));
+    assert_eq!(denial(&scratch, &peer), Some(Denial::Revoked));
+}
+
 #[tokio::test]
 async fn what_was_issued_while_a_certificate_was_revoked_is_named() {
     let mut busy = None;
     let scratch = scratch_over(|store| std::sync::Arc::clone(busy.insert(Busy::new(store)))).await;
     let (_, first) = join(&scratch).await;
-    // As a renewal that is written just before the revocation is.
-    let record = scratch.control.ledger.certificate(first.serial()).await.unwrap().unwrap();
-    let renewed = crate::random::serial_of(first.serial().instance().unwrap()).unwrap();
-    let key = format!("{}{renewed}", keys::ISSUED);
-    let renewal = Commit::new().put(key.clone(), document::to_bytes(&key, &record).unwrap());
+    let (renewed, renewal) = renewed_meanwhile(&scratch, &first).await;
     busy.unwrap().before_next(renewal);
     let revocations = &scratch.control.revocations;
     let revoked = revocations.revoke(&Target::Serial(first.serial()), &actor()).await.unwrap();

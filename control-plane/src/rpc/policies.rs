@@ -74,15 +74,16 @@ pub(super) struct PoliciesService {
 }
 
 impl PoliciesService {
-    /// Answers from all resources as they stand, on a thread of its own and when its turn has come. No change of resources
-    /// waits for it.
+    /// Answers from all resources as they stand when it is asked for, on a thread of its own and when its turn has come. No change of
+    /// resources waits for it.
     async fn answer<T: Send + 'static>(
         &self,
         context: &CallContext,
         work: impl FnOnce(&Catalog, &TrustDomain) -> Result<T, Status> + Send + 'static,
     ) -> Result<Response<T>, Status> {
-        let turn = self.bulkhead.turn(&context.actor().name).await.map_err(status::of_busy)?;
+        // Whoever waits for resources that cannot be read holds no turn meanwhile.
         let catalog = self.resources.catalogs().current().await.map_err(|error| status::of_store(&error))?;
+        let turn = self.bulkhead.turn(&context.actor().name).await.map_err(status::of_busy)?;
         let trust_domain = self.resources.trust_domain().clone();
         let answered = turn.run(move || work(&catalog, &trust_domain)).await;
         answered.map_err(|error| status::internal(&error))?.map(Response::new)

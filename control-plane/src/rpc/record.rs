@@ -60,8 +60,8 @@ impl record_server::Record for RecordService {
         let SimulateRequest { resources: batch, removed } = request;
         let removed = resource_keys("removed", &removed)?;
         let count = removed.len() as u64;
-        let turn = self.turn_of(&context).await?;
         let before = self.catalog().await?;
+        let turn = self.turn_of(&context).await?;
         let revision = before.revision().0;
         let silent_instances = self.silent_instances(|mesh| before.mesh(mesh.as_str()).is_some());
         let (resources, push) = (Arc::clone(&self.resources), Arc::clone(&self.push));
@@ -82,17 +82,19 @@ impl record_server::Record for RecordService {
 
     async fn suggest(&self, request: Request<SuggestRequest>) -> Result<Response<SuggestResponse>, Status> {
         let (context, SuggestRequest { mesh, node }) = CallContext::with_message(request)?;
-        let turn = self.turn_of(&context).await?;
         let catalog = self.catalog().await?;
         let mesh = mesh_of(&catalog, &mesh)?;
         let resources = catalog.mesh(mesh.as_str()).cloned().unwrap_or_default();
         let wanted = wanted_node(&mesh, &resources, &node)?;
-        let is_meant =
-            |(of, name): (Name, NodeName)| of == mesh && wanted.as_ref().is_none_or(|node| *node == name);
-        let records = self.push.flows().recorded().of(|id| id.mesh_and_node().is_some_and(is_meant));
+        let turn = self.turn_of(&context).await?;
         let silent_instances = self.silent_instances(|own| *own == mesh);
-        let trust_domain = self.resources.trust_domain().clone();
-        let suggested = turn.run(move || simulate::suggest(&trust_domain, &mesh, &resources, &records));
+        let (trust_domain, push) = (self.resources.trust_domain().clone(), Arc::clone(&self.push));
+        let suggested = turn.run(move || {
+            let is_meant =
+                |(of, name): (Name, NodeName)| of == mesh && wanted.as_ref().is_none_or(|node| *node == name);
+            let records = push.flows().recorded().of(|id| id.mesh_and_node().is_some_and(is_meant));
+            simulate::suggest(&trust_domain, &mesh, &resources, &records)
+        });
         let suggestion = suggested.await.map_err(|error| status::internal(&error))?;
         let Suggestion { policies, generalisations, seen, covered, uncovered, used, since, unrecorded } =
             suggestion.map_err(|error| cannot_say(&error))?;
@@ -113,13 +115,19 @@ impl record_server::Record for RecordService {
         &self,
         request: Request<ListWouldDenialsRequest>,
     ) -> Result<Response<ListWouldDenialsResponse>, Status> {
-        let mesh = mesh_of(&*self.catalog().await?, &request.into_inner().mesh)?;
-        let items = self.push.flows().would_denials().of(&mesh);
-        let items = items.into_iter().map(|(auditing, tally)| encode_tally(auditing, &tally)).collect();
+        let (context, ListWouldDenialsRequest { mesh }) = CallContext::with_message(request)?;
+        let mesh = mesh_of(&*self.catalog().await?, &mesh)?;
+        let turn = self.turn_of(&context).await?;
         let silent_instances = self.silent_instances(|own| *own == mesh);
-        let of_mesh = |id: &SpiffeId| id.mesh_and_node().is_some_and(|(own, _)| own == mesh);
-        let records = self.push.flows().recorded().of(of_mesh);
-        let unrecorded = records.iter().fold(0_u64, |all, record| all.saturating_add(record.unrecorded));
+        let push = Arc::clone(&self.push);
+        let listed = turn.run(move || {
+            let items = push.flows().would_denials().of(&mesh);
+            let items = items.into_iter().map(|(auditing, tally)| encode_tally(auditing, &tally)).collect();
+            let of_mesh = |id: &SpiffeId| id.mesh_and_node().is_some_and(|(own, _)| own == mesh);
+            let records = push.flows().recorded().of(of_mesh);
+            (items, records.iter().fold(0_u64, |all, record| all.saturating_add(record.unrecorded)))
+        });
+        let (items, unrecorded) = listed.await.map_err(|error| status::internal(&error))?;
         Ok(Response::new(ListWouldDenialsResponse { items, silent_instances, unrecorded }))
     }
 }

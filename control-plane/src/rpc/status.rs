@@ -97,6 +97,7 @@ pub fn of_store(error: &StoreError) -> Status {
             "the control plane takes no writes since its disk failed: see its log, repair the disk and restart it",
         ),
         StoreError::Closed => refusal(Code::Unavailable, "STOPPING", error.to_string()),
+        StoreError::NotFollowed => refusal(Code::Unavailable, "RESOURCES_UNREADABLE", error.to_string()),
         StoreError::Damaged { .. } | StoreError::Unreadable { .. } => internal(error),
     }
 }
@@ -122,6 +123,7 @@ pub fn of_change(error: &ChangeError, list: &str) -> Status {
         }
         ChangeError::Contended => refusal(Code::Aborted, "CONFLICT", error.to_string()),
         ChangeError::Store(error) => of_store(error),
+        ChangeError::Busy(error) => of_busy(*error),
         ChangeError::NoRandomness(_) | ChangeError::Unjudged(_) => internal(error),
     }
 }
@@ -203,7 +205,7 @@ pub fn of_revocation(error: &RevocationError) -> Status {
         RevocationError::NoInstances { .. } => refused(Code::NotFound, "NO_INSTANCES"),
         RevocationError::Expired(_) => refused(Code::FailedPrecondition, "EXPIRED"),
         RevocationError::ControlPlane(_) => refused(Code::FailedPrecondition, "CONTROL_PLANE"),
-        RevocationError::TooMany => refused(Code::ResourceExhausted, "TOO_MANY_REVOKED"),
+        RevocationError::TooMany { .. } => refused(Code::ResourceExhausted, "TOO_MANY_REVOKED"),
         RevocationError::NotInForce(_) => refused(Code::Unavailable, "NOT_IN_FORCE"),
         RevocationError::Store(error) => of_store(error),
         RevocationError::Sign(_) => internal(error),

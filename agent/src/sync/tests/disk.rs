@@ -1,10 +1,12 @@
 //! What a disk refuses is in force all the same, and is said to be kept only once it is.
 
+use futures_util::FutureExt;
 use hauberk_identity::InstanceId;
 
 use super::running::Running;
 use super::*;
 use crate::mesh::Denial;
+use crate::testing::StalledFile;
 
 /// A session of an agent whose disk takes no file of this name.
 async fn full_at(name: &str) -> (Running, std::path::PathBuf) {
@@ -202,4 +204,27 @@ async fn what_was_not_written_before_our_node_went_is_not_written_later() {
         credentials.save().unwrap();
         assert!(agent.state.identity().unwrap().is_none(), "{name}");
     }
+}
+
+/// A renewal may be answered just now.
+#[tokio::test]
+async fn nobody_is_put_in_force_for_a_node_that_is_gone_while_the_disk_hangs() {
+    let agent = Agent::new();
+    let issued = || Issued {
+        identity: agent.authorities.identity("mesh/shop/node/orders", around(HOUR)),
+        trust: agent.authorities.stored_trust(),
+    };
+    let credentials = Credentials::new(issued(), Arc::clone(&agent.state)).unwrap();
+    let mut held = agent.held();
+    agent.take(&mut held, &node_view(5)).await;
+    let stalled = StalledFile::at(agent.state.directory().join(".high-water-mark.new"));
+    assert!(held.take_node_gone(Mark { epoch: 1, revision: 6 }));
+    let mut forgetting = Box::pin(held.forget_node());
+    assert!(forgetting.as_mut().now_or_never().is_none(), "the disk has not answered");
+    let in_force = credentials.live().current().svid().unwrap().serial();
+    assert!(credentials.replace(issued()).is_err());
+    assert_eq!(credentials.live().current().svid().unwrap().serial(), in_force);
+    assert!(!credentials.is_unsaved());
+    drop(stalled);
+    forgetting.await;
 }

@@ -5,6 +5,7 @@ use tokio::task::JoinError;
 
 use super::draft::DraftTooLarge;
 use super::{ATTEMPTS, MAX_BATCH, MAX_BATCH_BYTES};
+use crate::bulkhead::Busy;
 use crate::compile::Oversized;
 use crate::random::NoRandomness;
 use crate::registry::StoreError;
@@ -44,6 +45,9 @@ pub enum ChangeError {
     /// Others changed resources all the time.
     #[error("other changes came in between {ATTEMPTS} times: try again")]
     Contended,
+    /// The author's fault: too many changes of theirs wait.
+    #[error(transparent)]
+    Busy(#[from] Busy),
     /// The registry failed.
     #[error(transparent)]
     Store(#[from] StoreError),

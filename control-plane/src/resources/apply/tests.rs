@@ -132,6 +132,34 @@ async fn of_many_who_change_the_same_version_one_wins() {
 }
 
 #[tokio::test]
+async fn nobodys_changes_keep_out_those_of_others() {
+    let scratch = Scratch::new().await;
+    let resources = &scratch.resources;
+    let by = |who: &str| {
+        let actor = Actor { name: format!("spiffe://shop.local/admin/{who}"), ..owner().actor };
+        Author { actor, ..owner() }
+    };
+    let ([flood, other], batch) = ([by("ada"), by("bob")], shop());
+    let turn = resources.changing.turn("eve").await.unwrap();
+    let mut waiting: Vec<_> = (0..16).map(|_| Box::pin(resources.apply(&flood, &batch, true))).collect();
+    for change in &mut waiting {
+        assert!(change.as_mut().now_or_never().is_none(), "another change is under way");
+    }
+    let refused = resources.apply(&flood, &batch, true).await.unwrap_err();
+    assert!(matches!(refused, ChangeError::Busy(_)), "{refused}");
+    // One of theirs comes before, and no more.
+    let mut applied = Box::pin(resources.apply(&other, &batch, false));
+    assert!(applied.as_mut().now_or_never().is_none());
+    drop(turn);
+    let (first, rest) = waiting.split_first_mut().unwrap();
+    first.await.unwrap();
+    for change in rest.iter_mut() {
+        assert!(change.as_mut().now_or_never().is_none());
+    }
+    assert_eq!(applied.await.unwrap().changes.len(), batch.len());
+}
+
+#[tokio::test]
 async fn batches_have_limits() {
     let scratch = Scratch::new().await;
     let many: Vec<_> = (0..1_001).map(|number| node(&format!("n{number}"), [])).collect();
@@ -226,7 +254,7 @@ async fn others_are_served_while_a_change_is_judged_and_one_is_judged_at_a_time(
     }
     // Whoever hangs up does not make room for another judgement beside the one that goes on.
     drop(asked);
-    assert!(resources.changing.try_lock().is_err(), "the turn ended before the judgement");
+    assert!(resources.changing.turn("bob").now_or_never().is_none(), "the turn ended before the judgement");
     let new = [node("new", [])];
     let mut next = Box::pin(resources.apply(&author, &new, false));
     assert!(next.as_mut().now_or_never().is_none());

@@ -7,6 +7,7 @@ use tonic::Status;
 
 use crate::bulkhead::Bulkhead;
 use crate::compile::{HeavyPatterns, heavy_patterns};
+use crate::registry::Revision;
 use crate::resources::Catalog;
 use crate::rpc::status;
 
@@ -16,12 +17,12 @@ pub(super) struct HeavyNodes {
     last: Arc<Mutex<Found>>,
 }
 
-/// Of which resources, and what.
-type Found = (Weak<Catalog>, Arc<[HeavyPatterns]>);
+/// Of which resources, of which revision, and what.
+type Found = (Weak<Catalog>, Revision, Arc<[HeavyPatterns]>);
 
 impl HeavyNodes {
     pub(super) fn new() -> Self {
-        let nothing = (Weak::new(), Arc::default());
+        let nothing = (Weak::new(), Revision(0), Arc::default());
         Self { bulkhead: Bulkhead::new(1), last: Arc::new(Mutex::new(nothing)) }
     }
 
@@ -46,8 +47,11 @@ impl HeavyNodes {
             // Whose turn came before has found out the same.
             known(&last, &catalog).unwrap_or_else(|| {
                 let found: Arc<[HeavyPatterns]> = heavy_patterns(&trust_domain, &catalog).into();
-                let latest = (Arc::downgrade(&catalog), Arc::clone(&found));
-                *last.lock().unwrap_or_else(PoisonError::into_inner) = latest;
+                let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+                // Whoever asks next asks of the newest.
+                if last.1 <= catalog.revision() {
+                    *last = (Arc::downgrade(&catalog), catalog.revision(), Arc::clone(&found));
+                }
                 found
             })
         });
@@ -59,7 +63,7 @@ fn known(last: &Mutex<Found>, catalog: &Arc<Catalog>) -> Option<Arc<[HeavyPatter
     let last = last.lock().unwrap_or_else(PoisonError::into_inner);
     // What is held weakly keeps its address: no other can have come to stand there.
     let is_same = std::ptr::eq(last.0.as_ptr(), Arc::as_ptr(catalog));
-    is_same.then(|| Arc::clone(&last.1))
+    is_same.then(|| Arc::clone(&last.2))
 }
 
 #[cfg(test)]
@@ -67,6 +71,7 @@ mod tests {
     use futures_util::FutureExt;
 
     use super::*;
+    use crate::registry::Version;
     use crate::resources::testing::{catalog_of, shop, trust_domain};
 
     #[tokio::test]
@@ -84,5 +89,19 @@ mod tests {
         assert!(waiting.as_mut().now_or_never().is_none(), "another waits for its turn");
         drop(turn);
         assert!(!Arc::ptr_eq(&first, &waiting.await.unwrap()));
+    }
+
+    #[tokio::test]
+    async fn what_was_found_of_the_newest_resources_stays_known() {
+        let heavy = HeavyNodes::new();
+        let former = Arc::new(catalog_of(&shop()));
+        let mut newest = Catalog::clone(&former);
+        newest.move_on(Version(newest.version().0 + 1), Revision(newest.revision().0 + 1));
+        let newest = Arc::new(newest);
+        let found = heavy.of(&newest, &trust_domain(), "ada").await.unwrap();
+        // Somebody had read them before they changed, and waited.
+        heavy.of(&former, &trust_domain(), "bob").await.unwrap();
+        let again = known(&heavy.last, &newest).expect("it is known");
+        assert!(Arc::ptr_eq(&found, &again));
     }
 }

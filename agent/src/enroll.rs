@@ -1,5 +1,6 @@
 //! How the agent becomes somebody: by what is on disk, by a join token, or by evidence of where it runs.
 
+mod pinned;
 mod shown;
 mod stored;
 mod strangers;
@@ -13,8 +14,7 @@ use hauberk_proto::agent::v1::enrollment_client::EnrollmentClient;
 use hauberk_proto::refusal;
 use hauberk_tls::device::ChannelBinding;
 use hauberk_tls::{
-    BootstrapTrust, BundleError, CertificateRequest, CsrError, Fingerprint, HandshakeError, KeyPair,
-    SetupError, TrustBundle, bootstrap_connector,
+    CertificateRequest, CsrError, Fingerprint, HandshakeError, KeyPair, SetupError, bootstrap_connector,
 };
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
@@ -22,12 +22,13 @@ use tonic::Code;
 use tonic::transport::Channel;
 
 use crate::clock::{Clock, millis};
-use crate::config::{Config, EnrollmentName, Join, Pin};
+use crate::config::{Config, EnrollmentName, Join};
 use crate::control_plane::{self, ConnectError};
 use crate::credentials::{CredentialsError, Issued};
 use crate::random::Backoff;
 use crate::skew;
 use crate::state::{State, StateError};
+use pinned::bootstrap_trust;
 use shown::{Evidence, read_evidence};
 use stored::{Lack, stored};
 use strangers::Strangers;
@@ -352,32 +353,6 @@ fn accept(
         not_after = %issued.identity.svid.validity().not_after(),
     );
     Ok(issued)
-}
-
-/// By what the control plane is known, and the root that its answer must hold.
-fn bootstrap_trust(
-    config: &Config,
-    state: &State,
-) -> Result<(BootstrapTrust, Option<Fingerprint>), EnrollError> {
-    match &config.pin {
-        Some(Pin::RootFingerprint(fingerprint)) => {
-            let (pin, trust_domain) = (*fingerprint, config.trust_domain.clone());
-            Ok((BootstrapTrust::Root { pin, trust_domain }, Some(pin)))
-        }
-        Some(Pin::BundleFile(path)) => {
-            let wrong =
-                |problem: String| EnrollError::BundleFile { path: path.display().to_string(), problem };
-            let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
-            let bundle = TrustBundle::from_self_describing_pem(&text, config.trust_domain.as_ref())
-                .map_err(|error: BundleError| wrong(error.to_string()))?;
-            Ok((BootstrapTrust::Bundle(Arc::new(bundle)), None))
-        }
-        // What a former certificate came with does as well.
-        None => match state.trust() {
-            Ok(Some(trust)) => Ok((BootstrapTrust::Bundle(Arc::new(trust.bundle)), None)),
-            Ok(None) | Err(_) => Err(EnrollError::NoPin),
-        },
-    }
 }
 
 /// Whether asking again may help.

@@ -122,8 +122,8 @@ pub fn of_change(error: &ChangeError, list: &str) -> Status {
             refusal(Code::FailedPrecondition, "VIEW_TOO_LARGE", oversized.to_string())
         }
         ChangeError::Contended => refusal(Code::Aborted, "CONFLICT", error.to_string()),
-        ChangeError::Store(error) => of_store(error),
         ChangeError::Busy(error) => of_busy(*error),
+        ChangeError::Store(error) => of_store(error),
         ChangeError::NoRandomness(_) | ChangeError::Unjudged(_) => internal(error),
     }
 }

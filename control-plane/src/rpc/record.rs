@@ -252,13 +252,17 @@ mod tests {
     async fn a_draft_is_judged_when_its_turn_has_come() {
         let scratch = scratch().await;
         let lists = watch::Sender::<Arc<RevocationLists>>::default();
-        let (resources, push) = start_push(&scratch.control, lists.subscribe()).await.unwrap();
+        let (resources, push) =
+            start_push(&scratch.control, lists.subscribe(), tokio::sync::mpsc::channel(1).0).await.unwrap();
         let control = Arc::clone(&scratch.control);
         let record = RecordService { control, resources, push, bulkhead: Bulkhead::new(AT_ONCE) };
         let context =
             CallContext { caller: Caller::Local { uid: Some(0) }, source: "unix".to_owned(), channel: None };
         let turn = record.bulkhead.turn(&context.actor().name).await.unwrap();
-        let draft = SimulateRequest { resources: vec![mesh("shop"), service("orders", "nobody", None)] };
+        let draft = SimulateRequest {
+            resources: vec![mesh("shop"), service("orders", "nobody", None)],
+            ..SimulateRequest::default()
+        };
         let mut request = Request::new(draft);
         request.extensions_mut().insert(context);
         let mut asked = Box::pin(record.simulate(request));

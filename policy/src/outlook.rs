@@ -225,7 +225,8 @@ impl Survey<'_> {
         let inner = &*self.engine.0;
         let unevaluated = || self.never(place, Reason::EvaluationError, Vec::new());
         let Some(governed) = inner.resources.get(place.resource) else { return unevaluated() };
-        let made_for = self.given.made_for.as_ref();
+        let is_stream = place.action == Action::Connect;
+        let made_for = if is_stream { Some(&OnBehalfOf::Nobody) } else { self.given.made_for.as_ref() };
         if let Some(reason) = made_for.and_then(|made_for| place.port.refuses(&governed.resource, made_for)) {
             return self.never(place, reason, Vec::new());
         }

@@ -212,7 +212,9 @@ impl Authentic {
                 let engine =
                     Engine::compile(node.scope, &node.policies, former.map(|former| &former.engine))?;
                 let users = former.and_then(|former| former.users.as_ref());
-                let users = Users::of(node.issuers, &engine.claims_read(), users);
+                // One user is told to all of them: what any reads must be known.
+                let engines = externals.iter().map(|external| &external.engine).chain([&engine]);
+                let users = Users::of(node.issuers, &engines.flat_map(Engine::claims_read).collect(), users);
                 let view = NodeView {
                     epoch: self.mark.epoch,
                     revision: self.mark.revision,

@@ -106,7 +106,7 @@ pub(super) type Place = Arc<Mutex<Slot>>;
 
 /// Another that is being asked for; no longer once this is dropped.
 struct Asking {
-    id: SpiffeId,
+    terms: Terms,
     begun: Instant,
     /// What came of it.
     ended: Ended,
@@ -176,7 +176,8 @@ impl TokenCache {
                 return Ok(Arc::clone(&held.token));
             }
             let was_tainted = slot.held.as_ref().is_some_and(|held| board.is_tainted(&held.key_id));
-            let former = slot.asking.take_if(|asking| asking.id == terms.id && asking.ended.peek().is_none());
+            let former =
+                slot.asking.take_if(|asking| asking.terms == *terms && asking.ended.peek().is_none());
             let asking = former.unwrap_or_else(|| self.ask(place, terms, was_tainted, mint));
             let asking = slot.asking.insert(asking);
             (asking.begun, asking.ended.clone())
@@ -203,7 +204,7 @@ impl TokenCache {
         M: Future<Output = Result<HeldToken, Status>> + Send + 'static,
     {
         let (tell, ended) = oneshot::channel();
-        let (place, terms, id) = (Arc::downgrade(place), terms.clone(), terms.id.clone());
+        let (place, terms, asked) = (Arc::downgrade(place), terms.clone(), terms.clone());
         let mut tasks = lock(&self.tasks);
         while tasks.try_join_next().is_some() {}
         let task = tasks.spawn(async move {
@@ -215,9 +216,9 @@ impl TokenCache {
             // Whoever has waited may have gone.
             let _gone = tell.send(told);
             // Last of all: this task ends with it.
-            slot.asking.take_if(|asking| asking.id == terms.id);
+            slot.asking.take_if(|asking| asking.terms == terms);
         });
-        Asking { id, begun: Instant::now(), ended: ended.shared(), task }
+        Asking { terms: asked, begun: Instant::now(), ended: ended.shared(), task }
     }
 }
 
@@ -478,6 +479,22 @@ mod tests {
         assert_eq!(given(&short, Ok(2 * LIFE)).await, Ok("5".to_owned()));
         advance(REST).await;
         assert_eq!(given(&short, Ok(LIFE)).await, Ok("6".to_owned()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_asked_for_by_other_terms_is_waited_for_by_nobody() {
+        let world = World::new();
+        let (long, short) = (terms(12 * LIFE), terms(LIFE));
+        for (one, other) in [(&long, &short), (&short, &long)] {
+            let life = |terms: &Terms| terms.life.unwrap();
+            let (former, latter) = tokio::join!(
+                world.given(one, SECOND, Ok(life(one))),
+                world.given(other, SECOND, Ok(life(other)))
+            );
+            assert!(latter.is_ok() && former == Err(Code::Unavailable), "{former:?} {latter:?}");
+            let held = lock(&world.place).held.take().unwrap();
+            assert_eq!(Some(held.life), other.life);
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -125,14 +125,16 @@ fn bindings(catalog: &Catalog) -> BTreeMap<ResourceKey, Binding> {
     bound.collect()
 }
 
-async fn one(federation: Arc<Federation>, key: ResourceKey) {
-    let wanted = federation.statuses().entry(key.clone()).or_default().wanted();
+/// Follows one of them.
+pub(super) async fn one(federation: Arc<Federation>, key: ResourceKey) {
     loop {
         let begun = Instant::now();
         let interval = match federation.refresh(&key).await {
             Ok(hint) => interval(hint),
             Err(_) => LEAST_INTERVAL,
         };
+        // Of each time anew: what has no endpoint for a while has another status afterwards.
+        let wanted = federation.statuses().entry(key.clone()).or_default().wanted();
         until_due(begun, interval.mul_f64(1.0 + JITTER * random::fraction()), &wanted).await;
     }
 }

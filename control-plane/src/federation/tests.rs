@@ -501,6 +501,34 @@ async fn a_change_is_followed_and_what_is_followed_no_longer_forgotten() {
     tasks.wait().await;
 }
 
+#[tokio::test]
+async fn what_has_an_endpoint_again_is_asked_when_it_is_wanted() {
+    let (_scratch, federation) = shop().await;
+    tokio::time::pause();
+    // There is nothing to ask, and so each attempt takes its status away.
+    let attempts = || {
+        let outcome = crate::metrics::OutcomeLabel { outcome: "failed" };
+        federation.metrics.fetches.get_or_create(&outcome).get()
+    };
+    let wanted = async {
+        for attempt in 1..4 {
+            while attempts() < attempt {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            let begun = tokio::time::Instant::now();
+            federation.statuses().entry(key()).or_default().wanted().notify_one();
+            while attempts() == attempt {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(40), "{:?}", begun.elapsed());
+        }
+    };
+    tokio::select! {
+        () = follow::one(Arc::clone(&federation), key()) => {}
+        () = wanted => {}
+    }
+}
+
 #[test]
 fn intervals_keep_to_their_bounds() {
     let seconds = |hint: Option<u64>| follow::interval(hint.map(Duration::from_secs)).as_secs();

@@ -149,6 +149,7 @@ struct Session<'a> {
     pace: Pace,
     /// Nothing more is heard before it is taken.
     registering: Option<(agent::Register, Instant)>,
+    recent_unknown_keys: hear::RecentUnknownKeys,
 }
 
 struct Question {
@@ -218,6 +219,7 @@ impl<'a> Session<'a> {
             last_question: 0,
             pace: Pace::new(),
             registering: None,
+            recent_unknown_keys: hear::RecentUnknownKeys::default(),
             observed: push.flows.observed(),
             reports_flows,
             trust,

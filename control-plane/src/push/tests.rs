@@ -96,6 +96,25 @@ async fn an_agent_has_keys_looked_for_of_issuers_of_its_own_mesh_alone() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_agent_that_tells_of_one_issuer_without_end_is_heard_once_in_a_while() {
+    let mut world = World::new().await;
+    let agent = world.connect("orders", 1);
+    agent.hello().await;
+    let tell = async |issuer: &str| {
+        agent.send(from_agent::Message::UnknownKey(agent::UnknownKey { issuer: issuer.to_owned() })).await;
+    };
+    for _ in 0..20 {
+        tell("login").await;
+    }
+    tell("other").await;
+    assert_eq!(world.unknown_keys.recv().await.unwrap().name.as_str(), "login");
+    assert_eq!(world.unknown_keys.recv().await.unwrap().name.as_str(), "other");
+    advance(Duration::from_secs(30)).await;
+    tell("login").await;
+    assert_eq!(world.unknown_keys.recv().await.unwrap().name.as_str(), "login");
+}
+
+#[tokio::test(start_paused = true)]
 async fn workloads_are_told_whole_and_at_each_change() {
     let world = World::new().await;
     world.enroll(2, "orders", &["worker"]);

@@ -127,6 +127,31 @@ fn a_bank_outside_is_called_for_support_alone_coming_through_web_and_orders() {
 }
 
 #[test]
+fn a_claim_that_rules_for_the_bank_read_alone_is_known_there() {
+    let trade = Trade::open();
+    let shop = &trade.shop;
+    let rules = "permit (principal == Node::\"payments\", action in Action::\"http\", resource in External::\"bank\") when { \
+                 context has user && context.claims.hasTag(\"tier\") };\n\
+                 forbid (principal, action in Action::\"http\", resource in External::\"bank\") when { \
+                 context has user && context.claims.hasTag(\"suspended\") };\n\
+                 permit (principal == Node::\"orders\", action in Action::\"read\", resource in Service::\"payments\") when \
+                 { context has user };";
+    shop::set_policy(&shop.mesh, "bank", rules);
+    let handle = |more: &[&str]| {
+        let mut claims = shop.login.claims("alice", &["support"], 600);
+        for claim in more {
+            claims[*claim] = json!("1");
+        }
+        trade.handle(&shop.login.sign(&json!({"kid": "ec", "alg": "ES256"}), &claims))
+    };
+    let answer = trade.call(Some(&handle(&["tier"])));
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let denied = trade.call(Some(&handle(&["tier", "suspended"])));
+    assert_eq!(shop.reason(&denied), "forbidden");
+    assert_eq!(shop.reason(&trade.call(Some(&handle(&[])))), "no_policy_matched");
+}
+
+#[test]
 fn what_has_left_for_a_user_is_cut_when_the_key_goes_and_nothing_else() {
     let trade = Trade::open();
     let alice = trade.handle(&trade.shop.login.token("alice", &["support"]));

@@ -31,7 +31,8 @@ impl Survey<'_> {
     pub(super) fn known(&self, asker: &Asker, place: &Place<'_>) -> FactSet {
         let Given { address, tls, time, certificate_age, host, headers: _, made_for } = self.given;
         let is_exact = matches!(self.asked.paths, Paths::Exactly(_));
-        let is_user_known = made_for.is_some();
+        // A stream is made for no user.
+        let is_user_known = made_for.is_some() || place.action == Action::Connect;
         let age = certificate_age.is_some() || asker.caller == Caller::Anonymous;
         let facts = [
             (Fact::Method, place.method.is_some()),

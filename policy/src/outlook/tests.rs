@@ -295,6 +295,38 @@ fn what_leaves_the_mesh_is_for_a_user_as_any_call_is() {
 }
 
 #[test]
+fn a_stream_out_of_the_mesh_is_for_nobody_whoever_is_told() {
+    let scope = NodeScope::external(
+        &domain(),
+        &name("shop"),
+        &name("stripe"),
+        [(80, Protocol::Http), (443, Protocol::Tcp)],
+    );
+    let rule = |condition: &str| {
+        let rule =
+            format!("permit(principal is Node, action, resource in External::\"stripe\") {condition};");
+        engine_for(scope.clone(), &[(Mode::Enforce, &rule)])
+    };
+    let claims = serde_json::json!({"sub": "alice"});
+    let (claims, url) = (claims.as_object().unwrap(), "https://login.example".into());
+    let user = ClaimsMapping::default().user(claims, [], &name("login"), &url).unwrap();
+    let alice = OnBehalfOf::User(Arc::new(Origin { user, actors: Vec::new() }));
+    for (condition, outlook) in
+        [("when { context has user }", Outlook::Never), ("unless { context has user }", Outlook::Always)]
+    {
+        for made_for in [None, Some(OnBehalfOf::Nobody), Some(alice.clone())] {
+            let (asker, given) = (
+                Asker { caller: peer("orders"), is_representative: false },
+                Given { made_for, ..Given::default() },
+            );
+            let asked = Asked { method: None, paths: Paths::All };
+            let found = rule(condition).survey(443, asked, &given).unwrap().of(&asker);
+            assert_eq!(found.iter().map(|one| one.outlook).collect::<Vec<_>>(), [outlook], "{given:?}");
+        }
+    }
+}
+
+#[test]
 fn what_holds_of_labels_and_roles_stands_beside_conditions_that_ask_for_them() {
     let engine = engine(&[
         "permit(principal is Node, action == Action::\"GET\", resource in Service::\"orders\") when { context.headers.hasTag(\"x-team\") && \

@@ -50,6 +50,22 @@ fn stream(connections: &Arc<Connections>, port: u16) -> Leave {
     leave
 }
 
+/// A request out for whom the handle says.
+fn call(connections: &Arc<Connections>, handle: Option<&http::HeaderValue>) -> Leave {
+    let (none, context, rules) = (HeaderMap::new(), connections.context(), connections.rules());
+    let user = handle.map_or_else(ByHandle::nobody, |handle| {
+        ByHandle::look(handle, rules.view().ok(), connections.handles(), context)
+    });
+    let subject = |decided_by: Option<(&NodeView, &External)>, user| {
+        let wanted = decided_by.unwrap().1.engine.wanted(80).unwrap();
+        request(http::Method::GET, "/", Some(wanted.gather("api.example", []).made_for(user)))
+    };
+    let to = Destination { host: "api.example".into(), port: 80, app: app() };
+    let head = Head { path: None, host: "api.example", fields: &none };
+    let metrics = context.metrics.unknown_service();
+    connections.leave(to, subject, Some((head, user)), metrics, Instant::now())
+}
+
 #[tokio::test]
 async fn what_began_before_a_port_was_for_tls_does_not_go_on() {
     use pb::ExternalProtocol::{Tcp, Tls};
@@ -200,21 +216,7 @@ async fn a_call_out_for_a_user_ends_with_all_that_vouched_for_the_user() {
     let arrival = Arrival { port: 8080, peer: peer.id(), identity: Some(&passed_on), context };
     let handle = MadeFor::look(&view, arrival, &mut HeaderMap::new()).handle(connections.handles()).unwrap();
 
-    let none = HeaderMap::new();
-    let begin = |handle: Option<&http::HeaderValue>| {
-        let rules = connections.rules();
-        let user = handle.map_or_else(ByHandle::nobody, |handle| {
-            ByHandle::look(handle, rules.view().ok(), connections.handles(), context)
-        });
-        let subject = |decided_by: Option<(&NodeView, &External)>, user| {
-            let wanted = decided_by.unwrap().1.engine.wanted(80).unwrap();
-            request(http::Method::GET, "/", Some(wanted.gather("api.example", []).made_for(user)))
-        };
-        let to = Destination { host: "api.example".into(), port: 80, app: app() };
-        let head = Head { path: None, host: "api.example", fields: &none };
-        let metrics = context.metrics.unknown_service();
-        connections.leave(to, subject, Some((head, user)), metrics, Instant::now())
-    };
+    let begin = |handle: Option<&http::HeaderValue>| call(&connections, handle);
     assert_eq!(begin(None).reason(), "no_policy_matched");
     assert_eq!(begin(Some(&passed_on)).reason(), "identity_handle_forged");
     let stream = begin(Some(&handle));
@@ -240,4 +242,41 @@ async fn a_call_out_for_a_user_ends_with_all_that_vouched_for_the_user() {
     connections.review_changing_leaving().await;
     assert!(stream.meter().is_cut(), "the certificate has ended by which the user came");
     assert_eq!(begin(Some(&handle)).reason(), "identity_handle_expired");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_out_for_a_user_ends_with_the_instance_that_the_token_was_minted_for() {
+    let authorities = Authorities::new();
+    let connections = connections_at(&authorities, Clock::starting_at(now()));
+    let login = JwtSigner::generate().unwrap();
+    let rule = "permit(principal, action, resource) when { context has user };";
+    let view = view_changed(&authorities, 1, |node| {
+        node.egress = Some(outside(&[(80, pb::ExternalProtocol::Http)], rule));
+        node.ports[0].users = Some(pb::UserTokens::default());
+        node.issuers = vec![pb::JwtIssuer { is_ours: true, ..issuer(&login) }];
+    });
+    put_in_force(&connections, Arc::clone(&view)).await;
+    let (context, peer) = (connections.context(), web(&authorities, HOUR));
+    let [revoked, another] = ["0123456789", "vj85pstwk8"].map(|instance| {
+        let instance = instance.parse().unwrap();
+        let token = login.sign(&Claims {
+            id: peer.id(),
+            audience: &["shop".to_owned()],
+            issued_at: context.clock.now(),
+            expires_at: context.clock.now().plus(HOUR),
+            token_id: &Serial::of_instance(instance, [7; 16]).to_string(),
+            issuer: Some("https://login.example"),
+        });
+        let arrival = Arrival { port: 8080, peer: peer.id(), identity: None, context };
+        let mut made_for = MadeFor::look(&view, arrival, &mut with_token(&token.unwrap()));
+        let handle = made_for.handle(connections.handles()).unwrap();
+        let leave = call(&connections, Some(&handle));
+        assert!(leave.is_allowed(), "{}", leave.reason());
+        (handle, leave)
+    });
+    let denylist = Denylist { instances: ["0123456789".parse().unwrap()].into(), ..Denylist::default() };
+    context.mesh.denied.replace(denylist);
+    connections.apply_denylist().await;
+    assert!(revoked.1.meter().is_cut() && !another.1.meter().is_cut());
+    assert_eq!(call(&connections, Some(&revoked.0)).reason(), "user_token_revoked");
 }

@@ -3,6 +3,7 @@
 use std::sync::OnceLock;
 
 use hauberk_policy::OnBehalfOf;
+use hauberk_proto::agent::v1 as pb;
 use hauberk_tls::FederatedBundles;
 
 use super::passed::{World, context};
@@ -25,6 +26,51 @@ pub(super) fn view(users: Option<Arc<Users>>, taken: Option<Taken>) -> Arc<NodeV
 pub(super) fn look(view: &Arc<NodeView>, context: &Context, headers: &mut HeaderMap) -> MadeFor {
     let peer = &recipient().spiffe_id;
     MadeFor::look(view, Arrival { port: 8080, peer, identity: None, context }, headers)
+}
+
+#[test]
+fn what_a_rule_for_one_place_out_of_the_mesh_reads_alone_is_known_of_a_user() {
+    let login = Provider::new("login");
+    let external = |name: &str| pb::External {
+        name: name.to_owned(),
+        hosts: vec![format!("{name}.example")],
+        ports: vec![pb::ExternalPort { number: 443, protocol: pb::ExternalProtocol::Http.into() }],
+        allowed_addresses: Vec::new(),
+    };
+    let policy = |name: &str, cedar: &str| pb::Policy {
+        name: name.to_owned(),
+        cedar: cedar.to_owned(),
+        ..pb::Policy::default()
+    };
+    let mut view = node_view(1);
+    let Some(pb::view::Body::Node(node)) = &mut view.body else { panic!("no node") };
+    node.issuers = vec![pb::JwtIssuer {
+        name: "login".to_owned(),
+        issuer: login.url.clone(),
+        audiences: vec!["shop".to_owned()],
+        jwks: login.issuer().jwks,
+        user_claim: "sub".to_owned(),
+        ..pb::JwtIssuer::default()
+    }];
+    node.ports[0].users = Some(pb::UserTokens::default());
+    let team =
+        "permit(principal, action, resource) when { context has user && context.claims.hasTag(\"team\") };";
+    node.policies = vec![policy("team", team)];
+    let suspended = "forbid(principal, action, resource in External::\"bank\") when \
+                     { context has user && context.claims.hasTag(\"suspended\") };";
+    node.egress = Some(pb::Egress {
+        externals: vec![external("bank"), external("mail")],
+        policies: vec![policy("suspended", suspended)],
+        ..pb::Egress::default()
+    });
+    let view = prepared(&view);
+    let mut claims = login.claims();
+    (claims["suspended"], claims["other"]) = (json!("2026"), json!("x"));
+    claims["exp"] = json!(now().as_secs() + 300);
+    let users = view.users.as_ref().unwrap();
+    let identity = users.verify(&login.token(&claims), &Denied::new(), now()).unwrap();
+    let known: Vec<_> = identity.origin.user.claims.keys().map(|name| &**name).collect();
+    assert_eq!(known, ["suspended", "team"]);
 }
 
 #[tokio::test]

@@ -1,5 +1,8 @@
 //! What an agent says on its stream, and what becomes of it.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use hauberk_identity::Name;
 use hauberk_proto::agent::v1::{self as agent, from_agent, to_agent::Message};
 use tokio::time::{Instant, sleep_until};
@@ -22,6 +25,29 @@ const MAX_FLOWS: usize = 256;
 
 /// The longest name, in bytes, that is told to be none of a service.
 const MAX_ECHOED: usize = 255;
+
+/// How soon an agent is heard again of one issuer's unknown keys; agents tell of each every 30 seconds at most.
+const UNKNOWN_KEY_EVERY: Duration = Duration::from_secs(15);
+
+/// Of how many issuers it is heard within that time.
+const MAX_UNKNOWN_KEYS: usize = 64;
+
+/// The issuers with unknown keys of which an agent has told just now.
+#[derive(Debug, Default)]
+pub(super) struct RecentUnknownKeys(BTreeMap<Name, Instant>);
+
+impl RecentUnknownKeys {
+    /// Whether an agent is heard that tells of this one.
+    fn hears(&mut self, issuer: &Name) -> bool {
+        let now = Instant::now();
+        self.0.retain(|_, at| now.duration_since(*at) < UNKNOWN_KEY_EVERY);
+        let is_heard = self.0.len() < MAX_UNKNOWN_KEYS && !self.0.contains_key(issuer);
+        if is_heard {
+            self.0.insert(issuer.clone(), now);
+        }
+        is_heard
+    }
+}
 
 impl Session<'_> {
     pub(super) fn hear(&mut self, message: from_agent::Message) -> Result<(), Close> {
@@ -60,10 +86,13 @@ impl Session<'_> {
         }
     }
 
-    /// Whoever fetches an issuer's keys bounds how often that is, whoever asks; and nobody asks of another mesh's.
-    fn hear_unknown_key(&self, agent::UnknownKey { issuer }: &agent::UnknownKey) {
+    /// Whoever fetches an issuer's keys bounds how often that is, whoever asks; and nobody asks of another mesh's, nor so often that
+    /// others are not heard.
+    fn hear_unknown_key(&mut self, agent::UnknownKey { issuer }: &agent::UnknownKey) {
         let mesh = self.peer.spiffe_id.mesh_and_node().map(|(mesh, _)| mesh);
-        if let (Some(mesh), Ok(name)) = (mesh, Name::parse(issuer)) {
+        if let (Some(mesh), Ok(name)) = (mesh, Name::parse(issuer))
+            && self.recent_unknown_keys.hears(&name)
+        {
             // One that finds no room is told again.
             let _full = self.push.unknown_keys.try_send(ResourceKey { kind: Kind::JwtIssuer, mesh, name });
         }

@@ -64,6 +64,10 @@ impl<'a, 'm> Check<'a, 'm> {
     fn refused_user(&self, known: Known<'_>) -> Option<TurnedAway> {
         let origin = self.gathered.on_behalf_of().origin()?;
         let port = self.engine.scope().ports.iter().find(|port| port.number == self.port);
+        if self.protocol == Protocol::Tcp {
+            // A stream is made for no user.
+            return None;
+        }
         // Of what leaves the mesh the caller's agent verified it, or whoever passed it on.
         let leaves = matches!(self.called.place, mesh::Place::External(_));
         let is_looked_at = leaves || port.is_some_and(|port| port.users.is_some());

@@ -345,7 +345,7 @@ mod tests {
         let catalog = open_shop();
         let request = |user: &str, port: u32| CheckRequest {
             caller: "web".to_owned(),
-            target: if port == 80 { "external/stripe" } else { "orders" }.to_owned(),
+            target: if matches!(port, 80 | 443) { "external/stripe" } else { "orders" }.to_owned(),
             port,
             user: user.to_owned(),
             ..CheckRequest::default()
@@ -359,6 +359,8 @@ mod tests {
             // Out of the mesh a user goes whose token was verified.
             ("alice@login", 80, "permitted", "permitted"),
             ("alice@later", 80, "user_token_unknown_key", "permitted"),
+            // Nobody sees one in a stream.
+            ("alice@later", 443, "permitted", "permitted"),
             ("", 8080, "permitted", "permitted"),
         ] {
             let told = [Known::Now(&nobody), Known::Resources]

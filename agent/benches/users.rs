@@ -139,6 +139,7 @@ impl World {
             claims: ClaimsMapping::default(),
             token_header: None,
             audience_is_client: false,
+            is_ours: false,
         }
     }
 

@@ -160,7 +160,6 @@ impl<'a> Session<'a> {
                     or_stopping(changed)?;
                     self.subscribe(&up).await?;
                 }
-                // Likewise: an older control plane would end the stream.
                 issuer = self.sync.mesh.unknown_keys.next(), if self.tells_unknown_keys => {
                     up.send(Up::UnknownKey(pb::UnknownKey { issuer: issuer.to_string() })).await?;
                 }
@@ -175,7 +174,7 @@ impl<'a> Session<'a> {
                     for summaries in self.sync.decisions.flow_summaries() {
                         up.send(Up::Flows(summaries)).await?;
                     }
-                    // A control plane of a former release does not know the message, and would end the stream.
+                    // Like news of unknown keys: a control plane that does not know the message would end the stream.
                     let denials = if self.tells_denials { self.sync.workloads.next_denials() } else { Vec::new() };
                     for denied in denials {
                         up.send(Up::WorkloadDenied(denied)).await?;

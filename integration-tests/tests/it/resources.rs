@@ -239,7 +239,11 @@ fn a_dry_run_says_what_would_happen_and_does_nothing() {
     let said = mesh.hauberk(&["apply", "-f", changed.to_str().unwrap(), "--dry-run=server"]).ok().stdout;
     assert!(said.contains("virtualnode/orders configured (server dry run)"), "{said}");
     let said = mesh.hauberk(&["delete", "vs", "orders", "--dry-run"]);
-    assert_eq!(said.code, 1, "a dry run is refused as the deed would be: {said:?}");
+    assert_eq!(
+        said.code, 2,
+        "a dry run is refused as the deed would be, and 1 says that calls would be denied: {said:?}"
+    );
+    assert!(said.stderr.contains("is still used by virtual node \"web\""), "{said:?}");
     mesh.hauberk(&["delete", "policy", "web-reads-orders", "--dry-run"]).ok();
     assert_eq!(mesh.hauberk(&["get", "all", "-o", "json"]).ok().stdout, before);
 }

@@ -8,7 +8,7 @@ use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinError;
 
 /// How many calls of one caller are under way or wait.
-const MOST_OF_ONE: usize = 16;
+const MOST_OF_ONE: usize = 64;
 
 /// One caller asks too much at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -118,12 +118,12 @@ pub struct Port {
 impl NodeView {
     /// Whether a header field holds tokens of users, however it is spelled; `authorization` aside.
     pub fn is_token_field(&self, name: &str) -> bool {
-        self.users.as_ref().is_some_and(|users| users.are_in_field(name))
+        self.users.as_ref().is_some_and(|users| users.token_fields().hold(name))
     }
 
     /// All of these fields.
     pub fn token_fields(&self) -> TokenFields {
-        self.users.as_ref().map(|users| users.token_fields()).unwrap_or_default()
+        self.users.as_ref().map(|users| users.token_fields().clone()).unwrap_or_default()
     }
 
     /// The listener with this number.

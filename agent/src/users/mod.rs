@@ -50,6 +50,7 @@ const MAX_TOKEN: usize = 8 * 1024;
 /// Whoever says who users are, as a view has them.
 pub struct Users {
     issuers: Vec<Issuer>,
+    token_fields: TokenFields,
     /// The claims that policies name.
     claims: Vec<String>,
     kept: Mutex<Kept<Identity>>,
@@ -98,9 +99,11 @@ impl Users {
         if let Some(same) = former.filter(is_same) {
             return Some(Arc::clone(same));
         }
-        let issuers = issuers.into_iter().map(Issuer::new).collect();
+        let issuers: Vec<_> = issuers.into_iter().map(Issuer::new).collect();
+        let token_fields = TokenFields::of(&issuers);
         let claims = claims.iter().map(ToString::to_string).collect();
-        Some(Arc::new(Self { issuers, claims, kept: Mutex::default(), vouched: Vouched::default() }))
+        let (kept, vouched) = (Mutex::default(), Vouched::default());
+        Some(Arc::new(Self { issuers, token_fields, claims, kept, vouched }))
     }
 
     /// For whom a request with these header fields is made, where tokens are taken, and where its token stands.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use http::header::{self, HeaderMap, HeaderName};
 
-use super::{Identity, Users, reason};
+use super::{Identity, Issuer, Users, reason};
 use crate::wire::headers::is_any_spelling_of;
 
 /// Where a token stands.
@@ -16,11 +16,19 @@ pub(super) enum Place {
     Field(Arc<str>),
 }
 
-/// The header fields in which tokens stand by a view; `authorization` aside.
+/// The header fields in which tokens stand by a view; `authorization` aside. Every request holds on to them: cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct TokenFields(Vec<Arc<str>>);
+pub struct TokenFields(Arc<[Arc<str>]>);
 
 impl TokenFields {
+    pub(super) fn of(issuers: &[Issuer]) -> Self {
+        let fields = issuers.iter().filter_map(|issuer| match &issuer.place {
+            Place::Bearer => None,
+            Place::Field(own) => Some(Arc::clone(own)),
+        });
+        Self(fields.collect())
+    }
+
     /// Whether one of them has this name, however it is spelled.
     pub(crate) fn hold(&self, name: &str) -> bool {
         self.0.iter().any(|own| is_any_spelling_of(name, own))
@@ -60,21 +68,9 @@ impl Users {
         self.issuers.iter().map(|issuer| &issuer.place)
     }
 
-    /// Whether tokens of an issuer stand in a field of this name.
-    pub(crate) fn are_in_field(&self, name: &str) -> bool {
-        self.issuers.iter().any(|issuer| match &issuer.place {
-            Place::Bearer => false,
-            Place::Field(own) => is_any_spelling_of(name, own),
-        })
-    }
-
     /// The fields in which tokens of an issuer stand.
-    pub(crate) fn token_fields(&self) -> TokenFields {
-        let fields = self.issuers.iter().filter_map(|issuer| match &issuer.place {
-            Place::Bearer => None,
-            Place::Field(own) => Some(Arc::clone(own)),
-        });
-        TokenFields(fields.collect())
+    pub(crate) fn token_fields(&self) -> &TokenFields {
+        &self.token_fields
     }
 
     /// Where an issuer's tokens stand.

@@ -165,7 +165,7 @@ pub struct RunFlags {
     /// Evidence: this EC2 instance's identity document, from its metadata service: on or off [default: off]
     #[arg(long, value_name = "on|off", env = "HAUBERK_AWS_IDENTITY_DOCUMENT")]
     pub aws_identity_document: Option<String>,
-    /// Where that service is: a loopback or link-local address, or [fd00:ec2::254]:80 [default: 169.254.169.254:80]
+    /// Where that service is: a loopback or link-local address, or fd00:ec2::254, as IP:PORT [default: 169.254.169.254:80]
     #[arg(long, value_name = "IP:PORT", env = "HAUBERK_AWS_METADATA_ENDPOINT")]
     pub aws_metadata_endpoint: Option<String>,
     /// SHA-256 of the control plane's root, as `init` prints it; for the first contact

@@ -117,7 +117,7 @@ fn fields_are_explained_and_files_checked_without_a_control_plane() {
     assert!(noted.contains("shop.example is assumed"), "{noted}");
     let (code, _, said) = check("Node::\"a b\"");
     assert_eq!(code, Some(1));
-    assert!(said.contains("policy.yaml:4:") && !said.contains("placeholder"), "{said}");
+    assert!(said.contains("policy.yaml:4:") && !said.contains("unknown.invalid"), "{said}");
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! Work for admins that keeps a processor busy, and changes of resources: little of it runs at once, each piece on a thread of its own, so
-//! that agents are served meanwhile; and no admin's work keeps out that of others.
+//! Work for admins that keeps a processor busy, and changes of resources: little of it runs at once, each piece on a
+//! thread of its own, so that agents are served meanwhile; and no admin's work keeps out that of others.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -8,7 +8,7 @@ use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinError;
 
 /// How many calls of one caller are under way or wait.
-const MOST_OF_ONE: usize = 64;
+pub const MOST_OF_ONE: usize = 64;
 
 /// One caller asks too much at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

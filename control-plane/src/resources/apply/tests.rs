@@ -8,6 +8,7 @@ use hauberk_proto::convert::features;
 
 use super::*;
 use crate::audit::{Filter, Outcome as AuditOutcome, Record};
+use crate::bulkhead::MOST_OF_ONE;
 use crate::registry::keys;
 use crate::resources::Kind;
 use crate::resources::testing::*;
@@ -141,12 +142,17 @@ async fn nobodys_changes_keep_out_those_of_others() {
     };
     let ([flood, other], batch) = ([by("ada"), by("bob")], shop());
     let turn = resources.changing.turn("eve").await.unwrap();
-    let mut waiting: Vec<_> = (0..16).map(|_| Box::pin(resources.apply(&flood, &batch, true))).collect();
-    for change in &mut waiting {
-        assert!(change.as_mut().now_or_never().is_none(), "another change is under way");
-    }
-    let refused = resources.apply(&flood, &batch, true).await.unwrap_err();
+    let mut waiting = Vec::new();
+    let refused = loop {
+        let mut change = Box::pin(resources.apply(&flood, &batch, true));
+        match change.as_mut().now_or_never() {
+            Some(answer) => break answer.unwrap_err(),
+            None => waiting.push(change),
+        }
+        assert!(waiting.len() <= MOST_OF_ONE, "another change is under way");
+    };
     assert!(matches!(refused, ChangeError::Busy(_)), "{refused}");
+    assert_eq!(waiting.len(), MOST_OF_ONE);
     // One of theirs comes before, and no more.
     let mut applied = Box::pin(resources.apply(&other, &batch, false));
     assert!(applied.as_mut().now_or_never().is_none());

@@ -6,7 +6,9 @@ use hauberk_tls::VerifyError;
 use thiserror::Error;
 
 use super::incoming::ProtocolError;
+use crate::compile::Compilation;
 use crate::instances::Peer;
+use crate::instances::wanted::{self, Standing};
 use crate::registry::StoreError;
 use crate::revocation::{Denial, Denylist};
 
@@ -96,5 +98,15 @@ pub(super) fn check_denied(denylist: &Denylist, peer: &Peer) -> Result<(), Close
         Some(denial) => Err(Close::Denied(denial)),
         None if denylist.is_instance_revoked(peer.instance) => Err(Close::InstanceRevoked),
         None => Ok(()),
+    }
+}
+
+/// Whether the node that the peer joined is there. Where it has no view its stream stays, so that its endpoints do.
+pub(super) fn check_node(compilation: &Compilation, peer: &Peer) -> Result<(), Close> {
+    match wanted::standing(compilation, &peer.spiffe_id, peer.node_uid.as_deref()) {
+        Standing::Here(_) | Standing::NotMade => Ok(()),
+        Standing::Deleted => Err(Close::NodeDeleted),
+        Standing::MadeAnew => Err(Close::NodeMadeAnew),
+        Standing::Unknown => Err(Close::NodeUnknown),
     }
 }

@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tonic::Status;
 use tracing::{debug, error, info};
 
-use super::close::{Close, HELLO_WITHIN, check_denied};
+use super::close::{Close, HELLO_WITHIN, check_denied, check_node};
 use super::endpoints::EndpointSnapshot;
 use super::holding::{Holding, Push as Pushed};
 use super::incoming::{Hello, ProtocolError};
@@ -30,7 +30,6 @@ use super::pace::Pace;
 use super::workload_api::{self, ForWorkloadApi};
 use super::{Push, dismiss};
 use crate::compile::Compilation;
-use crate::instances::wanted::{self, Standing};
 use crate::instances::{Ask, Connected, Enforcement, Peer};
 use crate::revocation::{Denylist, Mark};
 use crate::rpc::status;
@@ -172,7 +171,7 @@ impl<'a> Session<'a> {
         let durable = push.store.revision().await.map_err(Close::Store)?.0;
         let mut compilation = push.compilation.clone();
         let compiled = compilation.wait_for(|compilation| compilation.revision >= durable).await;
-        let compiled = Arc::clone(&*compiled.map_err(|_| Close::Stopping)?);
+        let compiled = compiled.map_err(|_| Close::Stopping)?.clone();
         let is_ahead = hello.highest > (compiled.epoch, compiled.revision);
         if is_ahead {
             let (epoch, revision) = hello.highest;
@@ -285,8 +284,9 @@ impl<'a> Session<'a> {
                     let permit = permit.map_err(|_| Close::Gone)?;
                     // Taken before that is looked at: a list of later may be by a key of which is not told yet.
                     let denylist = Arc::clone(&self.denylist.borrow());
+                    check_denied(&denylist, self.peer)?;
+                    // What is to be sent may be signed by a key of which only this tells.
                     if self.trust.has_changed().map_err(|_| Close::Stopping)? {
-                        // What is to be sent may be signed by a key of which only this tells.
                         self.check_trust()?;
                         self.tell_trust();
                     }
@@ -376,16 +376,6 @@ impl Drop for Presence {
         }
         let connected = self.push.instances.connected();
         self.push.metrics.connected.set(connected.try_into().unwrap_or(i64::MAX));
-    }
-}
-
-/// Whether the node that the peer joined is there. Where it has no view its stream stays, so that its endpoints do.
-fn check_node(compilation: &Compilation, peer: &Peer) -> Result<(), Close> {
-    match wanted::standing(compilation, &peer.spiffe_id, peer.node_uid.as_deref()) {
-        Standing::Here(_) | Standing::NotMade => Ok(()),
-        Standing::Deleted => Err(Close::NodeDeleted),
-        Standing::MadeAnew => Err(Close::NodeMadeAnew),
-        Standing::Unknown => Err(Close::NodeUnknown),
     }
 }
 

@@ -91,6 +91,7 @@ pub async fn run(
     let health = Health::new(
         Arc::clone(&control.store),
         Arc::clone(&control.authority),
+        Arc::clone(&control.revocations),
         Arc::clone(&control.metrics),
         lists.subscribe(),
         control.clock.clone(),
@@ -406,6 +407,7 @@ mod tests {
         let health = Health::new(
             Arc::clone(&control.store),
             Arc::clone(&control.authority),
+            Arc::clone(&control.revocations),
             Arc::default(),
             lists.subscribe(),
             control.clock.clone(),

@@ -23,6 +23,7 @@ use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::registry::{Condition, Store};
 use crate::resources::Catalogs;
+use crate::revocation::Revocations;
 use crate::revocation::crl::RevocationLists;
 use crate::room::Room;
 
@@ -38,6 +39,7 @@ const AT_ONCE: usize = 64;
 pub struct Health {
     store: Arc<dyn Store>,
     authority: Arc<Authority>,
+    revocations: Arc<Revocations>,
     metrics: Arc<Metrics>,
     lists: watch::Receiver<Arc<RevocationLists>>,
     clock: Clock,
@@ -50,12 +52,13 @@ impl Health {
     pub fn new(
         store: Arc<dyn Store>,
         authority: Arc<Authority>,
+        revocations: Arc<Revocations>,
         metrics: Arc<Metrics>,
         lists: watch::Receiver<Arc<RevocationLists>>,
         clock: Clock,
     ) -> Self {
         let (serving, catalogs) = (Arc::default(), Arc::default());
-        Self { store, authority, metrics, lists, clock, serving, catalogs }
+        Self { store, authority, revocations, metrics, lists, clock, serving, catalogs }
     }
 
     /// Watches from now on whether resources can be read.
@@ -76,6 +79,11 @@ impl Health {
         if self.catalogs.get().is_some_and(Catalogs::are_unreadable) {
             return Some(
                 "changes of resources reach nobody, for they cannot be read: the log says why".to_owned(),
+            );
+        }
+        if self.revocations.is_unreadable() {
+            return Some(
+                "revocations reach nobody, for the denylist cannot be made anew: the log says why".to_owned(),
             );
         }
         match self.store.condition() {
@@ -247,6 +255,7 @@ mod tests {
         let health = Health::new(
             Arc::clone(&control.store),
             Arc::clone(&control.authority),
+            Arc::clone(&control.revocations),
             Arc::default(),
             lists.subscribe(),
             scratch.clock.clone(),

@@ -23,9 +23,27 @@ impl Instances {
     pub fn deny(&self, denylist: Arc<Denylist>) {
         self.change(|state| state.denylist = denylist);
     }
+
+    /// So far are revocations recorded: before the denylist is of that number, nobody enforces all of them.
+    pub fn expect_denylist(&self, revision: u64) {
+        let is_news = {
+            let mut state = self.lock();
+            let is_news = revision > state.recorded_denylist.max(state.denylist.mark.revision);
+            state.recorded_denylist = revision.max(state.recorded_denylist);
+            is_news
+        };
+        if is_news {
+            self.change(|_| {});
+        }
+    }
 }
 
 impl State {
+    /// Whether more is recorded than is on the denylist.
+    pub(super) fn lacks_revocations(&self) -> bool {
+        self.denylist.mark.revision < self.recorded_denylist
+    }
+
     /// Whether it holds a certificate that is neither expired nor revoked.
     pub(super) fn is_live(&self, instance: &Instance, now: UnixMillis) -> bool {
         let (certificate, denial) = self.standing(instance);

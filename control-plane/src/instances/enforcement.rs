@@ -73,6 +73,8 @@ pub enum Lag {
         /// What to do about it.
         fix: String,
     },
+    /// The control plane cannot make the denylist of all that is revoked.
+    NoDenylist,
     /// Its virtual node is gone, and it has not said that it denies everything.
     NotDismissed,
     /// Its virtual node does not exist, and nothing proves that it ever did: it is not told.
@@ -96,6 +98,7 @@ impl fmt::Display for Lag {
             Self::NotPushed => f.write_str("not pushed yet"),
             Self::NotCompiled => f.write_str("its view is not compiled"),
             Self::Obstructed { why, .. } => write!(f, "its view cannot be compiled: {why}"),
+            Self::NoDenylist => f.write_str("what was revoked last cannot be put on the denylist"),
             Self::NotDismissed => f.write_str(
                 "its virtual node or gateway was deleted, and it has not confirmed that it denies everything",
             ),

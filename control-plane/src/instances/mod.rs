@@ -128,6 +128,8 @@ struct State {
     connected: usize,
     /// Who is refused by everybody, and so counts as nobody.
     denylist: Arc<Denylist>,
+    /// The number that it should have.
+    recorded_denylist: u64,
 }
 
 #[derive(Debug)]

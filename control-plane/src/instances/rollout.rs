@@ -18,12 +18,14 @@ pub struct Rollout {
     pub laggards: Vec<Laggard>,
     /// Whether the views of that revision are there to be pushed.
     pub compiled: bool,
+    /// Whether all that is recorded of revocations is on the denylist that is pushed.
+    pub denies_all: bool,
 }
 
 impl Rollout {
     /// Whether all concerned enforce it.
     pub fn is_done(&self) -> bool {
-        self.compiled && self.laggards.is_empty()
+        self.compiled && self.denies_all && self.laggards.is_empty()
     }
 }
 
@@ -82,14 +84,16 @@ impl Instances {
     ) -> Rollout {
         let state = self.lock();
         let compiled = compilation.revision >= revision;
-        let mut rollout = Rollout { revision, concerned: 0, laggards: Vec::new(), compiled };
+        let denies_all = !state.lacks_revocations();
+        let mut rollout = Rollout { revision, concerned: 0, laggards: Vec::new(), compiled, denies_all };
         for (spiffe_id, ids) in &state.by_node {
             for (id, instance) in ids.iter().filter_map(|id| Some((id, state.by_id.get(id)?))) {
                 if !state.is_live(instance, now) || mesh.is_some_and(|mesh| *mesh != instance.mesh) {
                     continue;
                 }
                 rollout.concerned += 1;
-                if let Some(lag) = lag(instance, &state.denylist) {
+                let lag = lag(instance, &state.denylist);
+                if let Some(lag) = lag.or_else(|| state.lacks_revocations().then_some(Lag::NoDenylist)) {
                     rollout.laggards.push(Laggard {
                         instance: *id,
                         spiffe_id: spiffe_id.clone(),
@@ -114,7 +118,8 @@ impl Instances {
         let state = self.lock();
         state.by_id.get(instance).is_some_and(|instance| {
             state.is_live(instance, now)
-                && instance.lag(compilation, &state.denylist, revision, now).is_some()
+                && (state.lacks_revocations()
+                    || instance.lag(compilation, &state.denylist, revision, now).is_some())
         })
     }
 }

@@ -74,9 +74,15 @@ pub enum RevocationError {
     /// It is recorded for good, and the list of who is refused could not be made anew: that is tried again all the time.
     #[error(
         "it is recorded, and will be in force as soon as the records of revocations can be read and the denylist signed, which is tried \
-         every second: the control plane's log says what fails"
+         every second: the control plane's log says what fails{}",
+        .unread.iter().map(|unread| format!("; {unread}")).collect::<String>()
     )]
-    NotInForce(#[source] Box<RevocationError>),
+    NotInForce {
+        /// What of it could not be read either once it was recorded, and what is to be done about that.
+        unread: Vec<String>,
+        /// What fails.
+        source: Box<RevocationError>,
+    },
     /// No list of who is refused can be made.
     #[error("the denylist cannot be signed")]
     Sign(#[from] SigningError),
@@ -85,7 +91,7 @@ pub enum RevocationError {
 impl RevocationError {
     /// Whether it is recorded all the same, and so was not refused.
     pub fn is_recorded(&self) -> bool {
-        matches!(self, Self::NotInForce(_) | Self::TooMany { recorded: true })
+        matches!(self, Self::NotInForce { .. } | Self::TooMany { recorded: true })
     }
 
     /// Whether another change came between.

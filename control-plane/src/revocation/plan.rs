@@ -63,9 +63,9 @@ impl Plan {
         serial.instance().is_some_and(|id| self.instances.contains_key(&id) || list.is_instance_revoked(id))
     }
 
-    /// Leaves out all certificates: that nobody gets more of them needs no room on the list.
-    pub(super) fn leave_certificates(&mut self) {
-        self.certificates.clear();
+    /// Leaves out all certificates, and gives them: that nobody gets more of them needs no room on the list.
+    pub(super) fn leave_certificates(&mut self) -> BTreeMap<Serial, RevokedCertificate> {
+        std::mem::take(&mut self.certificates)
     }
 
     /// What is revoked newly.

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hauberk_identity::{InstanceId, Name, NodeName, Serial, SpiffeId, UnixMillis};
@@ -75,6 +76,7 @@ pub struct Revocations {
     denylist: watch::Sender<Arc<Denylist>>,
     /// Held while the list is read and published, so that no older one follows a newer one.
     reading: Mutex<()>,
+    unreadable: AtomicBool,
 }
 
 impl Revocations {
@@ -85,8 +87,9 @@ impl Revocations {
     pub async fn load(parts: RevocationsParts) -> Result<Self, RevocationError> {
         let RevocationsParts { store, audit, ledger, instances, authority, clock } = parts;
         let denylist = watch::Sender::new(Arc::default());
-        let reading = Mutex::new(());
-        let revocations = Self { store, audit, ledger, instances, authority, clock, denylist, reading };
+        let (reading, unreadable) = (Mutex::new(()), AtomicBool::new(false));
+        let revocations =
+            Self { store, audit, ledger, instances, authority, clock, denylist, reading, unreadable };
         revocations.read_again().await?;
         Ok(revocations)
     }
@@ -99,6 +102,22 @@ impl Revocations {
     /// The same, and its changes.
     pub fn subscribe(&self) -> watch::Receiver<Arc<Denylist>> {
         self.denylist.subscribe()
+    }
+
+    /// Whether what is revoked reaches nobody, for the list cannot be made anew just now.
+    pub fn is_unreadable(&self) -> bool {
+        self.unreadable.load(Ordering::Acquire)
+    }
+
+    /// The number of the last revocation that is recorded. No rollout is done from now on before the list is of that number.
+    ///
+    /// # Errors
+    /// When the registry cannot be read.
+    pub async fn recorded(&self) -> Result<u64, StoreError> {
+        let number = records::read::<Number>(&*self.store, keys::DENYLIST_NUMBER).await?;
+        let Number { revision } = number.unwrap_or_default();
+        self.instances.expect_denylist(revision);
+        Ok(revision)
     }
 
     /// Until whoever proves this is refused.
@@ -115,15 +134,19 @@ impl Revocations {
         signers.mark_changed();
         let follow = async {
             loop {
-                let Ok(page) = self.store.list(keys::REVOCATIONS, None, 1).await else {
-                    tokio::time::sleep(READ_AGAIN_AFTER).await;
-                    continue;
+                let page = match self.store.list(keys::REVOCATIONS, None, 1).await {
+                    Ok(page) => page,
+                    Err(error) => {
+                        self.unreadable.store(true, Ordering::Release);
+                        tracing::error!(event = "revocations_unreadable", %error, "the former denylist stays in force");
+                        tokio::time::sleep(READ_AGAIN_AFTER).await;
+                        continue;
+                    }
                 };
                 let mut watch = self.store.watch(keys::REVOCATIONS, page.version);
                 loop {
                     if let Err(error) = self.read_again().await {
-                        // The former list stays in force.
-                        tracing::error!(event = "revocations_unreadable", %error);
+                        tracing::error!(event = "revocations_unreadable", %error, "the former denylist stays in force");
                         tokio::time::sleep(READ_AGAIN_AFTER).await;
                         continue;
                     }
@@ -163,7 +186,7 @@ impl Revocations {
                 return Err(RevocationError::NoSuchNode { mesh: mesh.clone(), node: node.clone() });
             }
             if present.is_some() != undo {
-                return Ok((self.denylist().mark.revision, false));
+                return Ok((self.in_force().await?, false));
             }
             let commit = Commit::new().unchanged(&key, present.as_ref());
             let (commit, action) = if undo {
@@ -174,7 +197,11 @@ impl Revocations {
             };
             match self.commit(commit, Act::done(actor, action, format!("{mesh}/{node}"))).await {
                 Err(error) if error.is_conflict() && attempt < ATTEMPTS => attempt += 1,
-                revision => return Ok((revision?, true)),
+                Err(error) => return Err(error),
+                Ok(revision) => {
+                    self.in_force().await?;
+                    return Ok((revision, true));
+                }
             }
         }
     }
@@ -203,8 +230,8 @@ impl Revocations {
         Ok(removed)
     }
 
-    /// Gives the revision. A conflict means that something came between: the change must be thought through again. What is recorded
-    /// and cannot be read again is put in force by [`Revocations::follow`].
+    /// Gives the revision. A conflict means that something came between: the change must be thought through again. It is put in force
+    /// too where that can be done at once: [`Revocations::in_force`] tells.
     pub(super) async fn commit(&self, commit: Commit, act: Act) -> Result<u64, RevocationError> {
         let now = self.store.revision().await?;
         let number = Number { revision: now.0 + 1 };
@@ -214,17 +241,42 @@ impl Revocations {
             .raising_revision()
             .using_reserve();
         self.audit.commit(commit, act).await?;
-        self.read_again().await.map_err(|error| {
+        self.instances.expect_denylist(number.revision);
+        if let Err(error) = self.read_again().await {
             tracing::error!(event = "revocations_unreadable", %error, "what was recorded is not in force yet");
-            RevocationError::NotInForce(Box::new(error))
-        })?;
+        }
         Ok(number.revision)
+    }
+
+    /// The number of the list, where all that is recorded is on it, whoever recorded it. Who finds something recorded does not know
+    /// that without asking.
+    ///
+    /// # Errors
+    /// [`RevocationError::NotInForce`]: it is not, and [`Revocations::follow`] goes on trying.
+    pub(super) async fn in_force(&self) -> Result<u64, RevocationError> {
+        let up_to_date = async {
+            if self.denylist().mark.revision < self.recorded().await? {
+                self.read_again().await?;
+            }
+            Ok(self.denylist().mark.revision)
+        };
+        up_to_date.await.map_err(|source: RevocationError| RevocationError::NotInForce {
+            unread: Vec::new(),
+            source: Box::new(source),
+        })
+    }
+
+    /// Makes the list of the records and publishes it.
+    async fn read_again(&self) -> Result<(), RevocationError> {
+        let _turn = self.reading.lock().await;
+        let read = self.read().await;
+        self.unreadable.store(read.is_err(), Ordering::Release);
+        read
     }
 
     /// Reads the records and publishes what follows from them: of all that are there, for no clock may take anybody off the list that
     /// [`Revocations::prune`] keeps.
-    async fn read_again(&self) -> Result<(), RevocationError> {
-        let _turn = self.reading.lock().await;
+    async fn read(&self) -> Result<(), RevocationError> {
         let page = self.store.list(keys::REVOCATIONS, None, usize::MAX).await?;
         let (mut serials, mut nodes, mut revision) = (Vec::new(), HashMap::new(), 0);
         let (mut instances, mut unlisted_until) = (HashSet::new(), UnixMillis(0));

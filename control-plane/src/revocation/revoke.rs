@@ -24,12 +24,10 @@ pub struct Revoked {
 
 /// What came of one look and one commit.
 enum Step {
-    /// All is revoked already, as of this revision.
-    Nothing { revision: u64 },
-    /// These were revoked.
-    Done { revision: u64, serials: Vec<Serial> },
-    /// It is recorded, and not in force as it was meant.
-    Late(RevocationError),
+    /// All is recorded already.
+    Nothing,
+    /// This was recorded: these are revoked, and perhaps there is no room for others.
+    Recorded { revision: u64, serials: Vec<Serial>, is_too_many: bool },
 }
 
 impl Revocations {
@@ -55,67 +53,78 @@ impl Revocations {
 
     async fn revoke_until_stable(&self, target: &Target, actor: &Actor) -> Result<Revoked, RevocationError> {
         let mut revoked = Revoked::default();
-        let (mut is_recorded, mut late, mut attempt) = (false, None, 1);
+        self.record_until_stable(target, actor, &mut revoked).await?;
+        // While the list lags behind, what it refuses by the instance alone is found again.
+        revoked.serials.sort_unstable();
+        revoked.serials.dedup();
+        match self.in_force().await {
+            Ok(list) if revoked.revision == 0 => revoked.revision = list,
+            Ok(_) => {}
+            Err(RevocationError::NotInForce { source, .. }) => {
+                return Err(RevocationError::NotInForce { unread: revoked.unread, source });
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(revoked)
+    }
+
+    async fn record_until_stable(
+        &self,
+        target: &Target,
+        actor: &Actor,
+        revoked: &mut Revoked,
+    ) -> Result<(), RevocationError> {
+        let (mut lack_room, mut attempt) = (false, 1);
         loop {
             match self.commit_once(target, actor).await {
-                Ok(Step::Nothing { revision }) => {
-                    return late.map_or(Ok(Revoked { revision, ..revoked }), Err);
-                }
-                Ok(Step::Done { revision, serials }) => {
-                    is_recorded = true;
-                    // All that is recorded is read when any of it is.
-                    late = late.filter(|late| !matches!(late, RevocationError::NotInForce(_)));
+                Ok(Step::Nothing) => break,
+                Ok(Step::Recorded { revision, serials, is_too_many }) => {
                     revoked.revision = revision;
                     revoked.serials.extend(serials);
-                }
-                Ok(Step::Late(error)) => {
-                    is_recorded = true;
-                    late = Some(error);
+                    lack_room = is_too_many;
                 }
                 Err(error) if error.is_conflict() && attempt < ATTEMPTS => {
                     attempt += 1;
                     continue;
                 }
                 // The same certificates lack room still.
-                Err(RevocationError::TooMany { .. })
-                    if matches!(late, Some(RevocationError::TooMany { .. })) =>
-                {
-                    return late.map_or(Ok(revoked), Err);
-                }
-                Err(error) if is_recorded => {
+                Err(RevocationError::TooMany { .. }) if lack_room => break,
+                Err(error) if revoked.revision > 0 => {
                     revoked.unread.push(unread(
                         "certificates that were issued at the same moment could not be revoked with it, and the control plane's log says \
                          why: revoke it once more",
                         &error,
                     ));
-                    return late.map_or(Ok(revoked), Err);
+                    break;
                 }
                 Err(error) => return Err(error),
             }
             // A certificate that was issued between reading and writing is not among them. None is issued any longer: the next look
             // sees all there are.
             if matches!(target, Target::Serial(_)) || attempt >= ATTEMPTS {
-                return late.map_or(Ok(revoked), Err);
+                break;
             }
             attempt += 1;
         }
+        if lack_room { Err(RevocationError::TooMany { recorded: true }) } else { Ok(()) }
     }
 
     /// Revokes what there is at this moment. A conflict means that something came between.
     async fn commit_once(&self, target: &Target, actor: &Actor) -> Result<Step, RevocationError> {
         let mut plan = self.plan(target).await?;
         let list = self.denylist();
-        let serials: Vec<_> = plan.serials().filter(|serial| !list.is_revoked(*serial)).collect();
+        let mut serials: Vec<_> = plan.serials().filter(|serial| !list.is_revoked(*serial)).collect();
         // Agents know them by their instances; who goes by serial numbers alone does not.
         plan.leave_covered_without_room(&list);
         let is_too_many = plan.is_too_many(&list);
         if is_too_many {
-            plan.leave_certificates();
+            let left = plan.leave_certificates();
+            serials.retain(|serial| !left.contains_key(serial));
         }
         let commit = plan.commit()?;
         match (commit.is_empty(), is_too_many) {
             (true, true) => return Err(RevocationError::TooMany { recorded: false }),
-            (true, false) => return Ok(Step::Nothing { revision: list.mark.revision }),
+            (true, false) => return Ok(Step::Nothing),
             (false, _) => {}
         }
         let why = if is_too_many {
@@ -124,12 +133,8 @@ impl Revocations {
             in_words(&serials)
         };
         let act = Act::done(actor, plan.action, plan.object).because(why);
-        match self.commit(commit, act).await {
-            Ok(_) if is_too_many => Ok(Step::Late(RevocationError::TooMany { recorded: true })),
-            Ok(revision) => Ok(Step::Done { revision, serials }),
-            Err(error) if error.is_recorded() => Ok(Step::Late(error)),
-            Err(error) => Err(error),
-        }
+        let revision = self.commit(commit, act).await?;
+        Ok(Step::Recorded { revision, serials, is_too_many })
     }
 }
 

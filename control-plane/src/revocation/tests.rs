@@ -11,6 +11,7 @@ use super::*;
 use crate::audit::Filter;
 use crate::authority::Kind;
 use crate::enrollment::{AgentInfo, Enrolled, EnrollmentError, TokenFor, TokenRequest, Uses};
+use crate::health::Health;
 use crate::registry::{Commit, MAX_VALUE_BYTES, document, keys};
 use crate::secret::{SecretHash, SecretId};
 use crate::testing::{Busy, NODE, Scratch, actor, request, scratch, scratch_over};
@@ -928,10 +929,26 @@ async fn what_is_recorded_and_cannot_be_read_again_is_in_force_as_soon_as_it_can
     let (mesh, name) = node();
     let target = Target::Serial(peer.serial());
     let late = revocations.revoke(&target, &actor()).await.unwrap_err();
-    assert!(matches!(late, RevocationError::NotInForce(_)) && late.is_recorded(), "{late}");
+    assert!(matches!(late, RevocationError::NotInForce { .. }) && late.is_recorded(), "{late}");
     let late = revocations.quarantine((&mesh, &name), false, &actor()).await.unwrap_err();
     assert!(late.is_recorded(), "{late}");
+    // Whoever asks again finds it recorded, which is not enough.
+    let late = revocations.revoke(&target, &actor()).await.unwrap_err();
+    assert!(matches!(late, RevocationError::NotInForce { .. }), "{late}");
+    let late = revocations.quarantine((&mesh, &name), false, &actor()).await.unwrap_err();
+    assert!(matches!(late, RevocationError::NotInForce { .. }), "{late}");
     assert_eq!(denial(&scratch, &peer), None);
+    let health = Health::new(
+        std::sync::Arc::clone(&scratch.control.store),
+        std::sync::Arc::clone(&scratch.control.authority),
+        std::sync::Arc::clone(revocations),
+        std::sync::Arc::default(),
+        tokio::sync::watch::Sender::default().subscribe(),
+        scratch.clock.clone(),
+    );
+    health.set_serving(true);
+    let unready = health.unready_reason().unwrap();
+    assert!(unready.starts_with("revocations reach nobody"), "{unready}");
     let stop = tokio_util::sync::CancellationToken::new();
     let mut following = tokio::task::JoinSet::new();
     following.spawn({
@@ -941,8 +958,10 @@ async fn what_is_recorded_and_cannot_be_read_again_is_in_force_as_soon_as_it_can
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert_eq!(denial(&scratch, &peer), None);
     busy.damage(None);
-    revocations.until_denied(peer.id(), peer.serial()).await;
+    let denied = revocations.until_denied(peer.id(), peer.serial());
+    tokio::time::timeout(Duration::from_secs(30), denied).await.expect("it comes into force by itself");
     assert!(revocations.denylist().is_in_quarantine(peer.id()));
+    assert_eq!(health.unready_reason(), None);
     let again = revocations.revoke(&target, &actor()).await.unwrap();
     assert!(again.serials.is_empty(), "it is revoked already");
     stop.cancel();
@@ -968,10 +987,67 @@ async fn what_was_issued_meanwhile_is_revoked_too_where_what_is_recorded_is_not_
     busy.damage(Some(keys::REVOCATIONS));
     let target = Target::Instance(enrolled.instance);
     let late = revocations.revoke(&target, &actor()).await.unwrap_err();
-    assert!(matches!(late, RevocationError::NotInForce(_)), "{late}");
+    assert!(matches!(late, RevocationError::NotInForce { .. }), "{late}");
     for serial in [peer.serial(), renewed] {
         assert!(scratch.control.store.get(&records::serial_key(serial)).await.unwrap().is_some(), "{serial}");
     }
+}
+
+#[tokio::test]
+async fn all_that_was_recorded_is_told_where_only_the_last_of_it_was_put_in_force_at_once() {
+    let mut busy = None;
+    let scratch = scratch_over(|store| std::sync::Arc::clone(busy.insert(Busy::new(store)))).await;
+    let (busy, revocations) = (busy.unwrap(), &scratch.control.revocations);
+    let (enrolled, peer) = join(&scratch).await;
+    let (renewed, renewal) = renewed_meanwhile(&scratch, &peer).await;
+    busy.before_next(renewal);
+    busy.damage(Some(keys::REVOCATIONS));
+    let mut commits = 0;
+    busy.at_each_commit({
+        let busy = std::sync::Arc::downgrade(&busy);
+        move || {
+            commits += 1;
+            if let Some(busy) = busy.upgrade().filter(|_| commits == 2) {
+                busy.damage(None);
+            }
+        }
+    });
+    let revoked = revocations.revoke(&Target::Instance(enrolled.instance), &actor()).await.unwrap();
+    let mut both = vec![peer.serial(), renewed];
+    both.sort();
+    assert_eq!((revoked.serials, revoked.revision), (both, revocations.denylist().mark.revision));
+}
+
+#[tokio::test]
+async fn too_many_certificates_are_told_of_though_the_list_cannot_be_read() {
+    let mut busy = None;
+    let scratch = scratch_over(|store| std::sync::Arc::clone(busy.insert(Busy::new(store)))).await;
+    let (enrolled, peer) = join(&scratch).await;
+    // One that does not say whose it is.
+    let key = |serial: Serial| format!("{}{serial}", keys::ISSUED);
+    let record = scratch.control.store.get(&key(peer.serial())).await.unwrap().unwrap().value;
+    let put = Commit::new().put(key(Serial::from_random([9; 16])), record);
+    scratch.control.store.commit(put).await.unwrap();
+    let revocations = fill(&scratch).await;
+    busy.unwrap().damage(Some(keys::REVOCATIONS));
+    let error = revocations.revoke(&Target::Instance(enrolled.instance), &actor()).await.unwrap_err();
+    assert!(matches!(error, RevocationError::TooMany { recorded: true }), "{error}");
+}
+
+#[tokio::test]
+async fn what_is_to_be_done_by_hand_is_told_though_it_is_not_in_force() {
+    let mut busy = None;
+    let scratch = scratch_over(|store| std::sync::Arc::clone(busy.insert(Busy::new(store)))).await;
+    let (busy, revocations) = (busy.unwrap(), &scratch.control.revocations);
+    let (_, peer) = join(&scratch).await;
+    let (mesh, name) = node();
+    let forgotten = Commit::new().delete(format!("{}{}", keys::ISSUED, peer.serial()));
+    let forgotten = forgotten.delete(format!("{}{}", keys::INSTANCES, peer.serial().instance().unwrap()));
+    busy.before_next(forgotten);
+    busy.damage(Some(keys::REVOCATIONS));
+    let late = revocations.revoke(&Target::Node(mesh, name), &actor()).await.unwrap_err();
+    assert!(matches!(late, RevocationError::NotInForce { .. }), "{late}");
+    assert!(late.to_string().ends_with("why: revoke it once more"), "{late}");
 }
 
 #[tokio::test]

@@ -49,6 +49,7 @@ pub(super) struct Facts<'a> {
     pub(super) now: UnixMillis,
     pub(super) condition: &'a Condition,
     pub(super) cannot_sign: Option<&'a str>,
+    pub(super) is_denylist_unreadable: bool,
     pub(super) clock_ahead: Option<Duration>,
     pub(super) certificates: &'a Certificates,
     pub(super) need: Option<&'a Need>,
@@ -80,6 +81,13 @@ pub(super) fn collect(facts: &Facts<'_>) -> Vec<Finding> {
     if let Some(reason) = facts.cannot_sign {
         let fix = "nothing has to be restarted: it is tried every second; whoever has a certificate goes on until it expires";
         findings.push(error(format!("no certificates can be signed: {reason}"), fix));
+    }
+    if facts.is_denylist_unreadable {
+        let fix =
+            "nothing has to be restarted: it is tried every second; the control plane's log says what fails";
+        let summary =
+            "what is revoked or put in quarantine is refused by nobody, for the denylist cannot be made anew";
+        findings.push(error(summary.to_owned(), fix));
     }
     findings.extend(facts.clock_ahead.map(|ahead| {
         let summary = format!(
@@ -168,6 +176,7 @@ fn laggard(laggard: &Laggard) -> Finding {
         Lag::Refused(_)
         | Lag::Ahead { .. }
         | Lag::NotCompiled
+        | Lag::NoDenylist
         | Lag::Obstructed { .. }
         | Lag::KnowsNoInstances { .. } => error(summary, fix_of(laggard)),
         Lag::NotConnected | Lag::NotAcknowledged | Lag::NotPushed | Lag::NotDismissed | Lag::NodeUnknown => {
@@ -188,6 +197,7 @@ pub(super) fn fix_of(laggard: &Laggard) -> String {
              `hauberk-control-plane restored`"
         }
         Lag::KnowsNoInstances { .. } => "update its agent",
+        Lag::NoDenylist => "another finding of `hauberk check` says why; the former denylist stays in force",
         Lag::NotCompiled => "another finding of `hauberk check` says why; the former view stays in force",
         Lag::Obstructed { fix, .. } => {
             return format!("{fix}; until then the former view stays in force, with its keys");

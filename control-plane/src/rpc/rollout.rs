@@ -46,6 +46,8 @@ impl Rollout for RolloutService {
             let message = format!("revision {revision} is in the future: the current one is {current}");
             return Err(status::refusal(Code::FailedPrecondition, "REVISION_IN_FUTURE", message));
         }
+        // What is durable may not be on the denylist yet.
+        self.control.revocations.recorded().await.map_err(|error| status::of_store(&error))?;
         let mesh = match mesh.as_str() {
             "" => None,
             mesh => Some(Name::parse(mesh).map_err(|error| status::bad_field("mesh", error))?),
@@ -160,5 +162,52 @@ pub(super) fn laggard(laggard: &instances::Laggard) -> Laggard {
         acknowledged_revision: laggard.in_force.map_or(0, |view| view.revision),
         fix: findings::fix_of(laggard),
         obstructed: matches!(laggard.lag, instances::Lag::Obstructed { .. }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use futures_util::StreamExt;
+
+    use super::*;
+    use crate::app::start_push;
+    use crate::registry::{Commit, document, keys};
+    use crate::revocation::crl::RevocationLists;
+    use crate::testing::scratch;
+
+    #[tokio::test]
+    async fn no_rollout_is_done_before_what_is_revoked_is_in_force() {
+        let scratch = scratch().await;
+        let control = &scratch.control;
+        let lists = watch::Sender::<Arc<RevocationLists>>::default();
+        let (wanted, _nobody_fetches) = tokio::sync::mpsc::channel(1);
+        let (_resources, push) = start_push(control, lists.subscribe(), wanted).await.unwrap();
+        let service = RolloutService { control: Arc::clone(control), push };
+        let mut waiting = service.wait(Request::new(WaitRequest::default())).await.unwrap().into_inner();
+        let in_time = async |waiting: &mut <RolloutService as Rollout>::WaitStream| {
+            let told = tokio::time::timeout(Duration::from_secs(30), waiting.next()).await;
+            told.expect("something is told").unwrap().unwrap()
+        };
+        while !in_time(&mut waiting).await.done {}
+
+        // A revocation that is durable, of which the list does not know.
+        let revision = control.store.revision().await.unwrap().0 + 1;
+        let number = document::to_bytes("number", &BTreeMap::from([("revision", revision)])).unwrap();
+        let commit = Commit::new().put(keys::DENYLIST_NUMBER, number).raising_revision();
+        control.store.commit(commit).await.unwrap();
+        let mut waiting = service.wait(Request::new(WaitRequest::default())).await.unwrap().into_inner();
+        let mut compiled = service.push.compilation();
+        compiled.wait_for(|compilation| compilation.revision >= revision).await.unwrap();
+        let begun = in_time(&mut waiting).await;
+        assert_eq!((begun.revision, begun.done), (revision, false));
+        let follow = {
+            let (revocations, stop) = (Arc::clone(&control.revocations), control.stop.clone());
+            async move { revocations.follow(stop).await }
+        };
+        control.tasks.spawn(follow);
+        while !in_time(&mut waiting).await.done {}
+        control.stop.cancel();
     }
 }

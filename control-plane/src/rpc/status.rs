@@ -206,7 +206,7 @@ pub fn of_revocation(error: &RevocationError) -> Status {
         RevocationError::Expired(_) => refused(Code::FailedPrecondition, "EXPIRED"),
         RevocationError::ControlPlane(_) => refused(Code::FailedPrecondition, "CONTROL_PLANE"),
         RevocationError::TooMany { .. } => refused(Code::ResourceExhausted, "TOO_MANY_REVOKED"),
-        RevocationError::NotInForce(_) => refused(Code::Unavailable, "NOT_IN_FORCE"),
+        RevocationError::NotInForce { .. } => refused(Code::Unavailable, "NOT_IN_FORCE"),
         RevocationError::Store(error) => of_store(error),
         RevocationError::Sign(_) => internal(error),
     }

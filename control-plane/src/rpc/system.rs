@@ -77,6 +77,7 @@ impl System for SystemService {
             now,
             condition: &condition,
             cannot_sign: authority.cannot_sign(now).as_deref(),
+            is_denylist_unreadable: control.revocations.is_unreadable(),
             clock_ahead: control.clock.ahead(),
             certificates: &certificates,
             need: need.as_ref(),

@@ -233,6 +233,7 @@ async fn what_the_disk_does_not_confirm_is_not_acknowledged_and_nothing_follows_
     let health = Health::new(
         store.clone(),
         Arc::clone(&founded.control.authority),
+        Arc::clone(&founded.control.revocations),
         Arc::default(),
         tokio::sync::watch::Sender::default().subscribe(),
         founded.clock.clone(),

@@ -73,6 +73,7 @@ struct World {
     issuers: Vec<FollowedIssuer>,
     own_keys: JwtBundle,
     lists: Trouble,
+    is_denylist_unreadable: bool,
 }
 
 impl World {
@@ -90,12 +91,19 @@ impl World {
             clock_ahead: None,
             compilation: Compilation::default(),
             catalog: Catalog::default(),
-            rollout: Rollout { revision: 1, concerned: 1, laggards: Vec::new(), compiled: true },
+            rollout: Rollout {
+                revision: 1,
+                concerned: 1,
+                laggards: Vec::new(),
+                compiled: true,
+                denies_all: true,
+            },
             reports: vec![report()],
             followed: Vec::new(),
             issuers: Vec::new(),
             own_keys: JwtBundle::new(TrustDomain::parse("shop.local").unwrap(), []).unwrap(),
             lists: Trouble::default(),
+            is_denylist_unreadable: false,
         }
     }
 
@@ -104,6 +112,7 @@ impl World {
             now: self.now,
             condition: &self.condition,
             cannot_sign: None,
+            is_denylist_unreadable: self.is_denylist_unreadable,
             clock_ahead: self.clock_ahead,
             certificates: &self.certificates,
             need: self.need.as_ref(),
@@ -172,6 +181,15 @@ fn revocation_lists_that_are_lacking_are_told_of() {
     let of_members = &world.findings()[1];
     assert!(of_members.summary.contains("Envoys that ask for the roots of ALL"), "{}", of_members.summary);
     assert!(of_members.fix.contains("ROOTCA"), "{}", of_members.fix);
+}
+
+#[test]
+fn a_denylist_that_cannot_be_made_is_told_of() {
+    let mut world = World::healthy();
+    world.is_denylist_unreadable = true;
+    let findings = world.findings();
+    assert_eq!(findings[0].severity(), Severity::Error);
+    assert!(findings[0].summary.starts_with("what is revoked or put in quarantine is refused by nobody"));
 }
 
 #[test]

@@ -688,6 +688,20 @@ async fn lists_cover_the_members_under_a_root_that_is_said_to_be_exclusive() {
 }
 
 #[tokio::test]
+async fn of_a_root_that_is_trusted_it_is_said_though_it_has_ended() {
+    let scratch = scratch().await;
+    let authorities = &scratch.control.authorities;
+    let (key, mut params) = (rcgen::KeyPair::generate().unwrap(), params("other"));
+    let ends = scratch.clock.now().plus(400 * DAY);
+    params.not_after = rcgen::date_time_ymd(1970, 1, 1) + Duration::from_millis(ends.0);
+    let other = params.self_signed(&key).unwrap().der().clone();
+    let announced = authorities.install(vec![other.clone()], None, Some(true), &actor()).await.unwrap();
+    scratch.clock.advance(500 * DAY);
+    let said = authorities.install(vec![other], None, Some(false), &actor()).await.unwrap();
+    assert_eq!((&said, authorities.get(&announced).await.unwrap().is_exclusive), (&announced, false));
+}
+
+#[tokio::test]
 async fn of_an_intermediate_that_everybody_trusts_it_is_said_without_a_new_authority() {
     let scratch = scratch().await;
     let (authorities, corporate) = (&scratch.control.authorities, Corporate::new("corporate"));

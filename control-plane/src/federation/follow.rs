@@ -79,15 +79,15 @@ pub(super) async fn all(federation: &Arc<Federation>) {
         let catalog = Arc::clone(&catalogs.borrow_and_update());
         let wanted = bindings(&catalog);
         let mut has_gone = std::mem::take(&mut is_first);
-        following.retain(|key, (binding, task)| {
-            let stays = wanted.get(key) == Some(binding);
-            if !stays {
-                task.abort();
-                federation.forget(key);
-                has_gone = true;
-            }
-            stays
-        });
+        let gone = following.iter().filter(|(key, (binding, _))| wanted.get(*key) != Some(binding));
+        for key in gone.map(|(key, _)| key.clone()).collect::<Vec<_>>() {
+            let Some((_, task)) = following.remove(&key) else { continue };
+            task.abort();
+            // On another thread it goes on for a moment, and what it notes after that would be there for good.
+            while !task.is_finished() && tasks.join_next().await.is_some() {}
+            federation.forget(&key);
+            has_gone = true;
+        }
         if has_gone && let Err(error) = prune(federation, &catalog).await {
             tracing::warn!(event = "federation_prune_failed", %error, "it is tried again with the next change");
         }

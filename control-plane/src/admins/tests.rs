@@ -1,7 +1,7 @@
 use std::os::unix::fs::PermissionsExt;
 
 use super::*;
-use crate::registry::Version;
+use crate::registry::{REMEMBERED_WRITES, Version};
 use crate::revocation::Target;
 use crate::testing::{Busy, actor, request, scratch, scratch_over};
 
@@ -193,7 +193,8 @@ async fn where_deletions_may_have_been_missed_whoever_is_an_admin_connects_again
     let dismissed = admins.dismissal_of(&scratch.peer(&credential.issued.svid)).unwrap();
     let changes = admins.changes().await.unwrap();
     for _ in 0..2 {
-        let filler = (0..8_192).fold(Commit::new(), |commit, number| commit.put(format!("x/{number}"), "x"));
+        let numbers = 0..REMEMBERED_WRITES;
+        let filler = numbers.fold(Commit::new(), |commit, number| commit.put(format!("x/{number}"), "x"));
         scratch.control.store.commit(filler).await.unwrap();
     }
     let stop = CancellationToken::new();

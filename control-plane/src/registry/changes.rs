@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use super::{Revision, Stored, Version};
 
 /// How many written keys the ring remembers before a slow watcher must list again.
-const REMEMBERED_WRITES: usize = 8_192;
+pub(crate) const REMEMBERED_WRITES: usize = 8_192;
 
 /// One commit, as seen by a watcher.
 #[derive(Debug, Clone, PartialEq, Eq)]

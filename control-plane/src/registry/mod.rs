@@ -21,6 +21,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
+#[cfg(test)]
+pub(crate) use changes::REMEMBERED_WRITES;
 pub use changes::{Change, ChangeRing, Watch, WatchEnd};
 pub use error::{OpenError, StoreError};
 pub use sled_store::SledStore;

@@ -61,6 +61,9 @@ pub enum StoreError {
          try again later"
     )]
     NotFollowed,
+    /// What has changed of resources is not taken over yet, by a machine that has much to do.
+    #[error("the last changes of resources are not followed up yet: try again")]
+    Behind,
     /// The control plane is stopping.
     #[error("the registry is closed: the control plane is stopping")]
     Closed,

@@ -89,6 +89,8 @@ enum Undone {
     Refused(Status),
     /// It is recorded, and not yet in force.
     Recorded(Status),
+    /// The token was deleted before; nobody who joined by it was revoked.
+    TokenDeleted(Status),
 }
 
 impl From<RevocationError> for Undone {
@@ -109,6 +111,14 @@ impl RevocationsService {
             Undone::Recorded(status) => {
                 warn!(event = "not_in_force", action, object, why = status.message());
                 status
+            }
+            Undone::TokenDeleted(status) => {
+                let why = format!(
+                    "the token is deleted; those who joined by it are not revoked: {}",
+                    status.message()
+                );
+                refused::record(&self.control.audit, actor, action, object, &why).await;
+                status::in_words(&status, why)
             }
         }
     }
@@ -133,7 +143,12 @@ impl RevocationsService {
                 let revision = self.control.revocations.denylist().mark.revision;
                 Revoked { revision, ..Revoked::default() }
             }
-            Err(error) => return Err(error.into()),
+            Err(error) => {
+                return Err(match error.into() {
+                    Undone::Refused(status) if token_deleted => Undone::TokenDeleted(status),
+                    undone => undone,
+                });
+            }
         };
         let mut told = Told { token_deleted, tokens: Vec::new(), unread: Vec::new() };
         if let Target::Node(mesh, node) = target {
@@ -262,6 +277,25 @@ mod tests {
         let (revoked, told) = service.carry_out(&target, &actor()).await.unwrap();
         assert_eq!((revoked.serials, told.token_deleted), (vec![joined.serial()], true));
         assert!(matches!(join().await, Err(EnrollmentError::UnknownToken)));
+    }
+
+    #[tokio::test]
+    async fn a_token_that_is_deleted_is_said_to_be_whatever_becomes_of_the_rest() {
+        let mut store = None;
+        let scratch = scratch_over(|made| Arc::clone(store.insert(Busy::new(made)))).await;
+        let (control, store) = (&scratch.control, store.unwrap());
+        let (mesh, node) = (Name::parse(NODE.0).unwrap(), NodeName::parse(NODE.1).unwrap());
+        let of_node = TokenRequest { mesh, of: TokenFor::Node(node), ttl: None, uses: Uses::Unlimited };
+        let token = control.tokens.create(of_node, &actor()).await.unwrap();
+        let service = RevocationsService { control: Arc::clone(control) };
+        store.damage(Some(keys::INSTANCES));
+        let target = Some(Asked::TokenId(SecretHash::of(token.secret.reveal()).short().to_owned()));
+        let request = RevokeRequest { target, unrecorded: false };
+        let undone = service.revoke(asked(request.clone())).await.unwrap_err();
+        assert!(undone.message().starts_with("the token is deleted; "), "{undone}");
+        let again = service.revoke(asked(request)).await.unwrap_err();
+        assert_eq!(again.code(), undone.code());
+        assert!(!again.message().contains("deleted"), "{again}");
     }
 
     fn asked<T>(message: T) -> Request<T> {

@@ -48,6 +48,11 @@ pub fn refusal(code: Code, reason: &'static str, message: impl Into<String>) -> 
     Status::with_error_details(code, message, ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new()))
 }
 
+/// The same status with more words.
+pub fn in_words(status: &Status, message: impl Into<String>) -> Status {
+    Status::with_error_details(status.code(), cut(message), status.get_error_details())
+}
+
 /// The caller's message has a field that cannot be.
 pub fn bad_field(field: impl Into<String>, problem: impl std::fmt::Display) -> Status {
     let (field, problem) = (cut(field), cut(problem.to_string()));
@@ -98,6 +103,7 @@ pub fn of_store(error: &StoreError) -> Status {
         ),
         StoreError::Closed => refusal(Code::Unavailable, "STOPPING", error.to_string()),
         StoreError::NotFollowed => refusal(Code::Unavailable, "RESOURCES_UNREADABLE", error.to_string()),
+        StoreError::Behind => refusal(Code::Unavailable, "RESOURCES_BEHIND", error.to_string()),
         StoreError::Damaged { .. } | StoreError::Unreadable { .. } => internal(error),
     }
 }

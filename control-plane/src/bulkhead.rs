@@ -1,5 +1,6 @@
-//! Work for admins that keeps a processor busy, and changes of resources: little of it runs at once, each piece on a
-//! thread of its own, so that agents are served meanwhile; and no admin's work keeps out that of others.
+//! Bulkheads around what admins have the control plane do: changes of resources, questions that keep a processor busy, and drafts, which
+//! take room besides. Each has one of its own; in each, little runs at once, every piece on a thread of its own, so that agents are served
+//! meanwhile, and no admin's work keeps out that of others.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -7,15 +8,21 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinError;
 
-/// How many calls of one caller are under way or wait.
+/// How many calls of one caller are under way or wait behind a bulkhead.
 pub const MOST_OF_ONE: usize = 64;
+
+/// The same of calls that carry drafts: each is held as long as it waits, and a draft has megabytes.
+pub const MOST_DRAFTS_OF_ONE: usize = 4;
+
+/// How many questions that may take their time are looked at at once, so that they leave the machine to others.
+const QUESTIONS_AT_ONCE: usize = 2;
 
 /// One caller asks too much at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{MOST_OF_ONE} such calls of yours are under way or wait already: try again when one of them is answered"
-)]
-pub struct Busy;
+#[error("{most} such calls of yours are under way or wait already: try again when one of them is answered")]
+pub struct Busy {
+    most: usize,
+}
 
 /// Where such work waits for its turn. Of one caller one piece runs at a time, the others in their order; so whoever else asks waits for
 /// what runs now, and for one piece of each who came before.
@@ -24,12 +31,27 @@ pub struct Bulkhead {
     threads: Arc<Semaphore>,
     /// Each who waits or whose work runs holds one of its caller's.
     callers: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
+    most_of_one: usize,
 }
 
 impl Bulkhead {
-    /// At most so many pieces of work at once.
-    pub fn new(at_once: usize) -> Self {
-        Self { threads: Arc::new(Semaphore::new(at_once)), callers: Mutex::default() }
+    /// One piece of work at a time.
+    pub fn one_at_a_time() -> Self {
+        Self::new(1, MOST_OF_ONE)
+    }
+
+    /// For questions about what is there.
+    pub fn of_questions() -> Self {
+        Self::new(QUESTIONS_AT_ONCE, MOST_OF_ONE)
+    }
+
+    /// For questions about drafts.
+    pub fn of_drafts() -> Self {
+        Self::new(QUESTIONS_AT_ONCE, MOST_DRAFTS_OF_ONE)
+    }
+
+    fn new(at_once: usize, most_of_one: usize) -> Self {
+        Self { threads: Arc::new(Semaphore::new(at_once)), callers: Mutex::default(), most_of_one }
     }
 
     /// Waits for a turn of this caller's. It is lost where nobody waits for it any longer.
@@ -39,7 +61,7 @@ impl Bulkhead {
     pub async fn turn(&self, caller: &str) -> Result<Turn, Busy> {
         let own = self.place_of(caller)?.lock_owned().await;
         // Nobody closes it.
-        let thread = Arc::clone(&self.threads).acquire_owned().await.map_err(|_| Busy)?;
+        let thread = Arc::clone(&self.threads).acquire_owned().await.map_err(|_| self.busy())?;
         Ok(Turn { _own: own, _thread: thread })
     }
 
@@ -47,14 +69,18 @@ impl Bulkhead {
         let mut callers = self.callers.lock().unwrap_or_else(PoisonError::into_inner);
         callers.retain(|_, held| held.strong_count() > 0);
         let held = callers.get(caller);
-        if held.is_some_and(|held| held.strong_count() >= MOST_OF_ONE) {
-            return Err(Busy);
+        if held.is_some_and(|held| held.strong_count() >= self.most_of_one) {
+            return Err(self.busy());
         }
         Ok(held.and_then(Weak::upgrade).unwrap_or_else(|| {
             let own = Arc::default();
             callers.insert(caller.to_owned(), Arc::downgrade(&own));
             own
         }))
+    }
+
+    fn busy(&self) -> Busy {
+        Busy { most: self.most_of_one }
     }
 }
 
@@ -76,12 +102,19 @@ impl Turn {
         self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, JoinError> {
-        let work = move || {
-            let done = work();
-            drop(self);
-            done
-        };
-        tokio::task::spawn_blocking(work).await
+        let (done, _ended) = self.lend(work).await?;
+        Ok(done)
+    }
+
+    /// The same, of whoever has more to do in this turn.
+    ///
+    /// # Errors
+    /// As of [`Turn::run`]; the turn is over then.
+    pub async fn lend<T: Send + 'static>(
+        self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<(T, Self), JoinError> {
+        tokio::task::spawn_blocking(move || (work(), self)).await
     }
 }
 
@@ -95,7 +128,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_hangs_up_keeps_the_turn_until_the_work_is_done() {
-        let bulkhead = Bulkhead::new(1);
+        let bulkhead = Bulkhead::one_at_a_time();
         let (release, released) = mpsc::channel::<()>();
         let turn = bulkhead.turn("ada").await.unwrap();
         let mut asked = Box::pin(turn.run(move || released.recv()));
@@ -112,13 +145,13 @@ mod tests {
 
     #[tokio::test]
     async fn nobody_keeps_out_others_by_asking_much() {
-        let bulkhead = Bulkhead::new(2);
+        let bulkhead = Bulkhead::of_questions();
         let first = bulkhead.turn("ada").await.unwrap();
         let mut waiting: Vec<_> = (1..MOST_OF_ONE).map(|_| Box::pin(bulkhead.turn("ada"))).collect();
         for turn in &mut waiting {
             assert!(turn.as_mut().now_or_never().is_none(), "one of them runs at a time");
         }
-        assert_eq!(bulkhead.turn("ada").now_or_never().unwrap().unwrap_err(), Busy);
+        assert_eq!(bulkhead.turn("ada").now_or_never().unwrap().unwrap_err(), Busy { most: MOST_OF_ONE });
         let others = bulkhead.turn("bob").now_or_never().expect("there is a thread for another").unwrap();
         // Who comes third waits for what runs, before all that one of them has asked.
         let mut third = Box::pin(bulkhead.turn("eve"));
@@ -129,5 +162,19 @@ mod tests {
         let turn = bulkhead.turn("ada").now_or_never().expect("nobody waits any longer").unwrap();
         assert_eq!(bulkhead.callers.lock().unwrap().len(), 1, "whoever asks nothing is forgotten");
         drop(turn);
+    }
+
+    #[tokio::test]
+    async fn of_drafts_fewer_wait() {
+        let bulkhead = Bulkhead::of_drafts();
+        let first = bulkhead.turn("ada").await.unwrap();
+        let mut waiting: Vec<_> = (1..MOST_DRAFTS_OF_ONE).map(|_| Box::pin(bulkhead.turn("ada"))).collect();
+        for turn in &mut waiting {
+            assert!(turn.as_mut().now_or_never().is_none(), "one of them runs at a time");
+        }
+        let busy = bulkhead.turn("ada").now_or_never().unwrap().unwrap_err();
+        assert!(busy.to_string().starts_with("4 such calls of yours"), "{busy}");
+        drop(bulkhead.turn("bob").now_or_never().expect("there is a thread for another").unwrap());
+        drop(first);
     }
 }

@@ -124,6 +124,10 @@ fn changed(detail: &DecisionDetail, since: &RulesSince) -> String {
             "What the present ones would say is not known: it was refused before any policy was asked."
                 .to_owned()
         }
+        (_, None, "busy") => {
+            "What the present ones would decide was not looked at: too much that you have asked is under way; ask again."
+                .to_owned()
+        }
         (_, None, "gone") => "What was called is there no longer: such a call is denied.".to_owned(),
         (_, None, other) => {
             format!("What the present ones would decide cannot be said ({}).", printable(other))
@@ -175,6 +179,7 @@ mod tests {
         for (undecidable, words) in [
             ("facts_not_recorded", "they read what was not recorded of it"),
             ("refused_before_policies", "refused before any policy was asked"),
+            ("busy", "was not looked at: too much that you have asked is under way; ask again."),
             ("gone", "What was called is there no longer: such a call is denied."),
             ("\u{1b}[2J", "cannot be said (\u{fffd}[2J)"),
         ] {

@@ -82,7 +82,7 @@ impl Push {
         let unanswered = match self.ask(instance, id).await {
             Ok(detail) => {
                 let rules_since = match &detail.decision {
-                    Some(decision) => rules_since(decision, self.present(decision), asker).await?,
+                    Some(decision) => rules_since(decision, self.present(decision), asker).await,
                     None => None,
                 };
                 return Ok(Explained { detail, kept_at: None, rules_since });
@@ -98,7 +98,7 @@ impl Push {
                     Explained { detail: recall(decision, view, turn).await, kept_at, rules_since: None }
                 }
                 other => {
-                    let rules_since = rules_since(&decision, other, asker).await?;
+                    let rules_since = rules_since(&decision, other, asker).await;
                     let detail = without_policies(&decision, agent::NoPolicies::RulesGone);
                     Explained { detail, kept_at, rules_since }
                 }

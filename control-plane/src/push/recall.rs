@@ -12,7 +12,7 @@ use hauberk_proto::convert::{
     encode_policy_note, explains,
 };
 
-use crate::bulkhead::{Bulkhead, Busy, Turn};
+use crate::bulkhead::{Bulkhead, Turn};
 use crate::compile::{Compilation, CompiledView};
 
 /// What has become of the rules since a decision.
@@ -35,6 +35,8 @@ pub enum Undecidable {
     Unreadable,
     /// What was called is there no longer.
     Gone,
+    /// Whoever asks has asked too much at once for it to be looked at.
+    Busy,
 }
 
 /// The view that a node's decisions are made by now.
@@ -57,6 +59,7 @@ impl Undecidable {
             Self::FactsNotRecorded => "facts_not_recorded",
             Self::Unreadable => "unreadable_record",
             Self::Gone => "gone",
+            Self::Busy => "busy",
         }
     }
 }
@@ -76,28 +79,29 @@ impl Present {
 
 /// What has become of the rules since a decision; none where it was made by no view, or they are still the same. `asker`: where it
 /// waits for its turn, and whose turn that is.
-///
-/// # Errors
-/// When too much of the caller waits.
 pub(super) async fn rules_since(
     decision: &agent::Decision,
     present: Present,
     (bulkhead, asker): (&Bulkhead, &str),
-) -> Result<Option<RulesSince>, Busy> {
+) -> Option<RulesSince> {
     let (epoch, view) = match present {
-        _ if decision.node.is_empty() => return Ok(None),
-        Present::Same(_) | Present::NotMade => return Ok(None),
-        Present::Gone => return Ok(Some(RulesSince { revision: None, now: Err(Undecidable::Gone) })),
+        _ if decision.node.is_empty() => return None,
+        Present::Same(_) | Present::NotMade => return None,
+        Present::Gone => return Some(RulesSince { revision: None, now: Err(Undecidable::Gone) }),
         Present::Other { epoch, view } => (epoch, view),
     };
     let revision = Some(view.revision);
     if Reason::parse(&decision.reason).is_none() {
-        return Ok(Some(RulesSince { revision, now: Err(Undecidable::RefusedBefore) }));
+        return Some(RulesSince { revision, now: Err(Undecidable::RefusedBefore) });
     }
+    // What is known of the decision itself is told all the same.
+    let Ok(turn) = bulkhead.turn(asker).await else {
+        return Some(RulesSince { revision, now: Err(Undecidable::Busy) });
+    };
     let decision = decision.clone();
     // Compiling a large view takes a while.
-    let asked = bulkhead.turn(asker).await?.run(move || decide_now(epoch, &view, decision));
-    Ok(Some(RulesSince { revision, now: asked.await.unwrap_or(Err(Undecidable::Unreadable)) }))
+    let asked = turn.run(move || decide_now(epoch, &view, decision));
+    Some(RulesSince { revision, now: asked.await.unwrap_or(Err(Undecidable::Unreadable)) })
 }
 
 fn decide_now(

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use hauberk_identity::{InstanceId, Name, Serial, SpiffeId, TrustDomain, UnixMillis};
 use hauberk_proto::agent::v1::{from_agent, to_agent::Message};
 use hauberk_tls::{PeerIdentity, TrustBundle};
@@ -13,7 +14,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
 
 use super::*;
-use crate::bulkhead::Bulkhead;
+use crate::bulkhead::{Bulkhead, MOST_DRAFTS_OF_ONE};
 use crate::compile::CompiledView;
 use crate::flows::Filter;
 use crate::instances::{IssuedTo, Lag};
@@ -90,7 +91,7 @@ async fn an_agent_has_keys_looked_for_of_issuers_of_its_own_mesh_alone() {
         agent.send(from_agent::Message::UnknownKey(agent::UnknownKey { issuer: issuer.to_owned() })).await;
     }
     for issuer in ["login", "other"] {
-        let told = world.unknown_keys.recv().await.unwrap();
+        let told = world.next_unknown_key().await;
         assert_eq!((told.kind, told.mesh.as_str(), told.name.as_str()), (Kind::JwtIssuer, "shop", issuer));
     }
 }
@@ -107,11 +108,11 @@ async fn an_agent_that_tells_of_one_issuer_without_end_is_heard_once_in_a_while(
         tell("login").await;
     }
     tell("other").await;
-    assert_eq!(world.unknown_keys.recv().await.unwrap().name.as_str(), "login");
-    assert_eq!(world.unknown_keys.recv().await.unwrap().name.as_str(), "other");
+    assert_eq!(world.next_unknown_key().await.name.as_str(), "login");
+    assert_eq!(world.next_unknown_key().await.name.as_str(), "other");
     advance(Duration::from_secs(30)).await;
     tell("login").await;
-    assert_eq!(world.unknown_keys.recv().await.unwrap().name.as_str(), "login");
+    assert_eq!(world.next_unknown_key().await.name.as_str(), "login");
 }
 
 #[tokio::test(start_paused = true)]
@@ -579,7 +580,7 @@ async fn agents_send_everything_while_somebody_observes() {
 }
 
 async fn explain(world: &World, id: &str) -> Result<Explained, ExplainError> {
-    world.push.explain(id, (&Bulkhead::new(1), "ada")).await
+    world.push.explain(id, (&Bulkhead::one_at_a_time(), "ada")).await
 }
 
 #[tokio::test(start_paused = true)]
@@ -590,10 +591,14 @@ async fn a_decision_is_explained_by_its_agent() {
     agent.until_current(1).await;
     let push = Arc::clone(&world.push);
     let asked = tokio_util::task::AbortOnDropHandle::new(
-        world.push.tasks.spawn(async move { push.explain(&id_of(1, "a"), (&Bulkhead::new(1), "ada")).await }),
+        world
+            .push
+            .tasks
+            .spawn(async move { push.explain(&id_of(1, "a"), (&Bulkhead::one_at_a_time(), "ada")).await }),
     );
-    let Some(Ok(ToAgent { message: Some(Message::Question(question)) })) = agent.down.recv().await else {
-        panic!("no question");
+    let asked_agent = timeout(Duration::from_secs(60), agent.down.recv()).await;
+    let Ok(Some(Ok(ToAgent { message: Some(Message::Question(question)) }))) = asked_agent else {
+        panic!("no question: {asked_agent:?}");
     };
     let detail = agent::DecisionDetail { decision: Some(decision("orders", 1, "a")), ..Default::default() };
     let question_id = question.question_id;
@@ -629,13 +634,43 @@ async fn a_decision_of_a_lost_agent_is_explained_from_what_it_had_sent() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn whoever_asks_too_much_is_told_what_is_known_without_the_present_rules() {
+    let world = World::new().await;
+    let mut agent = world.connect("orders", 1);
+    agent.hello().await;
+    agent.until_current(1).await;
+    let drafts = Bulkhead::of_drafts();
+    let _first = drafts.turn("ada").await.unwrap();
+    let mut waiting: Vec<_> = (1..MOST_DRAFTS_OF_ONE).map(|_| Box::pin(drafts.turn("ada"))).collect();
+    for turn in &mut waiting {
+        assert!(turn.as_mut().now_or_never().is_none());
+    }
+    let of_earlier =
+        agent::Decision { epoch: EPOCH - 1, reason: "forbidden".into(), ..decision("orders", 1, "a") };
+    let answer = async {
+        let asked = timeout(Duration::from_secs(60), agent.down.recv()).await;
+        let Ok(Some(Ok(ToAgent { message: Some(Message::Question(question)) }))) = asked else {
+            panic!("no question: {asked:?}");
+        };
+        let detail = agent::DecisionDetail { decision: Some(of_earlier), ..Default::default() };
+        let question_id = question.question_id;
+        agent.send(from_agent::Message::Answer(agent::Answer { question_id, decision: Some(detail) })).await;
+    };
+    let id = id_of(1, "a");
+    let (explained, ()) = tokio::join!(world.push.explain(&id, (&drafts, "ada")), answer);
+    let explained = explained.unwrap();
+    assert_eq!(explained.detail.decision.unwrap().id, id);
+    assert_eq!(explained.rules_since.unwrap().now.unwrap_err(), Undecidable::Busy);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_has_become_of_the_rules_is_told() {
     use recall::Undecidable::{Gone, RefusedBefore, Unreadable};
     let world = World::new().await;
     world.publish(7, &[("orders", 5)], &[], &[]);
     world.amend(|compilation| drop(compilation.node_uids.insert(node_id("broken"), None)));
     let compilation = Arc::clone(&world.compilation.borrow());
-    let asker = (&Bulkhead::new(1), "ada");
+    let asker = (&Bulkhead::one_at_a_time(), "ada");
     let made = agent::Decision {
         epoch: EPOCH,
         revision: 5,
@@ -655,7 +690,7 @@ async fn what_has_become_of_the_rules_is_told() {
         (agent::Decision { node: node_id("payments").to_string(), ..made }, Some((None, Gone))),
     ] {
         let since = recall::rules_since(&decision, recall::Present::of(&decision, &compilation), asker);
-        let since = since.await.unwrap();
+        let since = since.await;
         let found = since.map(|since| (since.revision, since.now.unwrap_err()));
         assert_eq!(found, wanted, "{decision:?}");
     }
@@ -683,6 +718,11 @@ impl World {
         let world = Self::start(store, directory).await;
         world.publish(1, &[("orders", 1)], &[], &[]);
         world
+    }
+
+    async fn next_unknown_key(&mut self) -> ResourceKey {
+        let told = timeout(Duration::from_secs(60), self.unknown_keys.recv()).await;
+        told.expect("it is told of").unwrap()
     }
 
     fn publish_lists(&self, ders: &[&'static [u8]]) {
@@ -933,7 +973,8 @@ impl Agent {
     async fn ending(&mut self) -> Code {
         loop {
             if let Err(status) = self.received().await {
-                assert!(self.down.recv().await.is_none(), "the stream ends with its status");
+                let after = timeout(Duration::from_secs(60), self.down.recv()).await;
+                assert!(after.expect("it ends").is_none(), "the stream ends with its status");
                 return status.code();
             }
         }

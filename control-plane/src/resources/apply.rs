@@ -107,7 +107,7 @@ pub struct Resources {
 impl Resources {
     /// Puts the parts together.
     pub fn new(parts: ResourcesParts) -> Self {
-        Self { parts: Arc::new(parts), changing: Bulkhead::new(1) }
+        Self { parts: Arc::new(parts), changing: Bulkhead::one_at_a_time() }
     }
 
     /// All resources.
@@ -176,10 +176,10 @@ impl Resources {
         action: &'static str,
     ) -> Result<Applied, ChangeError> {
         check_size(batch)?;
-        let mut turn = self.changing.turn(&author.actor.name).await?;
+        let mut turn = self.turn_of(author).await?;
         let (batch, rights): (Arc<[Resource]>, _) = (batch.into(), author.rights);
         for _ in 0..ATTEMPTS {
-            let catalog = self.parts.catalogs.current().await?;
+            let catalog = self.parts.catalogs.current_in_turn().await?;
             let (before, batch) = (Arc::clone(&catalog), Arc::clone(&batch));
             let admission;
             (admission, turn) = self.judged(turn, move |parts| parts.judge(&before, &batch, rights)).await?;
@@ -227,10 +227,10 @@ impl Resources {
         if targets.len() > MAX_BATCH {
             return Err(ChangeError::TooMany(targets.len()));
         }
-        let mut turn = self.changing.turn(&author.actor.name).await?;
+        let mut turn = self.turn_of(author).await?;
         let (targets, rights): (Arc<[Target]>, _) = (targets.into(), author.rights);
         for _ in 0..ATTEMPTS {
-            let catalog = self.parts.catalogs.current().await?;
+            let catalog = self.parts.catalogs.current_in_turn().await?;
             let (before, targets) = (Arc::clone(&catalog), Arc::clone(&targets));
             let admission;
             (admission, turn) = self
@@ -261,16 +261,20 @@ impl Resources {
         }
     }
 
-    /// Judges a change on a thread of its own: it may take a while, and agents are served meanwhile. The turn ends no sooner than that,
-    /// also where whoever asked has gone, so that one judgement runs at a time.
+    /// Judges a change on a thread of its own: it may take a while, and agents are served meanwhile. One judgement runs at a time.
     async fn judged<T: Send + 'static>(
         &self,
         turn: Turn,
         judge: impl FnOnce(&ResourcesParts) -> T + Send + 'static,
     ) -> Result<(T, Turn), ChangeError> {
         let parts = Arc::clone(&self.parts);
-        let judged = tokio::task::spawn_blocking(move || (judge(&parts), turn));
-        judged.await.map_err(ChangeError::Unjudged)
+        turn.lend(move || judge(&parts)).await.map_err(ChangeError::Unjudged)
+    }
+
+    /// A turn of this author's, once all resources can be read: whoever waits for those holds up nobody.
+    async fn turn_of(&self, author: &Author) -> Result<Turn, ChangeError> {
+        self.parts.catalogs.current().await?;
+        Ok(self.changing.turn(&author.actor.name).await?)
     }
 
     /// Records what left no trace in the registry otherwise. The answer does not depend on it.

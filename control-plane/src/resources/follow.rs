@@ -66,14 +66,35 @@ impl Catalogs {
     /// is in it.
     ///
     /// # Errors
-    /// When the registry cannot be read, or is closed. [`StoreError::NotFollowed`]: resources could not be read for ten seconds.
+    /// When the registry cannot be read, or is closed; or resources were not those of now for ten seconds.
     pub async fn current(&self) -> Result<Arc<Catalog>, StoreError> {
+        self.current_within(CURRENT_WITHIN).await
+    }
+
+    /// The same for one whom others wait for: where it is known that resources cannot be read, nobody waits for that.
+    ///
+    /// # Errors
+    /// As of [`Catalogs::current`].
+    pub async fn current_in_turn(&self) -> Result<Arc<Catalog>, StoreError> {
+        self.current_within(if self.are_unreadable() { Duration::ZERO } else { CURRENT_WITHIN }).await
+    }
+
+    async fn current_within(&self, time: Duration) -> Result<Arc<Catalog>, StoreError> {
         let revision = self.store.revision().await?;
         let mut latest = self.latest.clone();
         let current = latest.wait_for(|catalog| catalog.revision() >= revision);
-        let catalog = tokio::time::timeout(CURRENT_WITHIN, current).await;
-        let catalog = catalog.map_err(|_| StoreError::NotFollowed)?;
-        catalog.map(|catalog| Arc::clone(&catalog)).map_err(|_| StoreError::Closed)
+        match tokio::time::timeout(time, current).await {
+            Ok(catalog) => catalog.map(|catalog| Arc::clone(&catalog)).map_err(|_| StoreError::Closed),
+            Err(_) if self.are_unreadable() => Err(StoreError::NotFollowed),
+            Err(_) => Err(StoreError::Behind),
+        }
+    }
+
+    /// Such as are followed by whoever holds the sender.
+    #[cfg(test)]
+    pub(super) fn followed_by_hand(store: Arc<dyn Store>) -> (Self, watch::Sender<Arc<Catalog>>) {
+        let (sender, latest) = watch::channel(Arc::new(Catalog::default()));
+        (Self { store, latest, unreadable: Arc::default() }, sender)
     }
 
     /// Whether changes of resources reach nobody, for they cannot be read just now.
@@ -186,6 +207,7 @@ mod tests {
     use prost::Message;
 
     use super::*;
+    use crate::health::Health;
     use crate::registry::{Commit, SledStore};
     use crate::resources::testing::{mesh, trust_domain};
     use crate::testing::Busy;
@@ -203,12 +225,8 @@ mod tests {
         drop(store);
         // What was committed before a store was opened is no longer remembered as changes.
         let store = Busy::new(SledStore::open(directory.path()).unwrap());
-        let (sender, mut latest) = watch::channel(Arc::new(Catalog::default()));
-        let catalogs = Catalogs {
-            store: Arc::clone(&store) as Arc<dyn Store>,
-            latest: latest.clone(),
-            unreadable: Arc::default(),
-        };
+        let (catalogs, sender) = Catalogs::followed_by_hand(Arc::clone(&store) as Arc<dyn Store>);
+        let mut latest = catalogs.subscribe();
         let follower = Follower {
             store: Arc::clone(&store) as Arc<dyn Store>,
             trust_domain: trust_domain(),
@@ -216,20 +234,53 @@ mod tests {
             sender,
             unreadable: Arc::clone(&catalogs.unreadable),
         };
+        let founded = crate::testing::scratch().await;
+        let health = Health::new(
+            Arc::clone(&store) as Arc<dyn Store>,
+            Arc::clone(&founded.control.authority),
+            Arc::clone(&founded.control.revocations),
+            Arc::default(),
+            watch::Sender::default().subscribe(),
+            founded.clock.clone(),
+        );
+        health.set_serving(true);
+        health.watch_resources(&catalogs);
         store.damage(Some(keys::RESOURCES));
         let mut following = tokio::task::JoinSet::new();
         following.spawn(follower.run());
         let given_up = tokio::time::timeout(READ_AGAIN_AFTER * 3, latest.changed()).await;
         assert!(given_up.is_err(), "it waits until they can be read: {given_up:?}");
         assert!(catalogs.are_unreadable());
+        let unready = health.unready_reason().unwrap();
+        assert!(unready.starts_with("changes of resources reach nobody"), "{unready}");
         // Whoever asks for them meanwhile is told so, and holds nothing up for good.
         let current = tokio::time::timeout(CURRENT_WITHIN * 2, catalogs.current()).await;
         assert!(matches!(current, Ok(Err(StoreError::NotFollowed))), "{current:?}");
+        let asked_at = tokio::time::Instant::now();
+        let current = catalogs.current_in_turn().await;
+        assert!(matches!(current, Err(StoreError::NotFollowed)), "{current:?}");
+        assert!(asked_at.elapsed() < READ_AGAIN_AFTER, "nobody waits in a turn for what cannot be read");
         store.damage(None);
-        latest.wait_for(|catalog| catalog.mesh("shop").is_some()).await.unwrap();
+        let followed = latest.wait_for(|catalog| catalog.mesh("shop").is_some());
+        drop(
+            tokio::time::timeout(READ_AGAIN_AFTER * 3, followed).await.expect("they are read again").unwrap(),
+        );
         assert!(catalogs.current().await.unwrap().mesh("shop").is_some());
         assert!(!catalogs.are_unreadable());
+        assert_eq!(health.unready_reason(), None);
         store.commit(stored("depot")).await.unwrap();
-        latest.wait_for(|catalog| catalog.mesh("depot").is_some()).await.unwrap();
+        let followed = latest.wait_for(|catalog| catalog.mesh("depot").is_some());
+        drop(tokio::time::timeout(READ_AGAIN_AFTER * 3, followed).await.expect("they are followed").unwrap());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_resources_are_late_the_log_is_not_said_to_tell_why() {
+        let directory = tempfile::tempdir().unwrap();
+        let store: Arc<dyn Store> = Arc::new(SledStore::create(directory.path()).unwrap());
+        let (catalogs, _nobody_follows) = Catalogs::followed_by_hand(Arc::clone(&store));
+        let commit = Commit::new().put(keys::resource("Mesh", "shop", "shop"), "").raising_revision();
+        store.commit(commit).await.unwrap();
+        let late = catalogs.current().await.unwrap_err();
+        assert!(matches!(late, StoreError::Behind), "{late}");
     }
 }

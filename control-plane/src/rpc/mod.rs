@@ -38,6 +38,7 @@ use std::sync::Arc;
 use tonic::service::Routes;
 
 use crate::app::ControlPlane;
+use crate::bulkhead::Bulkhead;
 use crate::federation::Federation;
 use crate::push::Push;
 use crate::resources::Resources;
@@ -76,6 +77,7 @@ pub async fn admin_routes(
     push: &Arc<Push>,
     federation: &Arc<Federation>,
 ) -> Result<Routes, tonic_reflection::server::Error> {
+    let drafts = Arc::new(Bulkhead::of_drafts());
     Ok(Routes::new(health_service(ADMIN_SERVICES).await)
         .add_service(admins::service(control))
         .add_service(audit::service(control))
@@ -83,8 +85,8 @@ pub async fn admin_routes(
         .add_service(federation::service(control, resources, federation))
         .add_service(flows::service(push))
         .add_service(identities::service(control, push))
-        .add_service(policies::service(control, resources, push))
-        .add_service(record::service(control, resources, push))
+        .add_service(policies::service(control, resources, push, &drafts))
+        .add_service(record::service(control, resources, push, &drafts))
         .add_service(resources::service(control, resources))
         .add_service(revocations::service(control))
         .add_service(rollout::service(control, push))

@@ -47,20 +47,19 @@ const MAX_QUESTIONS: usize = 1_000;
 /// How many policies are told of each answer of a test: the nearest.
 const TOLD_POLICIES: usize = 8;
 
-/// How many questions that may take their time are looked at at once, so that they leave the machine to others.
-const AT_ONCE: usize = 2;
-
-/// The service, ready to be mounted.
+/// The service, ready to be mounted. `drafts`: where questions about drafts wait, of whatever service.
 pub(super) fn service(
     control: &Arc<ControlPlane>,
     resources: &Arc<Resources>,
     push: &Arc<Push>,
+    drafts: &Arc<Bulkhead>,
 ) -> PoliciesServer<PoliciesService> {
     PoliciesServer::new(PoliciesService {
         control: Arc::clone(control),
         resources: Arc::clone(resources),
         push: Arc::clone(push),
-        bulkhead: Bulkhead::new(AT_ONCE),
+        questions: Bulkhead::of_questions(),
+        drafts: Arc::clone(drafts),
     })
     // Some more than a draft may have, so that one that is too large is told so in our words.
     .max_decoding_message_size(2 * MAX_DRAFT_BYTES)
@@ -70,7 +69,8 @@ pub(super) struct PoliciesService {
     control: Arc<ControlPlane>,
     resources: Arc<Resources>,
     push: Arc<Push>,
-    bulkhead: Bulkhead,
+    questions: Bulkhead,
+    drafts: Arc<Bulkhead>,
 }
 
 impl PoliciesService {
@@ -78,12 +78,12 @@ impl PoliciesService {
     /// resources waits for it.
     async fn answer<T: Send + 'static>(
         &self,
-        context: &CallContext,
+        (context, bulkhead): (&CallContext, &Bulkhead),
         work: impl FnOnce(&Catalog, &TrustDomain) -> Result<T, Status> + Send + 'static,
     ) -> Result<Response<T>, Status> {
         // Whoever waits for resources that cannot be read holds no turn meanwhile.
         let catalog = self.resources.catalogs().current().await.map_err(|error| status::of_store(&error))?;
-        let turn = self.bulkhead.turn(&context.actor().name).await.map_err(status::of_busy)?;
+        let turn = bulkhead.turn(&context.actor().name).await.map_err(status::of_busy)?;
         let trust_domain = self.resources.trust_domain().clone();
         let answered = turn.run(move || work(&catalog, &trust_domain)).await;
         answered.map_err(|error| status::internal(&error))?.map(Response::new)
@@ -95,7 +95,7 @@ impl policies_server::Policies for PoliciesService {
     async fn check(&self, request: Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
         let ((context, request), now) = (CallContext::with_message(request)?, self.control.clock.now());
         let denylist = self.control.revocations.denylist();
-        self.answer(&context, move |catalog, trust_domain| {
+        self.answer((&context, &self.questions), move |catalog, trust_domain| {
             let name = mesh_name(&request.mesh)?;
             let mesh = Mesh::of(catalog, trust_domain, &name)?;
             let answer = Check::new(&mesh, &request, now)?.answer_of(Known::Now(&denylist))?;
@@ -107,13 +107,13 @@ impl policies_server::Policies for PoliciesService {
     async fn explain(&self, request: Request<ExplainRequest>) -> Result<Response<ExplainResponse>, Status> {
         let (context, request) = CallContext::with_message(request)?;
         let asker = context.actor().name;
-        explain::explain(&self.push, request, (&self.bulkhead, &asker)).await.map(Response::new)
+        explain::explain(&self.push, request, (&self.questions, &asker)).await.map(Response::new)
     }
 
     async fn who_can(&self, request: Request<WhoCanRequest>) -> Result<Response<WhoCanResponse>, Status> {
         let (context, request) = CallContext::with_message(request)?;
         let denylist = self.control.revocations.denylist();
-        self.answer(&context, move |catalog, trust_domain| {
+        self.answer((&context, &self.questions), move |catalog, trust_domain| {
             let WhoCanRequest { mesh, target, port, method, path, include_never, page_token } = &request;
             let name = mesh_name(mesh)?;
             let mesh = Mesh::of(catalog, trust_domain, &name)?;
@@ -140,7 +140,7 @@ impl policies_server::Policies for PoliciesService {
     async fn what_can(&self, request: Request<WhatCanRequest>) -> Result<Response<WhatCanResponse>, Status> {
         let (context, request) = CallContext::with_message(request)?;
         let denylist = self.control.revocations.denylist();
-        self.answer(&context, move |catalog, trust_domain| {
+        self.answer((&context, &self.questions), move |catalog, trust_domain| {
             let WhatCanRequest { mesh, caller, include_never, page_token } = &request;
             let name = mesh_name(mesh)?;
             let mesh = Mesh::of(catalog, trust_domain, &name)?;
@@ -160,8 +160,10 @@ impl policies_server::Policies for PoliciesService {
     async fn test(&self, request: Request<TestRequest>) -> Result<Response<TestResponse>, Status> {
         let ((context, request), now) = (CallContext::with_message(request)?, self.control.clock.now());
         let denylist = self.control.revocations.denylist();
-        self.answer(&context, move |catalog, trust_domain| {
-            check_size(&request.resources)?;
+        // What is too much waits for no turn.
+        check_size(&request.resources)?;
+        check_count(&request.questions)?;
+        self.answer((&context, &self.drafts), move |catalog, trust_domain| {
             answer_all(catalog, trust_domain, &request, (Known::Now(&denylist), now))
         })
         .await
@@ -169,12 +171,13 @@ impl policies_server::Policies for PoliciesService {
 
     async fn diff(&self, request: Request<DiffRequest>) -> Result<Response<DiffResponse>, Status> {
         let (context, request) = CallContext::with_message(request)?;
-        self.answer(&context, move |catalog, trust_domain| {
-            let DiffRequest { resources, mesh, page_token, removed } = &request;
-            let name = mesh_name(mesh)?;
-            check_size(resources)?;
-            let removed = resource_keys("removed", removed)?;
-            let after = drafted(catalog, trust_domain, resources)?;
+        let DiffRequest { resources, mesh, page_token, removed } = request;
+        let name = mesh_name(&mesh)?;
+        // What is too much waits for no turn.
+        check_size(&resources)?;
+        let removed = resource_keys("removed", &removed)?;
+        self.answer((&context, &self.drafts), move |catalog, trust_domain| {
+            let after = drafted(catalog, trust_domain, &resources)?;
             let after = removed_from_draft(after, &removed, trust_domain);
             let (after, _) = after.map_err(|error| status::of_change(&error, "removed"))?;
             let nothing = MeshCatalog::default();
@@ -186,7 +189,7 @@ impl policies_server::Policies for PoliciesService {
             let is_known = catalog.mesh(name.as_str()).is_some_and(|mesh| mesh.spec().is_some());
             let before = is_known.then(|| Mesh::of(catalog, trust_domain, &name)).transpose()?;
             let revision = catalog.revision();
-            let from = Position::read(page_token, revision)?;
+            let from = Position::read(&page_token, revision)?;
             let Found { found, compared, next } = differences(before.as_ref(), &after, from)?;
             let next_page_token = next.map(|next| next.token(revision)).unwrap_or_default();
             // It belongs to the whole, and is told once.
@@ -211,6 +214,16 @@ fn check_size(resources: &[Resource]) -> Result<(), Status> {
     check_draft(resources).map_err(|error| status::of_change(&error.into(), "resources"))
 }
 
+/// Refuses more questions than one call answers.
+fn check_count(questions: &[CheckRequest]) -> Result<(), Status> {
+    let count = questions.len();
+    if count <= MAX_QUESTIONS {
+        return Ok(());
+    }
+    let message = format!("{count} questions are too many for one call: at most {MAX_QUESTIONS}");
+    Err(status::refusal(Code::InvalidArgument, "TOO_MANY", message))
+}
+
 /// All resources as they would be once these were applied, by somebody who may.
 fn drafted(catalog: &Catalog, trust_domain: &TrustDomain, resources: &[Resource]) -> Result<Catalog, Status> {
     let rights = Rights { resources: true, policies: true, boundaries: true, identities: true };
@@ -228,11 +241,6 @@ fn answer_all(
     (known, now): (Known<'_>, UnixMillis),
 ) -> Result<TestResponse, Status> {
     let TestRequest { resources, questions } = request;
-    if questions.len() > MAX_QUESTIONS {
-        let count = questions.len();
-        let message = format!("{count} questions are too many for one call: at most {MAX_QUESTIONS}");
-        return Err(status::refusal(Code::InvalidArgument, "TOO_MANY", message));
-    }
     let catalog = drafted(catalog, trust_domain, resources)?;
     let mut names = BTreeMap::new();
     for question in questions {
@@ -285,4 +293,65 @@ fn pattern(path: &str) -> Result<Option<PathPattern>, Status> {
         path => format!("/{path}"),
     };
     PathPattern::parse(&rooted).map(Some).map_err(|error| status::bad_field("path", error))
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+    use hauberk_proto::admin::v1::policies_server::Policies;
+    use tokio::sync::{mpsc, watch};
+
+    use super::*;
+    use crate::access::Caller;
+    use crate::app::start_push;
+    use crate::resources::MAX_DRAFT;
+    use crate::resources::testing::mesh;
+    use crate::testing::scratch;
+
+    #[tokio::test]
+    async fn what_is_too_much_waits_for_no_turn_and_a_draft_for_none_of_those_without() {
+        let scratch = scratch().await;
+        let control = Arc::clone(&scratch.control);
+        let (lists, (wanted, _nobody_fetches)) = (watch::Sender::default(), mpsc::channel(1));
+        let (resources, push) = start_push(&control, lists.subscribe(), wanted).await.unwrap();
+        let (questions, drafts) = (Bulkhead::of_questions(), Arc::new(Bulkhead::of_drafts()));
+        let policies = PoliciesService { control, resources, push, questions, drafts };
+        let context =
+            CallContext { caller: Caller::Local { uid: Some(0) }, source: "unix".to_owned(), channel: None };
+        let turn = policies.drafts.turn(&context.actor().name).await.unwrap();
+        let large = || vec![mesh("shop"); MAX_DRAFT + 1];
+        let diff = DiffRequest { mesh: "shop".into(), resources: large(), ..DiffRequest::default() };
+        let many = TestRequest {
+            questions: vec![CheckRequest::default(); MAX_QUESTIONS + 1],
+            resources: Vec::new(),
+        };
+        let tested =
+            policies.test(asked(&context, TestRequest { resources: large(), questions: Vec::new() }));
+        let many = policies.test(asked(&context, many));
+        let refused = [
+            policies.diff(asked(&context, diff)).now_or_never().unwrap().unwrap_err(),
+            tested.now_or_never().unwrap().unwrap_err(),
+            many.now_or_never().unwrap().unwrap_err(),
+        ];
+        for refused in refused {
+            assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+        }
+        let mut waiting = policies.test(asked(&context, TestRequest::default()));
+        for _ in 0..100 {
+            assert!(waiting.as_mut().now_or_never().is_none(), "it has no turn");
+            tokio::task::yield_now().await;
+        }
+        let check =
+            policies.check(asked(&context, CheckRequest { mesh: "shop".into(), ..CheckRequest::default() }));
+        check.await.unwrap_err();
+        drop(turn);
+        waiting.await.unwrap();
+        scratch.control.stop.cancel();
+    }
+
+    fn asked<T>(context: &CallContext, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        request.extensions_mut().insert(context.clone());
+        request
+    }
 }

@@ -18,26 +18,25 @@ use crate::app::ControlPlane;
 use crate::bulkhead::{Bulkhead, Turn};
 use crate::flows::{Auditing, Tally};
 use crate::push::Push;
-use crate::resources::{Catalog, Draft, MAX_DRAFT_BYTES, MeshCatalog, Resources, did_you_mean};
+use crate::resources::{Catalog, Draft, MAX_DRAFT_BYTES, MeshCatalog, Resources, check_draft, did_you_mean};
 use crate::simulate::{self, SimulateError, Simulation, Suggestion};
-
-/// How many are answered at once: each keeps a processor busy.
-const AT_ONCE: usize = 2;
 
 /// How many changes one answer tells of.
 const MAX_FLIPS: usize = 1_000;
 
-/// The service, ready to be mounted.
+/// The service, ready to be mounted. `drafts`: where questions about drafts wait, of whatever service.
 pub(super) fn service(
     control: &Arc<ControlPlane>,
     resources: &Arc<Resources>,
     push: &Arc<Push>,
+    drafts: &Arc<Bulkhead>,
 ) -> RecordServer<RecordService> {
     RecordServer::new(RecordService {
         control: Arc::clone(control),
         resources: Arc::clone(resources),
         push: Arc::clone(push),
-        bulkhead: Bulkhead::new(AT_ONCE),
+        questions: Bulkhead::of_questions(),
+        drafts: Arc::clone(drafts),
     })
     // Some more than a draft may have, so that one that is too large is told so in our words.
     .max_decoding_message_size(2 * MAX_DRAFT_BYTES)
@@ -47,7 +46,8 @@ pub(super) struct RecordService {
     control: Arc<ControlPlane>,
     resources: Arc<Resources>,
     push: Arc<Push>,
-    bulkhead: Bulkhead,
+    questions: Bulkhead,
+    drafts: Arc<Bulkhead>,
 }
 
 #[tonic::async_trait]
@@ -60,8 +60,10 @@ impl record_server::Record for RecordService {
         let SimulateRequest { resources: batch, removed } = request;
         let removed = resource_keys("removed", &removed)?;
         let count = removed.len() as u64;
+        // What is too much waits for no turn.
+        check_draft(&batch).map_err(|error| status::of_change(&error.into(), "resources"))?;
         let before = self.catalog().await?;
-        let turn = self.turn_of(&context).await?;
+        let turn = turn_of(&context, &self.drafts).await?;
         let revision = before.revision().0;
         let silent_instances = self.silent_instances(|mesh| before.mesh(mesh.as_str()).is_some());
         let (resources, push) = (Arc::clone(&self.resources), Arc::clone(&self.push));
@@ -86,7 +88,7 @@ impl record_server::Record for RecordService {
         let mesh = mesh_of(&catalog, &mesh)?;
         let resources = catalog.mesh(mesh.as_str()).cloned().unwrap_or_default();
         let wanted = wanted_node(&mesh, &resources, &node)?;
-        let turn = self.turn_of(&context).await?;
+        let turn = turn_of(&context, &self.questions).await?;
         let silent_instances = self.silent_instances(|own| *own == mesh);
         let (trust_domain, push) = (self.resources.trust_domain().clone(), Arc::clone(&self.push));
         let suggested = turn.run(move || {
@@ -117,7 +119,7 @@ impl record_server::Record for RecordService {
     ) -> Result<Response<ListWouldDenialsResponse>, Status> {
         let (context, ListWouldDenialsRequest { mesh }) = CallContext::with_message(request)?;
         let mesh = mesh_of(&*self.catalog().await?, &mesh)?;
-        let turn = self.turn_of(&context).await?;
+        let turn = turn_of(&context, &self.questions).await?;
         let silent_instances = self.silent_instances(|own| *own == mesh);
         let push = Arc::clone(&self.push);
         let listed = turn.run(move || {
@@ -133,10 +135,6 @@ impl record_server::Record for RecordService {
 }
 
 impl RecordService {
-    async fn turn_of(&self, context: &CallContext) -> Result<Turn, Status> {
-        self.bulkhead.turn(&context.actor().name).await.map_err(status::of_busy)
-    }
-
     async fn catalog(&self) -> Result<Arc<Catalog>, Status> {
         self.resources.catalogs().current().await.map_err(|error| status::of_store(&error))
     }
@@ -153,6 +151,10 @@ impl RecordService {
             .map(|report| format!("{}/{}", report.node, report.id))
             .collect()
     }
+}
+
+async fn turn_of(context: &CallContext, bulkhead: &Bulkhead) -> Result<Turn, Status> {
+    bulkhead.turn(&context.actor().name).await.map_err(status::of_busy)
 }
 
 fn mesh_of(catalog: &Catalog, text: &str) -> Result<Name, Status> {
@@ -245,6 +247,8 @@ fn encode_tally(auditing: Auditing, tally: &Tally) -> WouldDenials {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use futures_util::FutureExt;
     use hauberk_proto::admin::v1::record_server::Record;
     use tokio::sync::{mpsc, watch};
@@ -252,34 +256,56 @@ mod tests {
     use super::*;
     use crate::access::Caller;
     use crate::app::start_push;
-    use crate::resources::testing::{mesh, service};
+    use crate::resources::testing::{listener, mesh, node, routes};
+    use crate::resources::{MAX_DRAFT, ResourcesParts};
     use crate::revocation::crl::RevocationLists;
     use crate::testing::scratch;
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_draft_is_judged_when_its_turn_has_come() {
         let scratch = scratch().await;
         let lists = watch::Sender::<Arc<RevocationLists>>::default();
         let (wanted, _nobody_fetches) = mpsc::channel(1);
         let (resources, push) = start_push(&scratch.control, lists.subscribe(), wanted).await.unwrap();
         let control = Arc::clone(&scratch.control);
-        let record = RecordService { control, resources, push, bulkhead: Bulkhead::new(AT_ONCE) };
+        let (judges, mut judged) = mpsc::unbounded_channel();
+        let resources = Arc::new(Resources::new(ResourcesParts {
+            catalogs: resources.catalogs().clone(),
+            audit: Arc::clone(&control.audit),
+            clock: control.clock.clone(),
+            trust_domain: resources.trust_domain().clone(),
+            server_names: Arc::clone(&control.server_names),
+            missing_feature: Box::new(move |_, _| {
+                judges.send(()).unwrap();
+                None
+            }),
+        }));
+        let (questions, drafts) = (Bulkhead::of_questions(), Arc::new(Bulkhead::of_drafts()));
+        let record = RecordService { control, resources, push, questions, drafts };
         let context =
             CallContext { caller: Caller::Local { uid: Some(0) }, source: "unix".to_owned(), channel: None };
-        let turn = record.bulkhead.turn(&context.actor().name).await.unwrap();
-        let draft = SimulateRequest {
-            resources: vec![mesh("shop"), service("orders", "nobody", None)],
-            ..SimulateRequest::default()
+        let asked = |resources| {
+            let mut request = Request::new(SimulateRequest { resources, ..SimulateRequest::default() });
+            request.extensions_mut().insert(context.clone());
+            request
         };
-        let mut request = Request::new(draft);
-        request.extensions_mut().insert(context);
-        let mut asked = Box::pin(record.simulate(request));
-        for _ in 0..100 {
-            assert!(asked.as_mut().now_or_never().is_none(), "it was judged before its turn");
-            tokio::task::yield_now().await;
-        }
+        let turn = record.drafts.turn(&context.actor().name).await.unwrap();
+        let large = record.simulate(asked(vec![mesh("shop"); MAX_DRAFT + 1]));
+        let large = large.now_or_never().expect("it waits for no turn").unwrap_err();
+        assert_eq!(large.code(), Code::InvalidArgument, "{large}");
+        let with_routes = node("orders", [routes(listener(8080, "http"), &["/a"])]);
+        let mut simulated = Box::pin(record.simulate(asked(vec![mesh("shop"), with_routes])));
+        // Paused time goes on once no thread is busy: one that judged it would have told by then.
+        let too_early = tokio::time::timeout(Duration::from_secs(1), async {
+            tokio::select! {
+                simulated = &mut simulated => panic!("it has no turn: {simulated:?}"),
+                judged = judged.recv() => judged,
+            }
+        });
+        assert!(too_early.await.is_err(), "it was judged before its turn");
         drop(turn);
-        assert_eq!(asked.await.unwrap_err().code(), Code::InvalidArgument);
+        simulated.await.unwrap();
+        judged.try_recv().unwrap();
         scratch.control.stop.cancel();
     }
 }

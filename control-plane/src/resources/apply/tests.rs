@@ -166,6 +166,30 @@ async fn nobodys_changes_keep_out_those_of_others() {
 }
 
 #[tokio::test]
+async fn whoever_waits_for_resources_that_are_not_followed_holds_up_nobody() {
+    let scratch = Scratch::new().await;
+    scratch.apply(&shop()).await;
+    let (catalogs, _nobody_follows) = Catalogs::followed_by_hand(Arc::clone(&scratch.store));
+    let resources = Resources::new(ResourcesParts {
+        catalogs,
+        audit: Arc::new(Audit::open(Arc::clone(&scratch.store), scratch.clock.clone()).await.unwrap()),
+        clock: scratch.clock.clone(),
+        trust_domain: trust_domain(),
+        server_names: Arc::default(),
+        missing_feature: Box::new(|_, _| None),
+    });
+    let (author, batch, targets) = (owner(), shop(), [target(Kind::VirtualNode, "web")]);
+    let mut applied = Box::pin(resources.apply(&author, &batch, true));
+    let mut deleted = Box::pin(resources.delete(&author, &targets, true));
+    for _ in 0..100 {
+        assert!(applied.as_mut().now_or_never().is_none());
+        assert!(deleted.as_mut().now_or_never().is_none());
+        assert!(resources.changing.turn("bob").now_or_never().is_some(), "its turn is taken");
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
 async fn batches_have_limits() {
     let scratch = Scratch::new().await;
     let many: Vec<_> = (0..1_001).map(|number| node(&format!("n{number}"), [])).collect();

@@ -23,7 +23,7 @@ type Found = (Weak<Catalog>, Revision, Arc<[HeavyPatterns]>);
 impl HeavyNodes {
     pub(super) fn new() -> Self {
         let nothing = (Weak::new(), Revision(0), Arc::default());
-        Self { bulkhead: Bulkhead::new(1), last: Arc::new(Mutex::new(nothing)) }
+        Self { bulkhead: Bulkhead::one_at_a_time(), last: Arc::new(Mutex::new(nothing)) }
     }
 
     /// All nodes of these resources that have too much. Every policy may be looked at for every node: that waits for a turn of the

@@ -53,7 +53,8 @@ impl CommandError {
         Self::Failed(message.into(), vec![help.into()])
     }
 
-    /// The same failure, ending with another exit code.
+    /// The same failure, ending with another exit code. A reader that has gone is one too: success would say what was
+    /// never told, as that nothing would be denied.
     pub(crate) fn exiting(self, code: u8) -> Self {
         self.report();
         Self::Exit(code)
@@ -61,12 +62,14 @@ impl CommandError {
 
     /// Tells the user, and gives the exit code: 1 for a failure, 2 for a wrong command line.
     pub(crate) fn finish(self) -> ExitCode {
+        // Whoever read our output has seen enough: `hauberk tap | head`.
+        if matches!(&self, Self::Output(error) if error.kind() == std::io::ErrorKind::BrokenPipe) {
+            return ExitCode::SUCCESS;
+        }
         self.report();
         match self {
             Self::Exit(code) => code.into(),
             Self::Usage(_) => 2.into(),
-            // Whoever read our output has seen enough: `hauberk tap | head`.
-            Self::Output(error) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
             _ => 1.into(),
         }
     }
@@ -74,7 +77,6 @@ impl CommandError {
     fn report(&self) {
         let help = match self {
             Self::Exit(_) => return,
-            Self::Output(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return,
             Self::Context(error) => error.help(),
             Self::Client(error) => error.help(),
             Self::Failed(_, help) => help.clone(),

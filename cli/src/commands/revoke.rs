@@ -6,7 +6,7 @@ use hauberk_proto::admin::v1::{NodeTarget, QuarantineRequest, RevokeRequest};
 use tokio::time::Instant;
 
 use crate::arguments::{Global, Quarantine, Revoke, WaitEnforced};
-use crate::commands::wait;
+use crate::commands::{apply, wait};
 use crate::error::CommandError;
 use crate::kinds::{node_label, node_named};
 use crate::output;
@@ -61,9 +61,7 @@ pub(crate) async fn revoke(global: &Global, command: Revoke) -> Result<(), Comma
             tokens.join(", ")
         ));
     }
-    for what in &answer.unread {
-        output::note(output::printable(what));
-    }
+    apply::tell_warnings(&answer.unread);
     finish(&session, answer.revision, waiting, begun).await
 }
 

@@ -86,9 +86,7 @@ pub(crate) async fn beside_dry_run(
             let answer = answer.into_inner();
             draft::check_removed(&removed, answer.removed)?;
             show(&answer)?;
-            if !removed.is_empty() {
-                warn_of_undecided(&answer);
-            }
+            warn_of_undecided(&answer);
             Ok(answer.denied)
         }
         Err(status) if status.code() == Code::Unimplemented => not_recorded(&removed),

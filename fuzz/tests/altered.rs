@@ -1,5 +1,5 @@
-//! Some thousands of inputs for each target, made from its seeds by what usually breaks parsers. The same in each run, but
-//! for what is signed anew.
+//! Some thousands of inputs for each target, made from its seeds by what usually breaks parsers. The same in each run,
+//! but for what is signed anew.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, missing_docs, reason = "tests")]
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -157,8 +157,8 @@ impl MeshBox {
         }
     }
 
-    /// From the next start on its clock is off by this, as faketime writes it and with its library, or right. An absolute path: of a
-    /// file that says by how much, which is read whenever the clock is.
+    /// From the next start on its clock is off by this, as faketime writes it and with its library, or right. An
+    /// absolute path: of a file that says by how much, which is read whenever the clock is.
     pub fn set_clock(&mut self, clock: Option<(String, PathBuf)>) {
         self.clock = clock;
     }

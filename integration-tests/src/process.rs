@@ -20,7 +20,8 @@ pub fn binary(name: &str) -> PathBuf {
     found
 }
 
-/// A command that ends by itself, with an end set to it and to all that it starts. [`finished`] tells whether it met that.
+/// A command that ends by itself, with an end set to it and to all that it starts. [`finished`] tells whether it met
+/// that.
 pub fn bounded(program: &Path, deadline: Duration) -> Command {
     let mut command = Command::new("timeout");
     command.arg("--kill-after=5").arg(deadline.as_secs_f64().to_string()).arg(program);

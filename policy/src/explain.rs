@@ -38,13 +38,14 @@ pub struct Explanation {
     pub attempt: String,
     /// The outcome.
     pub decision: Decision,
-    /// All statements that the node holds: those of the boundary that applied, those that decided, then by how few of their
-    /// parts did not hold; where nothing permitted, permits before all others. Empty where the question failed before any policy
-    /// was asked.
+    /// All statements that the node holds: those of the boundary that applied, those that decided, then by how few of
+    /// their parts did not hold; where nothing permitted, permits before all others. Empty where the question failed
+    /// before any policy was asked.
     pub policies: Vec<PolicyNote>,
     /// The grant that would let exactly this through, where one would.
     pub suggestion: Option<Grant>,
-    /// The permits that let this caller through here for some users. A grant would do so for all, and is not suggested then.
+    /// The permits that let this caller through here for some users. A grant would do so for all, and is not suggested
+    /// then.
     pub for_users: Vec<Arc<str>>,
 }
 

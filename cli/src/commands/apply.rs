@@ -18,8 +18,8 @@ use crate::kinds;
 use crate::output;
 use crate::session::Session;
 
-/// Stands for the trust domain of files that name none, without a context: nobody has a name below `.invalid` (RFC 2606 §2), so that
-/// whatever they write with a full id is of another one.
+/// Stands for the trust domain of files that name none, without a context: nobody has a name below `.invalid` (RFC 2606
+/// §2), so that whatever they write with a full id is of another one.
 const UNKNOWN_TRUST_DOMAIN: &str = "unknown.invalid";
 
 /// Runs the command.

@@ -70,8 +70,8 @@ fn undecided(answer: &SimulateResponse) -> Option<String> {
     (answer.undecidable > 0).then_some(warning)
 }
 
-/// Shows what would become of recorded calls, beside what a dry run says; gives how many flows would be denied. The exit code tells that
-/// of removals alone.
+/// Shows what would become of recorded calls, beside what a dry run says; gives how many flows would be denied. The
+/// exit code tells that of removals alone.
 ///
 /// # Errors
 /// What the control plane answers; where it records nothing, being of a former release, only if something is removed.

@@ -128,7 +128,8 @@ fn laggards(last: Option<WaitResponse>, timeout: Duration) -> CommandError {
     )
 }
 
-/// Says at once of whom no waiting helps: their views cannot be made as the configuration is. `told`: of whom it was said.
+/// Says at once of whom no waiting helps: their views cannot be made as the configuration is. `told`: of whom it was
+/// said.
 pub(crate) fn tell_obstructed(laggards: &[Laggard], told: &mut BTreeSet<String>) {
     for laggard in laggards.iter().filter(|laggard| laggard.obstructed) {
         if told.len() < MOST_ADVISED && told.insert(laggard.instance_id.clone()) {
@@ -140,7 +141,8 @@ pub(crate) fn tell_obstructed(laggards: &[Laggard], told: &mut BTreeSet<String>)
     }
 }
 
-/// For whom is waited: one for whom waiting does not help, with the reason, before any other; nothing where nobody is late.
+/// For whom is waited: one for whom waiting does not help, with the reason, before any other; nothing where nobody is
+/// late.
 pub(crate) fn waiting_for(laggards: &[Laggard]) -> String {
     let first = laggards.iter().find(|laggard| laggard.obstructed).or(laggards.first());
     let Some(laggard) = first else { return String::new() };

@@ -1,4 +1,5 @@
-//! A user's call goes on through several services: each agent knows for whom, and through whom, and takes nobody's word for it.
+//! A user's call goes on through several services: each agent knows for whom, and through whom, and takes nobody's word
+//! for it.
 
 use std::time::Duration;
 
@@ -57,8 +58,8 @@ name: payments
 spec: {provider: {virtualNode: {virtualNodeName: payments}}}
 ";
 
-/// Whoever is a user may read orders; and the one rule: payments are written for a user in support alone, coming through web and
-/// orders.
+/// Whoever is a user may read orders; and the one rule: payments are written for a user in support alone, coming
+/// through web and orders.
 const RULES: &str = "permit (principal == Node::\"edge\", action in Action::\"http\", resource in Service::\"web\");\n\
     permit (principal == Node::\"web\", action in Action::\"read\", resource in Node::\"orders\") when { context has user };\n\
     permit (principal == Node::\"orders\", action in Action::\"write\", resource in Service::\"payments\") when { \
@@ -353,7 +354,8 @@ async fn a_compromised_service_invents_neither_a_user_nor_a_caller_before_itself
     }
     assert_eq!(shop.apps[1].requests(), seen, "orders has heard of none of it");
 
-    // No caller: orders is in the same hands now, with a token of alice's that it has seen; it came from nobody but itself.
+    // No caller: orders is in the same hands now, with a token of alice's that it has seen; it came from nobody but
+    // itself.
     let of_orders = stolen(&shop.orders);
     let orders = live(&shop.mesh, &of_orders);
     let peer = Peer::with(&shop.mesh, &of_orders.0, &of_orders.1);

@@ -56,8 +56,8 @@ fn is_decision(word: &str) -> bool {
         .is_some_and(|(instance, number)| instance.len() == 10 && is_of(instance) && is_of(number))
 }
 
-/// Whether a word that is shown stands for whatever was counted or measured: a number of three digits or at the beginning of a
-/// parenthesis, a length of time, a time of day. Other numbers are what they are.
+/// Whether a word that is shown stands for whatever was counted or measured: a number of three digits or at the
+/// beginning of a parenthesis, a length of time, a time of day. Other numbers are what they are.
 fn varies(shown: &str, word: &str) -> bool {
     let bare = |word: &str| word.trim_matches(['(', ')', ':']).to_owned();
     let is_aside = shown.starts_with('(');

@@ -1,4 +1,5 @@
-//! A user's call goes on out of the mesh: the caller's agent knows for whom, and through whom, and sends nothing of it out.
+//! A user's call goes on out of the mesh: the caller's agent knows for whom, and through whom, and sends nothing of it
+//! out.
 
 use std::{
     io::{Read, Write},
@@ -14,8 +15,8 @@ use crate::{
     shop::{self, PATIENCE},
 };
 
-/// The bank is called for a user in support alone, coming through web and orders; what is open, for anybody. Payments are read for
-/// every user.
+/// The bank is called for a user in support alone, coming through web and orders; what is open, for anybody. Payments
+/// are read for every user.
 const RULES: &str = "permit (principal == Node::\"payments\", action in Action::\"http\", resource in External::\"bank\") when { \
     context has user && context.user in UserGroup::\"login/support\" && context.actors == [Node::\"web\", Node::\"orders\"] };\n\
     permit (principal == Node::\"payments\", action in Action::\"http\", resource in External::\"bank\") when { \

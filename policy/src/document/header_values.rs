@@ -18,9 +18,10 @@ enum Denied {
 }
 
 impl PolicyDocument {
-    /// The statements that deny where a header field has, or has not only, certain values, each by its name in a slice with the names of
-    /// the fields. Values that somebody joins in one line, as in `x-role: guest, admin` (RFC 9110 §5.3), are one other value, which
-    /// no comparison with any of them finds. A statement that denies whatever is not among certain values is none of these.
+    /// The statements that deny where a header field has, or has not only, certain values, each by its name in a slice
+    /// with the names of the fields. Values that somebody joins in one line, as in `x-role: guest, admin` (RFC 9110
+    /// §5.3), are one other value, which no comparison with any of them finds. A statement that denies whatever is not
+    /// among certain values is none of these.
     pub fn denies_by_header_values(&self) -> Vec<(&str, BTreeSet<String>)> {
         let reading = self.statements.iter().filter(|statement| statement.reads.contains(Fact::Headers));
         let found = reading.filter_map(|statement| {

@@ -294,8 +294,8 @@ pub(super) fn ordinal(id: &PolicyId) -> usize {
     id.strip_prefix("policy").and_then(|number| number.parse().ok()).unwrap_or(usize::MAX)
 }
 
-/// Whether a text holds nothing but permits, of policies or templates, whatever else may be wrong with it: whoever does without it lets
-/// through no more.
+/// Whether a text holds nothing but permits, of policies or templates, whatever else may be wrong with it: whoever does
+/// without it lets through no more.
 pub fn only_permits(text: &str) -> bool {
     let is_read = extents(text).iter().all(|extent| problem_of_size(extent).is_none());
     let set = is_read.then(|| PolicySet::from_str(text).ok()).flatten();

@@ -134,8 +134,8 @@ fn root_of<'a>(authority: &'a api::Authority, listed: &'a [api::Authority]) -> O
     }
 }
 
-/// Fails where the control plane has not noted that the root is exclusive: an earlier one knows of nothing of the kind, and takes the
-/// rest of the request.
+/// Fails where the control plane has not noted that the root is exclusive: an earlier one knows of nothing of the kind,
+/// and takes the rest of the request.
 fn check_exclusive(
     exclusive: Option<bool>,
     authority: &api::Authority,

@@ -209,9 +209,9 @@ impl Connection {
             };
             flow.set_changes(Changes::of(&ruling, flow.subject.is_for_user()), &self.changing);
             if !ruling.is_allowed() && !flow.meter.is_cut() {
-                flow.meter.cut();
                 let facts = self.facts(stamp.as_ref(), &flow.subject, &ruling, moment, "");
                 let decision = connections.decisions().record(&facts);
+                flow.meter.cut_by(&decision);
                 if let Some(listener) = self.listener() {
                     listener.denied(facts.ruling.reason());
                 }

@@ -209,7 +209,6 @@ impl Connections {
         if ruling.is_allowed() || flow.meter.is_cut() {
             return;
         }
-        flow.meter.cut();
         let reason = ruling.as_told().reason();
         let view = judge.view.ok().map(ViewStamp::of);
         // Without a certificate nobody is there who could have called.
@@ -222,6 +221,10 @@ impl Connections {
                 (&ruling, judge.moment),
             ))
         });
+        match &decision {
+            Some(decision) => flow.meter.cut_by(decision),
+            None => flow.meter.cut(),
+        }
         let decision = decision.as_ref().map(tracing::field::display);
         tracing::info!(event = "egress_cut", host = flow.to.host, port = flow.to.port, reason, decision);
     }

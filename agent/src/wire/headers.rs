@@ -30,6 +30,8 @@ const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection")
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 const UPGRADE: HeaderValue = HeaderValue::from_static("upgrade");
+/// Says that a connection over HTTP/1.1 ends with this message.
+pub(crate) const CLOSE: HeaderValue = HeaderValue::from_static("close");
 
 /// What a request's headers said to the agent itself, now that they are ready to be passed on.
 #[derive(Debug, Default)]

@@ -11,7 +11,7 @@ use thiserror::Error;
 use super::apply::Recipient;
 use super::held::Held;
 use crate::mesh::Denylist;
-use crate::state::Mark;
+use crate::state::{Mark, State};
 
 /// Why a denylist is not accepted; the former stays in force. The fault is whoever sent it, or the disk's.
 #[derive(Debug, Error)]
@@ -81,16 +81,9 @@ impl Held {
 
     /// Where what is kept cannot be read, nobody is let in or called until the control plane has said who is to be refused.
     pub(super) fn reload_denylist(&mut self, keys: &ViewVerifier) {
-        let kept = match self.state.denylist() {
-            Ok(None) => return,
-            Ok(Some(signed)) => {
-                let accepted = accept(&signed, keys, &self.recipient, Mark::default());
-                accepted.map(|denylist| (denylist, signed.key_id)).map_err(|error| error.to_string())
-            }
-            Err(error) => Err(error.to_string()),
-        };
-        match kept {
-            Ok((denylist, key)) => {
+        match kept(&self.state, keys, &self.recipient) {
+            Ok(None) => {}
+            Ok(Some((denylist, key))) => {
                 self.kept_denylist = (denylist.mark, key);
                 self.mesh.denied.replace(denylist);
             }
@@ -104,6 +97,20 @@ impl Held {
             }
         }
     }
+}
+
+/// The denylist that is on disk, and the key that signed it.
+///
+/// # Errors
+/// It cannot be read, or is not good.
+pub(crate) fn kept(
+    state: &State,
+    keys: &ViewVerifier,
+    recipient: &Recipient,
+) -> Result<Option<(Denylist, String)>, String> {
+    let Some(signed) = state.denylist().map_err(|error| error.to_string())? else { return Ok(None) };
+    let denylist = accept(&signed, keys, recipient, Mark::default()).map_err(|error| error.to_string())?;
+    Ok(Some((denylist, signed.key_id)))
 }
 
 /// Reads a denylist.

@@ -38,6 +38,7 @@ mod testing;
 mod token_cache;
 mod tokens;
 mod told;
+mod unjoined;
 mod unmapped;
 mod untaken;
 pub mod validate;
@@ -53,6 +54,7 @@ pub use entry::{Certified, Entries, Entry};
 pub(crate) use looks::AT_ONCE as LOOKS_AT_ONCE;
 pub use socket::{ApiSocket, SocketError};
 pub use told::{Board, Told};
+pub(crate) use unjoined::Front;
 
 use crate::config::Config;
 use crate::context::Context;
@@ -81,24 +83,27 @@ fn forget_keys(state: &State) {
     }
 }
 
-/// Begins to obtain certificates, and to serve them and what the board holds over so many connections, if there is where.
+/// Lets programs in over so many connections. Until [`start`] they are told to wait.
+pub(crate) fn accept(socket: ApiSocket, connections: usize, front: &Arc<Front>, tasks: &mut JoinSet<()>) {
+    tasks.spawn(serve(socket, Places::new(connections), Arc::clone(front)));
+}
+
+/// Begins to obtain certificates, and to serve them and what the board holds, if programs are let in.
 pub(crate) fn start(
-    (socket, connections): (Option<ApiSocket>, usize),
-    board: &Board,
+    front: Option<&Front>,
     config: &Config,
     (credentials, context): (Credentials, &Context),
     tasks: &mut JoinSet<()>,
     stop: &CancellationToken,
 ) {
-    let Some(socket) = socket else { return forget_keys(credentials.state()) };
+    let Some(front) = front else { return forget_keys(credentials.state()) };
+    let board = front.board();
     board.reload(credentials.state(), credentials.live().current().bundle().trust_domain());
-    let (clock, metrics) = (context.clock, Arc::clone(&context.metrics));
     let mesh = (Arc::clone(&context.mesh.denied), Arc::clone(&context.mesh.issuers));
-    let control_plane = config.control_plane.clone();
+    let (control_plane, clock) = (config.control_plane.clone(), context.clock);
     let tokens = Tokens::new(control_plane.clone(), credentials.clone(), clock);
     let keeper = Keeper::new(control_plane, credentials, clock, board.entries(), mesh);
     let docker = config.docker_socket.clone().map(Docker::new);
-    let shared = Shared::new(&keeper, tokens, board.clone(), docker, metrics, stop.clone());
+    front.open(Shared::new(&keeper, tokens, docker, front));
     tasks.spawn(keeper.run(stop.clone()));
-    tasks.spawn(serve(socket, Places::new(connections), shared));
 }

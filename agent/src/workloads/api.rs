@@ -58,12 +58,7 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(
-        keeper: &Keeper,
-        tokens: Tokens,
-        docker: Option<Docker>,
-        front: &Front,
-    ) -> Arc<Self> {
+    pub(crate) fn new(keeper: &Keeper, tokens: Tokens, docker: Option<Docker>, front: &Front) -> Arc<Self> {
         let (kept, live, denied) = (keeper.kept(), keeper.live().clone(), Arc::clone(keeper.denied()));
         let (board, stop) = (front.board().clone(), front.stop().clone());
         let matching = Arc::new(Matching::new(docker, board.denials()));
@@ -471,6 +466,7 @@ mod tests {
         fn of(names: &[&str]) -> Self {
             let mut served = Served::new();
             let (kept, receiver) = watch::channel(Kept::default());
+            served.front.close();
             Arc::get_mut(&mut served.shared).unwrap().kept = receiver;
             let stage = Self { authorities: Authorities::new(), kept, served };
             stage.enroll(names);

@@ -63,7 +63,9 @@ impl Lack {
         let (reason, message) = match self.not_after {
             Some(not_after) if not_after < self.clock.now() => (
                 refusal::CERTIFICATE_ENDED,
-                format!("the agent's own certificate ended at {not_after}, and it has no other yet: its log says why"),
+                format!(
+                    "the agent's own certificate ended at {not_after}, and it has no other yet: its log says why"
+                ),
             ),
             _ => (
                 refusal::NOT_JOINED,
@@ -98,6 +100,13 @@ impl Front {
         self.stage.send_replace(Stage::Joined(shared));
     }
 
+    /// As before it was opened: nobody shares anything.
+    #[cfg(test)]
+    pub(super) fn close(&self) {
+        let lack = Lack { not_after: None, clock: Clock::system() };
+        self.stage.send_replace(Stage::Unjoined { lack, verifier: None });
+    }
+
     /// What all connections share, once there is that.
     ///
     /// # Errors
@@ -120,7 +129,10 @@ impl Front {
     }
 
     /// Who answers this request before the agent is somebody, if it can be answered.
-    pub(super) fn verifier_for<B>(&self, request: &http::Request<B>) -> Option<SpiffeWorkloadApiServer<Verifier>> {
+    pub(super) fn verifier_for<B>(
+        &self,
+        request: &http::Request<B>,
+    ) -> Option<SpiffeWorkloadApiServer<Verifier>> {
         match &*self.stage.borrow() {
             Stage::Unjoined { verifier: Some(verifier), .. } if request.uri().path() == VALIDATE => {
                 Some(SpiffeWorkloadApiServer::new(verifier.clone()))

@@ -207,7 +207,11 @@ impl Connection {
         if self.cut.is_cancelled() {
             return;
         }
-        tracing::info!(event = "connection_cut", peer = ?self.caller, address = %self.address, reason);
+        let peer = match &self.caller {
+            Caller::Peer(id) => id.as_str(),
+            Caller::Anonymous => "nobody",
+        };
+        tracing::info!(event = "connection_cut", peer, address = %self.address, reason);
         self.cut.cancel();
         self.driver.wake();
         self.state().cut_all();

@@ -110,7 +110,7 @@ impl From<Status> for CommandError {
             help.extend(details.links.into_iter().map(|link| link.description));
         }
         match status.code() {
-            Code::Unavailable | Code::Unknown if message.is_empty() || message.contains("transport") => {
+            Code::Unavailable | Code::Unknown | Code::Internal if is_of_the_connection(&message) => {
                 let cause = root_cause(&status);
                 message = format!("the connection to the control plane broke: {cause}");
                 help.push("is it running? `hauberk check` tells more".to_owned());
@@ -142,6 +142,11 @@ impl From<Status> for CommandError {
     }
 }
 
+/// Whether a status was made up here because the connection broke: the control plane's own have other words.
+fn is_of_the_connection(message: &str) -> bool {
+    message.is_empty() || message.contains("transport") || message.starts_with("h2 protocol error")
+}
+
 /// The innermost error, which says most.
 fn root_cause(status: &Status) -> String {
     let mut cause: Option<&dyn std::error::Error> = std::error::Error::source(status);
@@ -151,4 +156,28 @@ fn root_cause(status: &Status) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_that_breaks_is_told_alike_wherever_it_breaks() {
+        for status in [
+            Status::internal("h2 protocol error: error reading a body from connection"),
+            Status::unavailable("transport error"),
+            Status::unknown("h2 protocol error: http2 error"),
+        ] {
+            let CommandError::Failed(message, help) = CommandError::from(status) else {
+                panic!("it has failed")
+            };
+            assert!(message.starts_with("the connection to the control plane broke: "), "{message}");
+            assert_eq!(help, ["is it running? `hauberk check` tells more"]);
+        }
+        let CommandError::Failed(message, _) = CommandError::from(Status::internal("a defect")) else {
+            panic!("it has failed")
+        };
+        assert_eq!(message, "a defect");
+    }
 }

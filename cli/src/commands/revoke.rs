@@ -125,7 +125,15 @@ async fn finish(
 ) -> Result<(), CommandError> {
     match waiting.timeout {
         // Of every mesh: nobody anywhere may believe a revoked certificate. There is no revision 0 to wait for.
-        Some(timeout) if revision > 0 => wait::until_enforced(session, revision, "", (begun, timeout)).await,
+        Some(timeout) if revision > 0 => {
+            let waited = wait::until_enforced(session, revision, "", (begun, timeout)).await;
+            if waited.is_err() {
+                output::note(format_args!(
+                    "it is recorded all the same: `hauberk wait --revision {revision}` goes on waiting for the agents"
+                ));
+            }
+            waited
+        }
         Some(_) => Ok(()),
         None => {
             output::note(format_args!(

@@ -279,7 +279,7 @@ mod tests {
             EVERYTHING,
         );
         let begin = [
-            "spec.workload.path: segment 3 of the path is wrong: a name must not be empty; write what follows",
+            "spec.workload.path: segment 2 of the path is wrong: a name must not be empty; write what follows",
             "spec.workload.selectors[0]: \"unix:uids:1\" is no selector that is known; did you mean \"unix:uid:\"?",
             "spec.workload.selectors[1]: \"unix:uid:x\": a number of a user or group is needed",
             "spec.workload.selectors[3]: unix:gid:1 stands there twice",

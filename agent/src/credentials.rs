@@ -260,6 +260,13 @@ impl Credentials {
         self.unsaved.borrow().is_some()
     }
 
+    /// Our key, where the disk does not have it.
+    pub(crate) fn unsaved_key(&self) -> Option<KeyPair> {
+        let unsaved = self.unsaved.borrow().clone()?;
+        // What was made of a key is one.
+        KeyPair::from_pkcs8_der(&unsaved.key.to_pkcs8_der()).ok()
+    }
+
     /// Waits until something is in force that a restart would not find.
     pub async fn unsaved(&self) {
         // The sender is ours.

@@ -196,7 +196,8 @@ impl Renewal {
                 named
             }
             Signed::Never(why) => {
-                let joined = enroll::join_anew(&self.config, &self.state, self.clock).await;
+                let joined =
+                    enroll::join_anew(&self.config, &self.state, self.clock, &self.credentials).await;
                 let issued = joined.map_err(|problem| RenewError::NotJoined { why, problem })?;
                 let named = (issued.identity.instance, issued.identity.issued_at);
                 self.credentials.begin_anew(issued).map_err(delayed)?;

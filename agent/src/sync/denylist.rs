@@ -9,6 +9,7 @@ use prost::Message;
 use thiserror::Error;
 
 use super::apply::Recipient;
+use super::disk::Write;
 use super::held::Held;
 use crate::mesh::Denylist;
 use crate::state::Mark;
@@ -39,9 +40,9 @@ pub enum BadDenylist {
 }
 
 impl Held {
-    /// Puts a denylist in force for whatever begins from now on, and brings it to the disk, or later where that refuses. Live
-    /// traffic follows.
-    pub(super) async fn take_denylist(
+    /// Puts a denylist in force for whatever begins from now on, and has it written: without that, a restart would let in whoever
+    /// was refused since. Live traffic follows.
+    pub(super) fn take_denylist(
         &mut self,
         signed: pb::SignedDenylist,
         keys: &ViewVerifier,
@@ -58,30 +59,13 @@ impl Held {
         );
         self.mesh.denied.replace(denylist);
         self.mesh.gate.set_denylist_known(true);
-        self.unsaved_denylist = Some(signed);
-        self.save_denylist().await;
+        self.disk.keep(Write::Denylist(signed, mark));
         Ok(mark)
-    }
-
-    /// Brings the denylist in force to the disk, if it is not there: without it, a restart would let in whoever was refused
-    /// since.
-    pub(super) async fn save_denylist(&mut self) {
-        let Some(signed) = self.unsaved_denylist.clone() else { return };
-        let kept = (self.mesh.denied.mark(), signed.key_id.clone());
-        if self.on_disk(move |state| state.save_denylist(&signed)).await {
-            self.kept_denylist = kept;
-            self.unsaved_denylist = None;
-        }
-    }
-
-    /// Whether a restart would find the denylist in force.
-    pub(super) fn is_denylist_kept(&self) -> bool {
-        self.unsaved_denylist.is_none()
     }
 
     /// Where what is kept cannot be read, nobody is let in or called until the control plane has said who is to be refused.
     pub(super) fn reload_denylist(&mut self, keys: &ViewVerifier) {
-        let kept = match self.state.denylist() {
+        let kept = match self.disk.state().denylist() {
             Ok(None) => return,
             Ok(Some(signed)) => {
                 let accepted = accept(&signed, keys, &self.recipient, Mark::default());
@@ -91,7 +75,7 @@ impl Held {
         };
         match kept {
             Ok((denylist, key)) => {
-                self.kept_denylist = (denylist.mark, key);
+                self.disk.has_denylist(denylist.mark, key);
                 self.mesh.denied.replace(denylist);
             }
             Err(error) => {

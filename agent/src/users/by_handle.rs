@@ -8,7 +8,7 @@ use hauberk_policy::{OnBehalfOf, Origin};
 use http::HeaderValue;
 
 use super::chain::{self, Between, Parts, Stage};
-use super::handles::{FORGED, secret};
+use super::handles::FORGED;
 use super::{Handles, Identity, Users, reason};
 use crate::context::Context;
 use crate::mesh::NodeView;
@@ -109,11 +109,7 @@ impl Passing {
         if is_same {
             return Ok(self.clone());
         }
-        let user = users.verify(&self.identity.token, denied, now)?;
-        Ok(Self::new(match (passed, &self.identity.passed_on) {
-            (Some(passed), Some(text)) => Arc::new(user.passed(Arc::clone(passed), text)),
-            _ => user,
-        }))
+        users.verify_again(&self.identity, denied, now).map(Self::new)
     }
 }
 
@@ -155,5 +151,5 @@ fn verify(
     let Some(peer) = parts.last_signer()? else { return users.verify(parts.user, denied, now) };
     let trusted = &context.identity.current();
     let between = Between { own: &view.spiffe_id, peer: &peer, trusted, denied };
-    users.verify_passed(&secret(text).ok_or(FORGED)?, between, now)
+    users.verify_passed_text(text, between, now)
 }

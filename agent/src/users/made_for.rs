@@ -187,14 +187,10 @@ impl MadeFor {
         let takes_tokens = view.port(port).is_some_and(|port| port.users.is_some());
         let found = match &view.users {
             Some(users) if takes_tokens || identity.passed.is_some() => {
-                users.verify(&identity.token, denied, now).and_then(|user| {
-                    if self.found_at.as_ref().is_some_and(|place| users.place_of(&user) != Some(place)) {
-                        return Err(place::MISPLACED);
-                    }
-                    Ok(match (&identity.passed, &identity.passed_on) {
-                        (Some(passed), Some(text)) => Arc::new(user.passed(Arc::clone(passed), text)),
-                        _ => user,
-                    })
+                users.verify_again(identity, denied, now).and_then(|user| {
+                    let is_at_home =
+                        self.found_at.as_ref().is_none_or(|place| users.place_of(&user) == Some(place));
+                    if is_at_home { Ok(user) } else { Err(place::MISPLACED) }
                 })
             }
             Some(_) | None => Err(reason::UNKNOWN_ISSUER),

@@ -167,6 +167,20 @@ impl Users {
         identity.check(denied).map(|()| identity)
     }
 
+    /// Verifies the token of a user anew, who was passed on, if so, by the same as before.
+    fn verify_again(
+        &self,
+        identity: &Identity,
+        denied: &Denied,
+        now: UnixMillis,
+    ) -> Result<Arc<Identity>, &'static str> {
+        let user = self.verify(&identity.token, denied, now)?;
+        Ok(match (&identity.passed, &identity.passed_on) {
+            (Some(passed), Some(text)) => Arc::new(user.passed(Arc::clone(passed), text)),
+            _ => user,
+        })
+    }
+
     /// Who a header value between agents makes the request to be for.
     fn verify_passed(
         &self,
@@ -174,7 +188,16 @@ impl Users {
         between: Between<'_>,
         now: UnixMillis,
     ) -> Result<Arc<Identity>, &'static str> {
-        let text = value.to_str().map_err(|_| "identity_malformed")?;
+        self.verify_passed_text(value.to_str().map_err(|_| "identity_malformed")?, between, now)
+    }
+
+    /// The same for its text.
+    fn verify_passed_text(
+        &self,
+        text: &str,
+        between: Between<'_>,
+        now: UnixMillis,
+    ) -> Result<Arc<Identity>, &'static str> {
         if text.len() > chain::MAX_LEN {
             return Err("identity_too_large");
         }

@@ -23,7 +23,7 @@ use tonic::{Code, Status};
 use super::Told;
 use super::entry::{Certified, Entries, Entry};
 use super::hold::Held;
-use crate::clock::Clock;
+use crate::clock::{Clock, millis};
 use crate::config::HostPort;
 use crate::control_plane;
 use crate::credentials::Credentials;
@@ -243,7 +243,7 @@ impl Keeper {
                 held.is_refused = is_refused.unwrap_or(held.is_refused);
                 let wait = held.try_again_after(self.clock.now());
                 tracing::warn!(event = "workload_certificate_delayed", enrollment = %name, problem,
-                    retry_in_ms = wait.as_millis() as u64);
+                    retry_in_ms = millis(wait));
             }
         }
     }

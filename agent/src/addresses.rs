@@ -122,7 +122,7 @@ mod tests {
         pause();
         for port in 1..=3 {
             let addresses = bound(port);
-            tokio::join!(published.replace(&addresses), advance(PATIENCE));
+            tokio::join!(published.replace(&addresses), advance(2 * PATIENCE));
         }
         drop(stalled);
         published.write().await;

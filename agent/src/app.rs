@@ -1,8 +1,8 @@
 //! What starts and stops, in which order.
 //!
-//! Start: sockets, so that a port that is taken is told at once; health and admin; the certificate; what is on disk; the
-//! data path; the stream to the control plane; the child, once traffic is served. Stop: the mesh is told to send nothing
-//! new; what is under way ends; the child ends; everything else.
+//! Start: sockets, so that a port that is taken is told at once; health and admin; the certificate; what is on disk;
+//! the data path; the stream to the control plane; the child, once traffic is served. Stop: the mesh is told to send
+//! nothing new; what is under way ends; the child ends; everything else.
 
 mod error;
 mod listeners;

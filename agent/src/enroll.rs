@@ -147,9 +147,9 @@ impl EnrollError {
     }
 }
 
-/// Gives the identity that is on disk if it is still valid, and otherwise joins, for as long as the control plane is away. The
-/// clock may be set meanwhile, as while a host starts: what is on disk is looked at before each attempt, and before a token
-/// is used.
+/// Gives the identity that is on disk if it is still valid, and otherwise joins, for as long as the control plane is
+/// away. The clock may be set meanwhile, as while a host starts: what is on disk is looked at before each attempt, and
+/// before a token is used.
 ///
 /// # Errors
 /// There is nothing to join with, the control plane refuses, or `stop` came first.
@@ -220,7 +220,8 @@ async fn become_somebody(
         Attempt::Final(error @ EnrollError::WrongControlPlane { .. }) if was_in => Attempt::Stranger(error),
         other => other,
     })?;
-    // The clock may have been set since we looked, and what is on disk be as good as what would be issued: no token is used.
+    // The clock may have been set since we looked, and what is on disk be as good as what would be issued: no token is
+    // used.
     if let Ok(issued) = stored(state, clock.now()) {
         return Ok(issued);
     }
@@ -233,8 +234,9 @@ async fn become_somebody(
     Ok(issued)
 }
 
-/// Joins once more, where our certificate is renewed no longer, if there is anything to join with. What is issued is the
-/// caller's to keep, once it is looked at: it may be somebody else's, by another token. A disk that hangs is not waited for.
+/// Joins once more, where our certificate is renewed no longer, if there is anything to join with. What is issued is
+/// the caller's to keep, once it is looked at: it may be somebody else's, by another token. A disk that hangs is not
+/// waited for.
 ///
 /// # Errors
 /// There is nothing to join with, the control plane refuses, or is away.

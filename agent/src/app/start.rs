@@ -106,8 +106,8 @@ impl Start {
         Ok(Member { connections, credentials, recipient, decisions, instance, issued_at })
     }
 
-    /// Starts whatever does not serve traffic itself: what is on disk, what is done from time to time, the certificate, the
-    /// Workload API, and the stream to the control plane.
+    /// Starts whatever does not serve traffic itself: what is on disk, what is done from time to time, the certificate,
+    /// the Workload API, and the stream to the control plane.
     pub(super) fn start_tasks(
         &mut self,
         member: &Member,

@@ -13,8 +13,8 @@ use crate::state::State;
 /// How long to wait for our key, which may be made first, before it is tried again.
 pub(super) const DISK_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The key that is to be certified: where it may be the last one that we had, that. Evidence may count for one key alone, and
-/// whoever was in by it comes back by that key.
+/// The key that is to be certified: where it may be the last one that we had, that. Evidence may count for one key
+/// alone, and whoever was in by it comes back by that key.
 pub(super) async fn own_key(
     may_be_last: bool,
     state: &Arc<State>,

@@ -154,8 +154,8 @@ async fn pass_on(
     send(outbound, &group, protocol, request, head.identity.as_ref(), call).await
 }
 
-/// Sends a request to one endpoint after another, for as long as nothing of it was sent; for the user of the app's handle, if it gave
-/// one.
+/// Sends a request to one endpoint after another, for as long as nothing of it was sent; for the user of the app's
+/// handle, if it gave one.
 async fn send(
     outbound: &Arc<Outbound>,
     group: &Group,

@@ -2,8 +2,8 @@
 //!
 //! A certificate may be asked for just when the control plane says that our virtual node is gone, and be answered only
 //! after that. So nobody puts an identity in force but by way of a [`Membership`], or keeps one but by way of a
-//! [`Keeping`], which there is none of once the node is gone; and forgetting waits for those that are held. They are two,
-//! for a disk may hang: who is in force is known without it.
+//! [`Keeping`], which there is none of once the node is gone; and forgetting waits for those that are held. They are
+//! two, for a disk may hang: who is in force is known without it.
 
 use std::fs::File;
 use std::sync::{MutexGuard, PoisonError, TryLockError};
@@ -13,12 +13,13 @@ use hauberk_tls::KeyPair;
 
 use super::{ENDPOINTS, IDENTITY, NODE_VIEW, PENDING_KEY, SERVICE_VIEWS, State, StateError, StoredIdentity};
 
-/// How often, and how long after the last time, whoever does not wait for a disk that hangs asks whether it is its turn.
+/// How often, and how long after the last time, whoever does not wait for a disk that hangs asks whether it is its
+/// turn.
 const TURNS: u32 = 100;
 const TURN: Duration = Duration::from_millis(50);
 
-/// That our virtual node is not gone, for as long as this is held: for no longer than memory takes, and no disk. Whoever
-/// puts an identity in force does so meanwhile.
+/// That our virtual node is not gone, for as long as this is held: for no longer than memory takes, and no disk.
+/// Whoever puts an identity in force does so meanwhile.
 #[derive(Debug)]
 pub struct Membership<'a> {
     _is_node_gone: MutexGuard<'a, bool>,
@@ -80,8 +81,8 @@ impl State {
         *self.is_node_gone() = false;
     }
 
-    /// Forgets who we were and what we were to do, where our virtual node is gone: see [`Self::node_is_gone`]. What to trust and how far
-    /// we have come stay.
+    /// Forgets who we were and what we were to do, where our virtual node is gone: see [`Self::node_is_gone`]. What to
+    /// trust and how far we have come stay.
     ///
     /// # Errors
     /// The disk refuses.

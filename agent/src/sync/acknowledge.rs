@@ -37,8 +37,8 @@ impl Session<'_> {
         self.acknowledge_trust(up).await
     }
 
-    /// Acknowledges our own view once live traffic obeys it and the disk has taken it, or refused: a full disk holds up nobody's change. Or
-    /// that we have none, once live traffic obeys that, and the disk has forgotten the one before.
+    /// Acknowledges our own view once live traffic obeys it and the disk has taken it, or refused: a full disk holds up
+    /// nobody's change. Or that we have none, once live traffic obeys that, and the disk has forgotten the one before.
     pub(super) async fn acknowledge(&mut self, up: &Uplink) -> Result<(), End> {
         let applied = self.sync.mesh.applied.subscribe().borrow().clone();
         let Some(applied) = applied.as_deref() else { return Ok(()) };
@@ -72,8 +72,8 @@ impl Session<'_> {
         up.send(Up::AcknowledgeDenylist(pb::AcknowledgeDenylist { epoch, revision })).await
     }
 
-    /// Acknowledges what is to be trusted, the keys of tokens included, once the disk has it, every live connection has been held
-    /// against it, and none rests on an authority that signs no longer, nor does what programs are given.
+    /// Acknowledges what is to be trusted, the keys of tokens included, once the disk has it, every live connection has
+    /// been held against it, and none rests on an authority that signs no longer, nor does what programs are given.
     pub(super) async fn acknowledge_trust(&mut self, up: &Uplink) -> Result<(), End> {
         let applied = self.sync.mesh.applied.subscribe_trust().borrow().clone();
         let followed = *self.sync.mesh.applied.subscribe_followed().borrow();

@@ -40,8 +40,8 @@ pub enum BadDenylist {
 }
 
 impl Held {
-    /// Puts a denylist in force for whatever begins from now on, and has it written: without that, a restart would let in whoever
-    /// was refused since. Live traffic follows.
+    /// Puts a denylist in force for whatever begins from now on, and has it written: without that, a restart would let
+    /// in whoever was refused since. Live traffic follows.
     pub(super) fn take_denylist(
         &mut self,
         signed: pb::SignedDenylist,
@@ -63,7 +63,8 @@ impl Held {
         Ok(mark)
     }
 
-    /// Where what is kept cannot be read, nobody is let in or called until the control plane has said who is to be refused.
+    /// Where what is kept cannot be read, nobody is let in or called until the control plane has said who is to be
+    /// refused.
     pub(super) fn reload_denylist(&mut self, keys: &ViewVerifier) {
         let kept = match self.disk.state().denylist() {
             Ok(None) => return,

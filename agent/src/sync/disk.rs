@@ -1,5 +1,5 @@
-//! Where what is in force is brought to the disk: one thing after the other, beside everything else. A disk may hang, and nobody who
-//! hears what is to be in force waits for it; only what says that something is kept does.
+//! Where what is in force is brought to the disk: one thing after the other, beside everything else. A disk may hang,
+//! and nobody who hears what is to be in force waits for it; only what says that something is kept does.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -44,8 +44,8 @@ pub(super) enum Write {
     ConfirmedAt(UnixMillis),
 }
 
-/// Of each there is one at the most, the newest. In the order in which they are written: whom to refuse, and whom to believe, first. A
-/// mark comes after the view that it is of, for a view that is older than the mark is not obeyed.
+/// Of each there is one at the most, the newest. In the order in which they are written: whom to refuse, and whom to
+/// believe, first. A mark comes after the view that it is of, for a view that is older than the mark is not obeyed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Kind {
     Denylist,

@@ -156,9 +156,9 @@ impl Held {
         self.forget(&names);
     }
 
-    /// Takes note that our virtual node is gone: nothing is let in or sent out, nor is anything put in force that is issued for it. The disk
-    /// is to forget what we kept of it, so that a restart finds nobody to be. False where an older control plane says it than the one we have
-    /// heard: nothing changes.
+    /// Takes note that our virtual node is gone: nothing is let in or sent out, nor is anything put in force that is
+    /// issued for it. The disk is to forget what we kept of it, so that a restart finds nobody to be. False where an
+    /// older control plane says it than the one we have heard: nothing changes.
     pub(super) fn take_node_gone(&mut self, at: Mark) -> bool {
         if at < self.mark {
             tracing::error!(event = "node_gone_refused", said_at = ?at, held = ?self.mark,
@@ -193,8 +193,8 @@ impl Held {
         self.age.confirmed_for_now();
     }
 
-    /// Has services and endpoints written, if they have changed. They change often and are of use only after a restart, so that they are
-    /// not written at each change.
+    /// Has services and endpoints written, if they have changed. They change often and are of use only after a restart,
+    /// so that they are not written at each change.
     pub(super) fn save(&mut self, now: UnixMillis) {
         if std::mem::take(&mut self.are_services_unsaved) {
             let views = self.services.values().map(|held| held.signed.clone());

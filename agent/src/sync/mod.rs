@@ -65,8 +65,8 @@ pub struct Sync {
 }
 
 impl Sync {
-    /// Runs one session after the other until `stop`. What the disk does not have by then is written before this ends, if the disk
-    /// takes it.
+    /// Runs one session after the other until `stop`. What the disk does not have by then is written before this ends,
+    /// if the disk takes it.
     pub async fn run(self, mut held: Held, stop: CancellationToken) {
         let disk = held.disk.clone();
         let sessions = async {

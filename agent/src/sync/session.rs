@@ -113,8 +113,8 @@ impl<'a> Session<'a> {
             tokio::select! {
                 message = next(&mut down) => {
                     let message = message?;
-                    // Only now: a stream that is opened may still be refused, or we be told to go. Whom to believe is told first
-                    // either way.
+                    // Only now: a stream that is opened may still be refused, or we be told to go. Whom to believe is
+                    // told first either way.
                     if !matches!(message.message, Some(Down::NodeGone(_) | Down::Denylist(_) | Down::Trust(_) | Down::JwtKeys(_))) {
                         backoff.reset();
                     }
@@ -199,7 +199,8 @@ impl<'a> Session<'a> {
                 match self.held.take_denylist(signed, &self.sync.credentials.trust().view_keys) {
                     Ok(mark) => {
                         self.not_yet.denylist = Some(mark);
-                        // Whom everybody refuses vouches for nobody. Who is let in again is told anew, in a new session.
+                        // Whom everybody refuses vouches for nobody. Who is let in again is told anew, in a new
+                        // session.
                         let us = self.sync.credentials.live().current();
                         if self.sync.mesh.denied.denial_of_us(&us).is_some() {
                             self.sync.workloads.vouch_for_nobody();

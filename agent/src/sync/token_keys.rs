@@ -1,4 +1,5 @@
-//! The keys that verify tokens: in force at once, and acknowledged, with the trust that counts them, only once the disk has them.
+//! The keys that verify tokens: in force at once, and acknowledged, with the trust that counts them, only once the disk
+//! has them.
 
 use hauberk_proto::agent::v1 as pb;
 

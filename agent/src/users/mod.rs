@@ -1,8 +1,8 @@
 //! Users: for whom a request is made, by a token that an issuer of the mesh has signed.
 //!
-//! A token is verified where the call comes in from outside of the chain of agents, by the keys that the view brings. One that
-//! is no good denies the request, also where none is needed. What a token says is kept for as long as the issuers stay what
-//! they are, so that it costs a hash the next time.
+//! A token is verified where the call comes in from outside of the chain of agents, by the keys that the view brings.
+//! One that is no good denies the request, also where none is needed. What a token says is kept for as long as the
+//! issuers stay what they are, so that it costs a hash the next time.
 //!
 //! Behind the first agent the user goes on in `hauberk-identity`: between agents the token itself with who passed it on
 //! (`chain`), between agent and app a handle that is of no use to anybody else (`handles`).

@@ -35,9 +35,9 @@ pub(crate) struct Link {
 
 type Driver = Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>;
 
-/// The task that uses a link. hyper keeps the waker by which a connection was polled, and wakes it whenever something is
-/// read from the body of a response, or the body is dropped: so the task would wake itself in every exchange, and with it
-/// a second thread for nothing.
+/// The task that uses a link. hyper keeps the waker by which a connection was polled, and wakes it whenever something
+/// is read from the body of a response, or the body is dropped: so the task would wake itself in every exchange, and
+/// with it a second thread for nothing.
 #[derive(Debug, Default)]
 struct User {
     /// None while the link rests.
@@ -109,7 +109,8 @@ impl Link {
         &mut self,
         request: Request<RequestBody>,
     ) -> Result<Response<Incoming>, Box<SendFailure>> {
-        // Unconstrained, since a future out of tokio's budget asks to be polled again by the waker that it is not given.
+        // Unconstrained, since a future out of tokio's budget asks to be polled again by the waker that it is not
+        // given.
         let response = tokio::task::unconstrained(self.sender.try_send_request(request));
         let mut response = std::pin::pin!(response);
         let Self { driver, lease, user, waker, .. } = self;

@@ -177,8 +177,8 @@ impl Api {
 }
 
 impl Following {
-    /// What the caller is given, once it suffices: now, or, where it `has_been_told`, once something has changed. Who it is
-    /// is looked at each time.
+    /// What the caller is given, once it suffices: now, or, where it `has_been_told`, once something has changed. Who
+    /// it is is looked at each time.
     ///
     /// # Errors
     /// The status that ends its stream.
@@ -228,7 +228,8 @@ impl Following {
         }
     }
 
-    /// Waits until something has changed of which the caller may be given something else. Whoever stops waiting misses nothing.
+    /// Waits until something has changed of which the caller may be given something else. Whoever stops waiting misses
+    /// nothing.
     ///
     /// # Errors
     /// The agent stops.

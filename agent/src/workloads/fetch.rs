@@ -215,8 +215,8 @@ impl<'a> Files<'a> {
         Ok(there.chain([0]).collect())
     }
 
-    /// Removes what an earlier call has written and this one has not: identities that were withdrawn, roots of trust domains that
-    /// are followed no longer. Whatever else is in the directory stays.
+    /// Removes what an earlier call has written and this one has not: identities that were withdrawn, roots of trust
+    /// domains that are followed no longer. Whatever else is in the directory stays.
     fn tidy(self) -> Result<(), ApiError> {
         let Some(directory) = self.directory else { return Ok(()) };
         for name in self.names(self.what)?.into_iter().filter(|name| !self.written.contains(name)) {

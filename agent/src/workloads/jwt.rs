@@ -78,8 +78,8 @@ pub(super) fn bundles(given: &Given) -> BTreeMap<String, Vec<u8>> {
     all.map(|keys| (keys.trust_domain().id_string(), keys.to_jwks(KeyUse::Unsaid).into_bytes())).collect()
 }
 
-/// Verifies a token by the keys of exactly the trust domain that it claims to be of. For our own that takes no secret, and so
-/// no identity; of the others a program knows those whose keys it is given.
+/// Verifies a token by the keys of exactly the trust domain that it claims to be of. For our own that takes no secret,
+/// and so no identity; of the others a program knows those whose keys it is given.
 pub(super) async fn validate(
     api: &Api,
     request: ValidateJwtsvidRequest,
@@ -128,7 +128,8 @@ async fn bundle_of(trust_domain: &TrustDomain, api: &Api) -> Result<Arc<SpiffeBu
     })
 }
 
-/// The one check of a token by our own keys, and whether everybody refuses whom it names, or the instance that it was minted for.
+/// The one check of a token by our own keys, and whether everybody refuses whom it names, or the instance that it was
+/// minted for.
 fn judge(
     token: &str,
     audience: &str,

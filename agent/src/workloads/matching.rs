@@ -20,8 +20,8 @@ use super::systemd::{BusError, Systemd};
 const TOLD: usize = 1_024;
 const TOLD_FOR: Duration = Duration::from_secs(3_600);
 
-/// How much of a refusal the control plane is told: what an enrollment asks for whole, and of what is true of the program so many
-/// selectors and characters of each.
+/// How much of a refusal the control plane is told: what an enrollment asks for whole, and of what is true of the
+/// program so many selectors and characters of each.
 const MOST_TOLD: usize = 32;
 const LONGEST_TOLD: usize = 200;
 
@@ -55,10 +55,12 @@ impl Matching {
         Self { docker, systemd: Systemd::new(), told: Mutex::default(), denials }
     }
 
-    /// The enrollments that are the caller's, in order. Why it has none goes into the log and to the control plane, once in a while.
+    /// The enrollments that are the caller's, in order. Why it has none goes into the log and to the control plane,
+    /// once in a while.
     ///
-    /// A task of its own finds them out, with the turns that this takes: who waits for it may be left half-way for as long as a
-    /// program leaves other answers unread (`untaken.rs`), and would keep turns meanwhile for which other programs wait.
+    /// A task of its own finds them out, with the turns that this takes: who waits for it may be left half-way for as
+    /// long as a program leaves other answers unread (`untaken.rs`), and would keep turns meanwhile for which other
+    /// programs wait.
     ///
     /// # Errors
     /// It cannot be looked at in time.

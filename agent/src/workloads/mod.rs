@@ -1,8 +1,8 @@
 //! Identities for programs beside the agent: the SPIFFE Workload API and Envoy's SDS on a Unix socket.
 //!
 //! The control plane tells which workloads this node's agents vouch for ([`Entries`]); `Keeper` holds a certificate for
-//! each of them, `Tokens` the tokens that were asked for; `serve` gives them to programs of which all that an entry asks
-//! for is true.
+//! each of them, `Tokens` the tokens that were asked for; `serve` gives them to programs of which all that an entry
+//! asks for is true.
 
 mod answers;
 mod api;
@@ -73,15 +73,16 @@ pub(crate) fn files(is_served: bool, connections: usize) -> u64 {
     if is_served { (3 * connections + 2 * asking + serve::REFUSED_AT_ONCE) as u64 } else { 0 }
 }
 
-/// Forgets the keys that verify tokens: where no Workload API is served nobody is told of their changes, and one that is served
-/// again is not to believe what was revoked meanwhile.
+/// Forgets the keys that verify tokens: where no Workload API is served nobody is told of their changes, and one that
+/// is served again is not to believe what was revoked meanwhile.
 fn forget_keys(state: &State) {
     if let Err(error) = state.forget_jwt_keys() {
         tracing::error!(event = "state_not_saved", %error, "keys that verify tokens are still on the disk");
     }
 }
 
-/// Begins to obtain certificates, and to serve them and what the board holds over so many connections, if there is where.
+/// Begins to obtain certificates, and to serve them and what the board holds over so many connections, if there is
+/// where.
 pub(crate) fn start(
     (socket, connections): (Option<ApiSocket>, usize),
     board: &Board,

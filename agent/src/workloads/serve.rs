@@ -42,8 +42,8 @@ const REFUSED_WITHIN: Duration = Duration::from_secs(1);
 /// The largest request, in bytes: there is next to nothing in one.
 const LARGEST_REQUEST: usize = 64 * 1024;
 
-/// What one connection may have under way: programs open a few streams, an Envoy one for each secret, and ask for next to
-/// nothing.
+/// What one connection may have under way: programs open a few streams, an Envoy one for each secret, and ask for next
+/// to nothing.
 const MAX_STREAMS: u32 = 100;
 const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 256 * 1024;

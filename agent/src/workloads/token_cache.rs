@@ -1,8 +1,8 @@
-//! Tokens that were minted, kept until half of their lives has passed, and those that are being asked for. In memory only, and
-//! never printed.
+//! Tokens that were minted, kept until half of their lives has passed, and those that are being asked for. In memory
+//! only, and never printed.
 //!
-//! There is one way to a token: it is asked for by a task that goes on whether or not somebody waits, once for all who want it. A
-//! first token is one that is asked for with none at hand.
+//! There is one way to a token: it is asked for by a task that goes on whether or not somebody waits, once for all who
+//! want it. A first token is one that is asked for with none at hand.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -167,10 +167,11 @@ impl TokenCache {
         lock(&self.slots).retain(|enrollment, _| is_enrolled(enrollment));
     }
 
-    /// A token by these terms, with half of its life left, or more; with less, or by a key that is tainted, where another does not
-    /// come soon: that is then for whoever asks next. One by a key that is known no longer, or that lives for longer than one may
-    /// now, is given to nobody. One that was minted while a clock was ahead is not kept for longer than it takes to ask again.
-    /// `mint` asks for one; it has an end, and is not begun where that is not due.
+    /// A token by these terms, with half of its life left, or more; with less, or by a key that is tainted, where
+    /// another does not come soon: that is then for whoever asks next. One by a key that is known no longer, or that
+    /// lives for longer than one may now, is given to nobody. One that was minted while a clock was ahead is not kept
+    /// for longer than it takes to ask again. `mint` asks for one; it has an end, and is not begun where that is not
+    /// due.
     ///
     /// # Errors
     /// There is none, for the reason that `mint` gave.
@@ -267,8 +268,8 @@ impl Slot {
         self.held.as_ref().filter(|held| verdict(held) != Verdict::Drop).map(|held| Arc::clone(&held.token))
     }
 
-    /// Takes over what came of asking for another: it takes the place of the one that is held, a denial takes that away, and after
-    /// anything else it stays.
+    /// Takes over what came of asking for another: it takes the place of the one that is held, a denial takes that
+    /// away, and after anything else it stays.
     fn settle(
         &mut self,
         terms: &Terms,
@@ -314,8 +315,8 @@ impl HeldToken {
         }
     }
 
-    /// Whether it begins later than clocks may differ: it was minted while one was ahead, and nobody can say how long it is
-    /// good.
+    /// Whether it begins later than clocks may differ: it was minted while one was ahead, and nobody can say how long
+    /// it is good.
     fn is_ahead(&self, now: UnixMillis) -> bool {
         self.since.since(now) > TOLERATED
     }
@@ -332,7 +333,8 @@ impl HeldToken {
 }
 
 impl Rest {
-    /// Whether nothing better is to be had by asking again: that was done just now, with all the reasons that there are.
+    /// Whether nothing better is to be had by asking again: that was done just now, with all the reasons that there
+    /// are.
     fn holds(&self, now: Instant, is_tainted: bool, life: Option<Duration>) -> bool {
         let is_shortened = life.is_some_and(|life| self.life.is_none_or(|former| life < former));
         now.duration_since(self.since) < REST && (self.was_tainted || !is_tainted) && !is_shortened
@@ -512,7 +514,8 @@ mod tests {
         let unsaid = Terms { life: None, ..short.clone() };
         world.hold(held("old", NOW, 12 * LIFE));
         assert_eq!(given(&unsaid, Ok(LIFE)).await, Ok("old".to_owned()));
-        // Of several control planes one may not know it yet: what it mints is of use for a while, for want of a better one.
+        // Of several control planes one may not know it yet: what it mints is of use for a while, for want of a better
+        // one.
         lock(&world.place).held = None;
         assert_eq!(given(&short, Ok(2 * LIFE)).await, Ok("5".to_owned()));
         assert_eq!(given(&short, Ok(2 * LIFE)).await, Ok("5".to_owned()));

@@ -1,5 +1,5 @@
-//! HTTP requests that leave the mesh: each one decided by its method, path and what else policies read, and sent over a connection of
-//! its own as plain HTTP/1.1.
+//! HTTP requests that leave the mesh: each one decided by its method, path and what else policies read, and sent over a
+//! connection of its own as plain HTTP/1.1.
 
 use std::sync::Arc;
 

@@ -56,8 +56,7 @@ pub struct FetchFlags {
     /// The agent's --workload-api-socket
     #[arg(long, value_name = "PATH", env = "SPIFFE_ENDPOINT_SOCKET")]
     pub socket: String,
-    /// Write svid.N.pem, svid.N.key and bundle.N.pem, N from 0, federated.TRUST-DOMAIN.pem and crl.pem into this
-    /// directory
+    /// Write svid.N.pem, svid.N.key and bundle.N.pem, N from 0, federated.TRUST-DOMAIN.pem and crl.pem into this directory
     #[arg(long, value_name = "DIR")]
     pub write: Option<PathBuf>,
     /// For whom tokens are; may be repeated
@@ -74,8 +73,7 @@ pub struct WatchFlags {
     /// The agent's --workload-api-socket
     #[arg(long, value_name = "PATH", env = "SPIFFE_ENDPOINT_SOCKET")]
     pub socket: String,
-    /// Write svid.pem, svid.key, bundle.pem, crl.pem, jwks.json and federated/ into this directory: all of them change
-    /// at once
+    /// Write svid.pem, svid.key, bundle.pem, crl.pem, jwks.json and federated/ into this directory: all of them change at once
     #[arg(long, value_name = "DIR")]
     pub write: PathBuf,
     /// Which identity, where this program has several [default: the first]
@@ -152,8 +150,7 @@ pub struct RunFlags {
     /// A file that holds a join token; needed until there is a certificate
     #[arg(long, value_name = "FILE", env = "HAUBERK_JOIN_TOKEN_FILE")]
     pub join_token_file: Option<String>,
-    /// Join by evidence instead of a token, which this enrollment judges; takes the flags of one kind of evidence,
-    /// below
+    /// Join by evidence instead of a token, which this enrollment judges; takes the flags of one kind of evidence, below
     #[arg(long, value_name = "MESH/NAME", env = "HAUBERK_ENROLLMENT")]
     pub enrollment: Option<String>,
     /// Evidence: this machine's certificate in PEM, with those between it and the enrollment's authority after it
@@ -168,8 +165,7 @@ pub struct RunFlags {
     /// Evidence: this EC2 instance's identity document, from its metadata service: on or off [default: off]
     #[arg(long, value_name = "on|off", env = "HAUBERK_AWS_IDENTITY_DOCUMENT")]
     pub aws_identity_document: Option<String>,
-    /// Where that service is: a loopback or link-local address, or fd00:ec2::254, as IP:PORT [default:
-    /// 169.254.169.254:80]
+    /// Where that service is: a loopback or link-local address, or fd00:ec2::254, as IP:PORT [default: 169.254.169.254:80]
     #[arg(long, value_name = "IP:PORT", env = "HAUBERK_AWS_METADATA_ENDPOINT")]
     pub aws_metadata_endpoint: Option<String>,
     /// SHA-256 of the control plane's root, as `init` prints it; for the first contact
@@ -204,12 +200,10 @@ pub struct RunFlags {
     /// Probes and scrapers: /livez, /readyz, /metrics [default: 0.0.0.0:15020]
     #[arg(long, value_name = "IP:PORT", env = "HAUBERK_HEALTH")]
     pub health: Option<String>,
-    /// Serve the SPIFFE Workload API on this Unix socket, for programs that the node's enrollments name [default:
-    /// nowhere]
+    /// Serve the SPIFFE Workload API on this Unix socket, for programs that the node's enrollments name [default: nowhere]
     #[arg(long, value_name = "PATH", env = "HAUBERK_WORKLOAD_API_SOCKET")]
     pub workload_api_socket: Option<String>,
-    /// Ask the Docker Engine on this Unix socket what container a program is in, for selectors `docker:…` [default:
-    /// nobody]
+    /// Ask the Docker Engine on this Unix socket what container a program is in, for selectors `docker:…` [default: nobody]
     #[arg(long, value_name = "PATH", env = "HAUBERK_DOCKER_SOCKET")]
     pub docker_socket: Option<String>,
     /// How long the agent goes on as before once it is told to stop, with callers told to go elsewhere: for an app in

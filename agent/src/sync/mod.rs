@@ -70,13 +70,13 @@ impl Sync {
     pub async fn run(self, mut held: Held, stop: CancellationToken) {
         let disk = held.disk.clone();
         let sessions = async {
-            self.sessions(&mut held, stop).await;
+            self.sessions(&mut held, &stop).await;
             disk.close();
         };
         tokio::join!(sessions, disk.run());
     }
 
-    async fn sessions(&self, held: &mut Held, stop: CancellationToken) {
+    async fn sessions(&self, held: &mut Held, stop: &CancellationToken) {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
         let mut told = None;
         loop {
@@ -104,7 +104,7 @@ impl Sync {
             if told.as_ref() == Some(&reason) {
                 tracing::debug!(event = "control_plane_away", reason, retry_in_ms);
             } else {
-                let skew = if may_be_clock { self.skew(&stop).await } else { None };
+                let skew = if may_be_clock { self.skew(stop).await } else { None };
                 let named = skew::named(skew, reason.clone());
                 tracing::warn!(event = "control_plane_away", reason = named, retry_in_ms);
                 told = Some(reason);

@@ -564,6 +564,24 @@ async fn an_older_control_plane_that_knows_nothing_of_our_node_leaves_programs_w
     tokio::time::timeout(Duration::from_secs(10), told.changed()).await.unwrap().unwrap();
 }
 
+/// One that does not know the message would end the stream.
+#[tokio::test]
+async fn a_control_plane_is_told_of_unknown_keys_once_it_asks_for_them() {
+    let agent = Agent::new();
+    let held = agent.held();
+    agent.mesh.unknown_keys.note(&Name::parse("login").unwrap());
+    let mut running = running::Running::start(agent, held).await;
+    running.stream.send(Down::Question(pb::Question::default())).await;
+    let told = |up| match up {
+        Up::Answer(_) => Some(None),
+        Up::UnknownKey(pb::UnknownKey { issuer }) => Some(Some(issuer)),
+        _ => None,
+    };
+    assert_eq!(running.stream.next(told).await, None);
+    running.stream.send(Down::Observe(pb::Observe { unknown_keys: true, ..pb::Observe::default() })).await;
+    assert_eq!(running.stream.next(told).await.as_deref(), Some("login"));
+}
+
 #[test]
 fn floors_are_by_service() {
     let agent = Agent::new();

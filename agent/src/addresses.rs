@@ -82,6 +82,9 @@ impl Published {
             while let Some(content) = take(&newest) {
                 if let Err(error) = state.publish(FILE, &content) {
                     tracing::error!(event = "state_not_saved", %error);
+                    // For the next time, unless there is something newer.
+                    lock(&newest).get_or_insert(content);
+                    return;
                 }
             }
         });

@@ -307,7 +307,7 @@ mod tests {
     fn it_takes_a_role_of_its_own() {
         let editor = Rights { identities: false, ..EVERYTHING };
         let found = problems(enrollment(|_| {}), editor);
-        assert_eq!(found, ["kind: to change a enrollment takes the role identity-admin"]);
+        assert_eq!(found, ["kind: to change an enrollment takes the role identity-admin"]);
         let identities = Rights { identities: true, resources: false, policies: false, boundaries: false };
         assert_eq!(problems(enrollment(|_| {}), identities), [""; 0]);
     }

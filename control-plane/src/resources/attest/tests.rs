@@ -44,7 +44,7 @@ fn a_whole_one_is_accepted_and_takes_a_role_of_its_own() {
     let identities = Rights { identities: true, resources: false, policies: false, boundaries: false };
     assert_eq!(problems(whole.clone(), identities), [""; 0]);
     let found = problems(whole, Rights { identities: false, ..EVERYTHING });
-    assert_eq!(found, ["kind: to change a enrollment takes the role identity-admin"]);
+    assert_eq!(found, ["kind: to change an enrollment takes the role identity-admin"]);
 }
 
 #[test]

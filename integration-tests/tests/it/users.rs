@@ -364,6 +364,68 @@ fn keys_are_fetched_by_the_control_plane_and_outlive_their_server() {
     assert!(described.contains(&served.url) && described.contains("\n  support\n"), "{described}");
 }
 
+/// What `simulate`, `policy diff` and a dry run of `apply` say of a draft.
+fn drafted(mesh: &MeshBox, draft: &str) -> [String; 3] {
+    let commands: [&[&str]; 3] =
+        [&["simulate", "-f", "-"], &["policy", "diff", "-f", "-"], &["apply", "-f", "-", "--dry-run=server"]];
+    commands.map(|command| {
+        let told = mesh.hauberk_with_input(command, draft);
+        // That there are differences is an exit code too.
+        assert!(told.code < 2, "{told:?}");
+        told.stdout + &told.stderr
+    })
+}
+
+#[test]
+fn what_is_told_of_an_issuer_is_of_no_matter_to_its_keys() {
+    let login = Login::new("login");
+    let served = login.serve();
+    let mesh = shop::open_with(&["--web-roots", served.roots.to_str().unwrap()]);
+    mesh.apply(&orders_taking("{}"));
+    let app = App::start("orders");
+    let _orders = shop::orders(&mesh, app.address());
+    let web = shop::caller(&mesh, "web");
+    let from_there = format!("  jwksUrl: {}\n  allowPrivateAddresses: true\n", served.url);
+    let resource = login.resource("").replace(&format!("  jwks: '{}'\n", login.jwks()), &from_there);
+    // The keys are there once it has been waited for it.
+    mesh.hauberk_with_input(&["apply", "-f", "-", "--wait=20s"], &resource).ok();
+    shop::set_policy(&mesh, "support", FOR_SUPPORT);
+    let alice = bearer(&login.token("alice", &["support"]));
+    get_until(&web, "orders", "/health", 200);
+    assert_eq!(get(&web, "/orders/1", &[&alice]).status, 200);
+    let mut lasting = begin(&app, &web, &alice);
+
+    // What is stored is no change to itself, and what is said of it is none to any call.
+    let stored = mesh.hauberk(&["get", "jwtissuer", "login", "-o", "yaml"]).ok().stdout;
+    assert!(stored.contains(&served.url), "{stored}");
+    let described = format!("{resource}  description: who works here\n");
+    let elsewhere = resource.replace("/jwks\n", "/jwks?p=other\n");
+    // Of an issuer that is another one nothing can be said.
+    let told = eventually("the calls are recorded", PATIENCE, || {
+        Some(drafted(&mesh, &elsewhere)).filter(|told| told[0].contains("cannot be decided"))
+    });
+    assert!(told[1].contains("which tokens are good"), "{told:?}");
+    for draft in [&stored, &resource, &described] {
+        let told = drafted(&mesh, draft);
+        assert!(told[0].contains("nothing would be decided otherwise"), "{told:?}");
+        assert!(told.iter().all(|told| !told.contains("which tokens are good")), "{told:?}");
+        assert!(told.iter().all(|told| !told.contains("cannot be decided")), "{told:?}");
+    }
+
+    served.go_down();
+    let asked = served.asked();
+    mesh.hauberk_with_input(&["apply", "-f", "-", "--wait=20s"], &described).ok();
+    waits(&mut lasting);
+    assert_eq!(get(&web, "/orders/1", &[&alice]).status, 200, "its keys are where they were");
+    assert_eq!(served.asked(), asked, "nobody was asked for them anew");
+    // Whoever says that they come from elsewhere has said that these count no longer.
+    let elsewhere = described.replace("/jwks\n", "/jwks?p=other\n");
+    let told = mesh.hauberk_with_input(&["apply", "-f", "-", "--wait=20s"], &elsewhere).ok().stderr;
+    assert!(told.contains("the keys of jwtissuer/login could not be fetched yet"), "{told}");
+    assert!(!until_cut(lasting).contains(" 200 "));
+    assert_eq!(reason(&mesh, &get(&web, "/orders/1", &[&alice])), "user_token_unknown_key");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn streams_over_http2_and_grpc_are_for_a_user_too_and_end_with_the_key() {
     let login = Login::new("login");

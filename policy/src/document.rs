@@ -143,6 +143,12 @@ impl PolicyDocument {
         Ok(Self { mesh, name, mode, text, statements, references, outdated: reader.outdated() })
     }
 
+    /// What a text mentions that may be wrong in other ways, as far as it can be told: so that names that stand for nothing are
+    /// refused together with whatever else is wrong.
+    pub fn mentioned(mesh: &Name, trust_domain: &TrustDomain, text: &str) -> Vec<Reference> {
+        Reader::new(text, Text::New).references(&Namespace::of(trust_domain, mesh))
+    }
+
     /// What a new text would be refused for, in the order of the text: nothing, unless it was stored before.
     pub fn outdated(&self) -> &[PolicyProblem] {
         &self.outdated

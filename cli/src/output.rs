@@ -249,6 +249,7 @@ fn colour(text: &str) -> Option<&str> {
 /// Whether a character does something to a terminal other than standing there.
 fn commands(c: char) -> bool {
     c.is_control()
+        || matches!(c, '\u{2028}' | '\u{2029}')
         || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 

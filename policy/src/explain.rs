@@ -23,6 +23,7 @@ use crate::pattern::PathPattern;
 use crate::reads::FactSet;
 use crate::scope::{Place, Protocol};
 use crate::slice::admits;
+use crate::user::OnBehalfOf;
 use crate::vocabulary::{Action, ActionSet};
 use conditions::failed;
 pub(crate) use conditions::{alone, conditions, text_of_expression};
@@ -118,6 +119,19 @@ impl Engine {
                 let told = |decision: Decision| (decision.reason, decision.resource);
                 let is_own = told(self.decide(&other)) == (decision.reason, decision.resource.clone());
                 if is_own { other } else { *question }
+            }
+            _ => *question,
+        };
+        let for_nobody;
+        let question = &match question.attempt {
+            // That there is no user is known: it was denied for that.
+            Attempt::Request { method, path, upgrade, gathered }
+                if decision.reason == Reason::UserMissing
+                    && *gathered.on_behalf_of() == OnBehalfOf::NotLookedAt =>
+            {
+                for_nobody = gathered.clone().made_for(OnBehalfOf::Nobody);
+                let attempt = Attempt::Request { method, path, upgrade, gathered: &for_nobody };
+                Question { attempt, ..*question }
             }
             _ => *question,
         };

@@ -1,5 +1,5 @@
-//! `cargo bench --bench users`: what a user costs an agent, in batches of 1,000, without a network: a token that comes from outside,
-//! one that other agents have passed on, and passing it on.
+//! `cargo bench --bench users`: what a user costs an agent, in batches of 1,000, without a network: a token that comes
+//! from outside, one that other agents have passed on, and passing it on.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,

@@ -1,8 +1,8 @@
 //! What starts and stops, in which order.
 //!
-//! Start: sockets, so that a port that is taken is told at once; health and admin; the certificate; what is on disk; the
-//! data path; the stream to the control plane; the child, once traffic is served. Stop: the mesh is told to send nothing
-//! new; what is under way ends; the child ends; everything else.
+//! Start: sockets, so that a port that is taken is told at once; health and admin; programs, who are told to wait; the
+//! certificate; what is on disk; the data path; the stream to the control plane; the child, once traffic is served.
+//! Stop: the mesh is told to send nothing new; what is under way ends; the child ends; everything else.
 
 mod error;
 mod listeners;
@@ -40,7 +40,7 @@ use open_files::OpenFiles;
 use running::Running;
 use signals::{Signals, exit_code};
 use sockets::Sockets;
-use start::{Programs, Start};
+use start::Start;
 
 /// How long the rest may take to end at last.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -62,8 +62,11 @@ pub async fn run(config: Config, log_filter: LogFilter) -> Result<u8, AppError> 
     state.publish(crate::addresses::FILE, &sockets.addresses.to_json())?;
 
     let (clock, stop, tasks) = (Clock::system(), CancellationToken::new(), JoinSet::new());
-    let mut start = Start { config, clock, state, mesh, status, stop, tasks };
+    let mut start = Start { config, clock, state, mesh, status, metrics: Arc::default(), stop, tasks };
     start.serve_probes(sockets.health, sockets.admin, log_filter);
+    // Before there is a certificate: whoever waits for one is to hear that, and how long that takes nobody knows.
+    let of_programs = open_files.of_programs();
+    let programs = sockets.workload_api.map(|socket| start.accept_programs(socket, of_programs));
     let network = Network::new(&start.config.control_plane, start.status.connected.subscribe());
     let (issued, advertised_ip) = tokio::select! {
         joined = Box::pin(start.join()) => joined?,
@@ -73,9 +76,8 @@ pub async fn run(config: Config, log_filter: LogFilter) -> Result<u8, AppError> 
     let (access_log, access_log_writer) = start_access_log(&start.config)?;
     let member = start.become_member(issued, access_log)?;
     let registrations = watch::Sender::new(pb::Register::default());
-    let programs = Programs { socket: sockets.workload_api, connections: open_files.of_programs() };
-    let shares = open_files.shares(workloads::files(programs.socket.is_some(), programs.connections));
-    start.start_tasks(&member, programs, &registrations);
+    let shares = open_files.shares(workloads::files(programs.is_some(), of_programs));
+    start.start_tasks(&member, programs.as_deref(), &registrations);
     let outbound = Outbound::new(Arc::clone(&member.connections), shares.from_app, shares.to_mesh);
     start.serve_outbound(sockets.outbound, sockets.tcp, outbound);
 

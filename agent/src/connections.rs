@@ -2,8 +2,8 @@
 //!
 //! A connection, request or stream is registered first and decided then; a change of rules is put in force first and
 //! then walks through what is registered. So whichever comes first, the other sees it. The same holds for trust and
-//! time: a peer whose certificate no root vouches for any longer, that is revoked, or has expired without a newer one being
-//! proved, is cut wherever it is.
+//! time: a peer whose certificate no root vouches for any longer, that is revoked, or has expired without a newer one
+//! being proved, is cut wherever it is.
 
 mod enforce;
 mod flows;
@@ -197,8 +197,8 @@ impl Connections {
         Ok(trusted.verify_again(peer, now, role.of_peer())?)
     }
 
-    /// Whether two certificates of one SPIFFE id are those of different instances. Only serial numbers of our own authorities say
-    /// so, and not those of earlier releases.
+    /// Whether two certificates of one SPIFFE id are those of different instances. Only serial numbers of our own
+    /// authorities say so, and not those of earlier releases.
     fn is_sibling(&self, one: &PeerIdentity, other: &PeerIdentity) -> bool {
         let state = self.context.identity.current();
         let are_ours = one.id().is_member_of(state.bundle().trust_domain());
@@ -226,8 +226,8 @@ impl Connections {
         table.live.values().filter(|connection| connection.role() == Role::Outbound).cloned().collect()
     }
 
-    /// Whether the far end of a connection that we opened should by now have a certificate by another authority, and has
-    /// not proved it.
+    /// Whether the far end of a connection that we opened should by now have a certificate by another authority, and
+    /// has not proved it.
     pub(crate) fn is_proof_due(&self, connection: &Connection) -> bool {
         let succession = self.succession();
         succession.is_proof_due(Instant::now()) && succession.is_lagging(connection)

@@ -24,7 +24,8 @@ pub struct Credentials {
     /// Held by whoever writes it, so that an older one is not written over a newer.
     writing_trust: Arc<Mutex<()>>,
     /// Our certificate and its key, where the disk does not have them. They are put here only while a
-    /// [`Membership`](crate::state::Membership) is held, and written only while a [`Keeping`](crate::state::Keeping) is.
+    /// [`Membership`](crate::state::Membership) is held, and written only while a [`Keeping`](crate::state::Keeping)
+    /// is.
     unsaved: watch::Sender<Option<Arc<StoredIdentity>>>,
     /// Of the last certificate of which the control plane has said that it has no record.
     not_on_record: watch::Sender<Option<Serial>>,
@@ -197,8 +198,8 @@ impl Credentials {
         self.put_in_force(issued, is_news)
     }
 
-    /// The same for a certificate of an instance that has joined anew: the control plane may have been restored and count
-    /// what to trust anew too.
+    /// The same for a certificate of an instance that has joined anew: the control plane may have been restored and
+    /// count what to trust anew too.
     ///
     /// # Errors
     /// As above.
@@ -260,14 +261,21 @@ impl Credentials {
         self.unsaved.borrow().is_some()
     }
 
+    /// Our key, where the disk does not have it.
+    pub(crate) fn unsaved_key(&self) -> Option<KeyPair> {
+        let unsaved = self.unsaved.borrow().clone()?;
+        // What was made of a key is one.
+        KeyPair::from_pkcs8_der(&unsaved.key.to_pkcs8_der()).ok()
+    }
+
     /// Waits until something is in force that a restart would not find.
     pub async fn unsaved(&self) {
         // The sender is ours.
         let _ = self.unsaved.subscribe().wait_for(Option::is_some).await;
     }
 
-    /// Publishes what to trust from now on, which [`Self::save_trust`] keeps: whom to believe no longer does not wait for a
-    /// disk. Whether it differs from before.
+    /// Publishes what to trust from now on, which [`Self::save_trust`] keeps: whom to believe no longer does not wait
+    /// for a disk. Whether it differs from before.
     ///
     /// # Errors
     /// It cannot be read, or is of another trust domain.

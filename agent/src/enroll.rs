@@ -1,5 +1,6 @@
 //! How the agent becomes somebody: by what is on disk, by a join token, or by evidence of where it runs.
 
+mod own_key;
 mod pinned;
 mod shown;
 mod stored;
@@ -24,10 +25,11 @@ use tonic::transport::Channel;
 use crate::clock::{Clock, millis};
 use crate::config::{Config, EnrollmentName, Join};
 use crate::control_plane::{self, ConnectError};
-use crate::credentials::{CredentialsError, Issued};
+use crate::credentials::{Credentials, CredentialsError, Issued};
 use crate::random::Backoff;
 use crate::skew;
 use crate::state::{State, StateError};
+use own_key::own_key;
 use pinned::bootstrap_trust;
 use shown::{Evidence, read_evidence};
 use stored::{Lack, stored};
@@ -145,9 +147,9 @@ impl EnrollError {
     }
 }
 
-/// Gives the identity that is on disk if it is still valid, and otherwise joins, for as long as the control plane is away. The
-/// clock may be set meanwhile, as while a host starts: what is on disk is looked at before each attempt, and before a token
-/// is used.
+/// Gives the identity that is on disk if it is still valid, and otherwise joins, for as long as the control plane is
+/// away. The clock may be set meanwhile, as while a host starts: what is on disk is looked at before each attempt, and
+/// before a token is used.
 ///
 /// # Errors
 /// There is nothing to join with, the control plane refuses, or `stop` came first.
@@ -214,11 +216,12 @@ async fn become_somebody(
         return Err(lack.without_joining(config, clock).await);
     }
     let was_in = lack.is_of_time();
-    let door = Door::reach(config, state, clock).await.map_err(|attempt| match attempt {
+    let door = Door::reach(config, state, clock, None).await.map_err(|attempt| match attempt {
         Attempt::Final(error @ EnrollError::WrongControlPlane { .. }) if was_in => Attempt::Stranger(error),
         other => other,
     })?;
-    // The clock may have been set since we looked, and what is on disk be as good as what would be issued: no token is used.
+    // The clock may have been set since we looked, and what is on disk be as good as what would be issued: no token is
+    // used.
     if let Ok(issued) = stored(state, clock.now()) {
         return Ok(issued);
     }
@@ -231,8 +234,9 @@ async fn become_somebody(
     Ok(issued)
 }
 
-/// Joins once more, where our certificate is renewed no longer, if there is anything to join with. What is issued is the
-/// caller's to keep, once it is looked at: it may be somebody else's, by another token.
+/// Joins once more, where our certificate is renewed no longer, if there is anything to join with. What is issued is
+/// the caller's to keep, once it is looked at: it may be somebody else's, by another token. A disk that hangs is not
+/// waited for.
 ///
 /// # Errors
 /// There is nothing to join with, the control plane refuses, or is away.
@@ -240,8 +244,9 @@ pub(crate) async fn join_anew(
     config: &Config,
     state: &Arc<State>,
     clock: Clock,
+    former: &Credentials,
 ) -> Result<Issued, NotJoined> {
-    let joining = async { Door::reach(config, state, clock).await?.join(clock).await };
+    let joining = async { Door::reach(config, state, clock, Some(former)).await?.join(clock).await };
     joining.await.map_err(|attempt: Attempt| {
         let problem = attempt.to_string();
         let kind = match attempt {
@@ -269,15 +274,16 @@ struct Door {
 
 impl Door {
     /// Goes as far as can be gone without using a token.
-    async fn reach(config: &Config, state: &Arc<State>, clock: Clock) -> Result<Self, Attempt> {
+    async fn reach(
+        config: &Config,
+        state: &Arc<State>,
+        clock: Clock,
+        former: Option<&Credentials>,
+    ) -> Result<Self, Attempt> {
         // What could be wrong on our side comes first, so that it is told whether or not the control plane is there.
-        let (trust, pin) = bootstrap_trust(config, state)?;
+        let (trust, pin) = bootstrap_trust(config, state, former)?;
         let evidence = read_evidence(config).await?;
-        let (state, may_be_last) = (Arc::clone(state), matches!(config.join, Some(Join::Evidence { .. })));
-        let key = match tokio::task::spawn_blocking(move || own_key(may_be_last, &state)).await {
-            Ok(key) => key.map_err(EnrollError::State)?,
-            Err(error) => std::panic::resume_unwind(error.into_panic()),
-        };
+        let key = own_key(matches!(config.join, Some(Join::Evidence { .. })), state, former).await?;
         let csr = CertificateRequest::create(&key).map_err(EnrollError::Request)?;
         let connector =
             bootstrap_connector(trust.clone(), control_plane::ALPN, control_plane::HANDSHAKE_TIMEOUT)
@@ -318,17 +324,6 @@ impl Door {
         let answer = EnrollmentClient::new(channel).attest(request).await.map_err(|status| judge(&status))?;
         accept(answer.into_inner(), key, pin, clock.now()).map_err(Attempt::Final)
     }
-}
-
-/// The key that is to be certified: where it may be the last one that we had, that. Evidence may count for one key alone, and
-/// whoever was in by it comes back by that key.
-fn own_key(may_be_last: bool, state: &State) -> Result<KeyPair, StateError> {
-    // Where our node is gone a token would be spent in vain.
-    let keeping = state.keeping()?;
-    if may_be_last && let Ok(Some(identity)) = state.identity() {
-        return Ok(identity.key);
-    }
-    keeping.pending_key()
 }
 
 fn accept(

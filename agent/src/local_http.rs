@@ -21,8 +21,8 @@ use tokio_util::sync::CancellationToken;
 use crate::wire::accept::Refusals;
 
 /// More at once than any probe or person needs. When one more comes, another gives way, and the next one waits until it
-/// has: an honest one has sent its request when it is looked at, and is done in milliseconds, so that neither silence nor
-/// haste keeps a probe out.
+/// has: an honest one has sent its request when it is looked at, and is done in milliseconds, so that neither silence
+/// nor haste keeps a probe out.
 const MAX_CONNECTIONS: usize = 32;
 /// So many whose request has not come yet there may be before others give way for them.
 const MIN_UNHEARD: usize = MAX_CONNECTIONS / 2;
@@ -104,8 +104,8 @@ impl Callers {
         caller
     }
 
-    /// Tells the oldest of those whose requests have not come to give way, or, where these are few, of the others, who do
-    /// not read their answers, or do not send the rest of their requests.
+    /// Tells the oldest of those whose requests have not come to give way, or, where these are few, of the others, who
+    /// do not read their answers, or do not send the rest of their requests.
     fn make_room(&mut self) {
         let is_heard = |caller: &Arc<Caller>| caller.is_heard.load(Ordering::Relaxed);
         let unheard = self.0.iter().filter(|caller| !is_heard(caller)).count();

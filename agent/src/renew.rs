@@ -152,8 +152,8 @@ impl Renewal {
         }
     }
 
-    /// Sleeps until the instant, or until the control plane says that it has no record of our certificate, or that our authority
-    /// signs no longer: then for a random part of the time over which all who are told so spread.
+    /// Sleeps until the instant, or until the control plane says that it has no record of our certificate, or that our
+    /// authority signs no longer: then for a random part of the time over which all who are told so spread.
     async fn wait_until_due(&self, due: UnixMillis) {
         let mut trust = self.credentials.trust_changes();
         let mut not_on_record = self.credentials.not_on_record();
@@ -182,8 +182,8 @@ impl Renewal {
         }
     }
 
-    /// Renews, or joins anew where nothing is renewed for us: after expiry, and at once where the control plane has no record
-    /// of us. The former certificate is used until there is another.
+    /// Renews, or joins anew where nothing is renewed for us: after expiry, and at once where the control plane has no
+    /// record of us. The former certificate is used until there is another.
     async fn renew_once(&mut self) -> Result<(), RenewError> {
         let is_expired = self.clock.now() >= self.credentials.not_after();
         let signed =
@@ -196,7 +196,8 @@ impl Renewal {
                 named
             }
             Signed::Never(why) => {
-                let joined = enroll::join_anew(&self.config, &self.state, self.clock).await;
+                let joined =
+                    enroll::join_anew(&self.config, &self.state, self.clock, &self.credentials).await;
                 let issued = joined.map_err(|problem| RenewError::NotJoined { why, problem })?;
                 let named = (issued.identity.instance, issued.identity.issued_at);
                 self.credentials.begin_anew(issued).map_err(delayed)?;

@@ -1,9 +1,9 @@
 //! Gives back the part of this program that only starting needed.
 //!
-//! Starting goes through nearly all code once: arguments, settings, the first handshake, the policies' parser. The kernel
-//! leaves what was touched, and its neighbourhood, mapped for good, so that an agent that waits for calls counts as more
-//! than twice what it uses. What it does need again is mapped again from the page cache at once; a system that is short
-//! of memory may have the rest.
+//! Starting goes through nearly all code once: arguments, settings, the first handshake, the policies' parser. The
+//! kernel leaves what was touched, and its neighbourhood, mapped for good, so that an agent that waits for calls counts
+//! as more than twice what it uses. What it does need again is mapped again from the page cache at once; a system that
+//! is short of memory may have the rest.
 #![allow(unsafe_code, reason = "madvise is unsafe to call, for it changes what memory holds")]
 
 use std::fs;
@@ -19,8 +19,8 @@ struct Mapping {
     addresses: Range<usize>,
     /// The file's; empty where there is none.
     path: String,
-    /// Not writable, of a file, and no page differs from that file. One that the file system has not written yet does not
-    /// differ, though it counts as dirty.
+    /// Not writable, of a file, and no page differs from that file. One that the file system has not written yet does
+    /// not differ, though it counts as dirty.
     is_clean: bool,
 }
 
@@ -36,10 +36,10 @@ pub(crate) fn release_code() -> io::Result<usize> {
             continue;
         }
         let start = std::ptr::with_exposed_provenance_mut(addresses.start);
-        // SAFETY: this is a part of the program as the kernel mapped it when it was started. Nobody unmaps that while the
-        // program runs, unlike a library or a file that another thread may have mapped for a moment. It is private, cannot
-        // be written and holds no page of its own, so that every page that is dropped is read again from the file with the
-        // very same content.
+        // SAFETY: this is a part of the program as the kernel mapped it when it was started. Nobody unmaps that while
+        // the program runs, unlike a library or a file that another thread may have mapped for a moment. It is private,
+        // cannot be written and holds no page of its own, so that every page that is dropped is read again from the
+        // file with the very same content.
         if unsafe { madvise(start, addresses.len(), Advice::LinuxDontNeed) }.is_ok() {
             released += addresses.len();
         }

@@ -7,8 +7,8 @@ use crate::workloads::LOOKS_AT_ONCE;
 /// Enough for a sidecar; more would only cost memory.
 const MAX_WORKERS: usize = 4;
 
-/// Threads for what waits for a disk or for names to resolve: views are prepared and trust is kept on them. Looks at programs, which
-/// may wait for ever, have threads beside them.
+/// Threads for what waits for a disk or for names to resolve: views are prepared and trust is kept on them. Looks at
+/// programs, which may wait for ever, have threads beside them.
 pub(crate) const OF_OUR_OWN: usize = 8;
 
 /// Makes them.

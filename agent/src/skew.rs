@@ -1,7 +1,7 @@
 //! How far this host's clock is from the control plane's, told in seconds.
 //!
-//! Nobody's time is believed: what the control plane says serves to name what is wrong, and to ask for no certificate that
-//! would be of no use. It never makes anything valid.
+//! Nobody's time is believed: what the control plane says serves to name what is wrong, and to ask for no certificate
+//! that would be of no use. It never makes anything valid.
 
 use std::time::{Duration, UNIX_EPOCH};
 use std::{fmt, io};
@@ -84,7 +84,8 @@ pub(crate) async fn ask(address: &HostPort, trust: BootstrapTrust, clock: Clock)
     agrees(address, trust, clock).await.ok()??.err()
 }
 
-/// Whether our clock agrees with the control plane's, or by how much it does not; `None` where that is there and does not say.
+/// Whether our clock agrees with the control plane's, or by how much it does not; `None` where that is there and does
+/// not say.
 ///
 /// # Errors
 /// It is not there, or `trust` does not vouch for it.

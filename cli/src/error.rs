@@ -53,7 +53,8 @@ impl CommandError {
         Self::Failed(message.into(), vec![help.into()])
     }
 
-    /// The same failure, ending with another exit code.
+    /// The same failure, ending with another exit code. A reader that has gone is one too: success would say what was
+    /// never told, as that nothing would be denied.
     pub(crate) fn exiting(self, code: u8) -> Self {
         self.report();
         Self::Exit(code)
@@ -61,12 +62,14 @@ impl CommandError {
 
     /// Tells the user, and gives the exit code: 1 for a failure, 2 for a wrong command line.
     pub(crate) fn finish(self) -> ExitCode {
+        // Whoever read our output has seen enough: `hauberk tap | head`.
+        if matches!(&self, Self::Output(error) if error.kind() == std::io::ErrorKind::BrokenPipe) {
+            return ExitCode::SUCCESS;
+        }
         self.report();
         match self {
             Self::Exit(code) => code.into(),
             Self::Usage(_) => 2.into(),
-            // Whoever read our output has seen enough: `hauberk tap | head`.
-            Self::Output(error) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
             _ => 1.into(),
         }
     }
@@ -74,7 +77,6 @@ impl CommandError {
     fn report(&self) {
         let help = match self {
             Self::Exit(_) => return,
-            Self::Output(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return,
             Self::Context(error) => error.help(),
             Self::Client(error) => error.help(),
             Self::Failed(_, help) => help.clone(),
@@ -110,7 +112,7 @@ impl From<Status> for CommandError {
             help.extend(details.links.into_iter().map(|link| link.description));
         }
         match status.code() {
-            Code::Unavailable | Code::Unknown if message.is_empty() || message.contains("transport") => {
+            Code::Unavailable | Code::Unknown | Code::Internal if is_of_the_connection(&message) => {
                 let cause = root_cause(&status);
                 message = format!("the connection to the control plane broke: {cause}");
                 help.push("is it running? `hauberk check` tells more".to_owned());
@@ -142,6 +144,11 @@ impl From<Status> for CommandError {
     }
 }
 
+/// Whether a status was made up here because the connection broke: the control plane's own have other words.
+fn is_of_the_connection(message: &str) -> bool {
+    message.is_empty() || message.contains("transport") || message.starts_with("h2 protocol error")
+}
+
 /// The innermost error, which says most.
 fn root_cause(status: &Status) -> String {
     let mut cause: Option<&dyn std::error::Error> = std::error::Error::source(status);
@@ -151,4 +158,28 @@ fn root_cause(status: &Status) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_that_breaks_is_told_alike_wherever_it_breaks() {
+        for status in [
+            Status::internal("h2 protocol error: error reading a body from connection"),
+            Status::unavailable("transport error"),
+            Status::unknown("h2 protocol error: http2 error"),
+        ] {
+            let CommandError::Failed(message, help) = CommandError::from(status) else {
+                panic!("it has failed")
+            };
+            assert!(message.starts_with("the connection to the control plane broke: "), "{message}");
+            assert_eq!(help, ["is it running? `hauberk check` tells more"]);
+        }
+        let CommandError::Failed(message, _) = CommandError::from(Status::internal("a defect")) else {
+            panic!("it has failed")
+        };
+        assert_eq!(message, "a defect");
+    }
 }

@@ -102,8 +102,8 @@ pub(crate) fn trees(format: Format, trees: Vec<Tree>, single: bool) -> Result<()
     raw(&text)
 }
 
-/// Columns as kubectl lays them out. Where standard output is a terminal and they are wider than it, a last column of sentences stands
-/// below each row, and what is still too wide is cut; what goes to programs is whole.
+/// Columns as kubectl lays them out. Where standard output is a terminal and they are wider than it, a last column of
+/// sentences stands below each row, and what is still too wide is cut; what goes to programs is whole.
 pub(crate) fn table(headers: &[&str], rows: Vec<Vec<String>>) -> String {
     laid_out(headers, rows, terminal_width())
 }
@@ -249,6 +249,7 @@ fn colour(text: &str) -> Option<&str> {
 /// Whether a character does something to a terminal other than standing there.
 fn commands(c: char) -> bool {
     c.is_control()
+        || matches!(c, '\u{2028}' | '\u{2029}')
         || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 

@@ -166,14 +166,16 @@ async fn start(
     let mut of_web = Vec::new();
     if let (Some((socket, _)), Some(issuer)) = (oidc, &settings.oidc_issuer) {
         let files = settings.oidc_certificate.as_ref();
-        let certificate = ServedCertificate::open("oidc", files, &control.identity).await?;
+        let certificate =
+            ServedCertificate::open("oidc", files, &control.identity, control.clock.clone()).await?;
         let (documents, keys) = (Documents::new(issuer), Arc::clone(&control.signing_keys));
         let respond: Arc<Respond> = Arc::new(move |path| documents.respond(path, &keys.current()));
         of_web.push(WebListener { socket, certificate, respond });
     }
     if let Some((socket, _)) = bundle {
         let files = settings.bundle_certificate.as_ref();
-        let certificate = ServedCertificate::open("bundle", files, &control.identity).await?;
+        let certificate =
+            ServedCertificate::open("bundle", files, &control.identity, control.clock.clone()).await?;
         let (federation, lists) = (Arc::clone(&federation), lists.subscribe());
         // Programs outside of the mesh get what they verify by from one place, and the figures of `/metrics` are not there.
         let respond: Arc<Respond> = Arc::new(move |path| {

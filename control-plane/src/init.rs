@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use hauberk_identity::{Name, NameError, TrustDomain, UnixMillis};
 use hauberk_tls::{CertificateRequest, CsrError, KeyError, KeyPair};
@@ -9,7 +10,9 @@ use hauberk_tls::{CertificateRequest, CsrError, KeyError, KeyPair};
 use crate::admins::{AdminError, Context, ContextFileError, Credential, Role, add_context};
 use crate::app::{AppError, ControlPlane, reachable};
 use crate::audit::Actor;
-use crate::authority::{self, AuthorityError, KeyEncryptionKey, KeyStore, SealError, Token, TokenError};
+use crate::authority::{
+    self, AuthorityError, KeyEncryptionKey, KeyStore, MadeKeys, SealError, Token, TokenError,
+};
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::private_file;
@@ -115,7 +118,8 @@ pub fn is_founded(settings: &Settings) -> Result<bool, InitError> {
 /// Founds an installation and writes the first admin's context.
 ///
 /// # Errors
-/// When anything is there already, or cannot be made. A directory that was begun says so to later commands.
+/// When anything is there already, or cannot be made: then what was made is taken away again. Where that cannot be either, the
+/// directory says so to later commands.
 pub async fn init(
     settings: Settings,
     trust_domain: &TrustDomain,
@@ -141,36 +145,26 @@ pub async fn init(
     if settings.kek_file.exists() {
         return Err(InitError::KeyExists(settings.kek_file));
     }
+    SledStore::check_room_to_found(&data_dir)?;
     let token = Token::open_if(settings.token.as_ref()).await?;
     private_file::create(&marker, b"").map_err(failed(&marker))?;
 
-    let kek = std::sync::Arc::new(KeyEncryptionKey::create(&settings.kek_file)?);
-    let keys = KeyStore::new(kek, token);
-    let registry = SledStore::create(&settings.registry_directory())?;
-    let sans = settings.sans.iter().map(ToString::to_string).collect();
-    let (founding, authority) = authority::found(trust_domain, sans, &keys, clock.now()).await?;
-    registry.commit(founding).await?;
-
     let server = reachable(settings.admin_listen).to_string();
+    let mut begun = Begun::new(&settings);
+    let outcome = match found(settings, trust_domain, token, clock, &mut begun).await {
+        Ok(founded) => std::fs::remove_file(&marker).map_err(failed(&marker)).map(|()| founded),
+        Err(error) => Err(error),
+    };
+    let (control, credential, key) = match outcome {
+        Ok(founded) => founded,
+        Err(error) => {
+            begun.take_back(&marker).await;
+            return Err(error);
+        }
+    };
+
     let socket_command =
         format!("hauberk-control-plane admin issue {FIRST_ADMIN} --data-dir {}", data_dir.display());
-    let control = ControlPlane::assemble(
-        settings,
-        clock,
-        LogControl::detached(),
-        std::sync::Arc::new(registry),
-        authority.into(),
-        keys,
-    )
-    .await?;
-    let key = KeyPair::generate()?;
-    let actor = Actor { name: "init".to_owned(), source: "local".to_owned() };
-    let csr = CertificateRequest::create(&key)?;
-    let credential =
-        control.admins.issue_locally(&Name::parse(FIRST_ADMIN)?, &[Role::Owner], &csr, &actor).await?;
-    control.store.close().await;
-    std::fs::remove_file(&marker).map_err(failed(&marker))?;
-
     let token = control.authority.token().map(|token| (token.label().to_owned(), token.serial().to_owned()));
     let founded = Founded {
         token,
@@ -181,6 +175,77 @@ pub async fn init(
     add_context(context_file, context, &written)
         .map_err(|source| InitError::Context { next: socket_command, source })?;
     Ok(founded)
+}
+
+/// What was made so far of an installation that may yet not be founded.
+struct Begun {
+    kek_file: PathBuf,
+    has_kek: bool,
+    registry_directory: PathBuf,
+    registry: Option<Arc<SledStore>>,
+    keys: Option<(KeyStore, MadeKeys)>,
+}
+
+impl Begun {
+    fn new(settings: &Settings) -> Self {
+        Self {
+            kek_file: settings.kek_file.clone(),
+            has_kek: false,
+            registry_directory: settings.registry_directory(),
+            registry: None,
+            keys: None,
+        }
+    }
+
+    /// Takes all of it away, so that `init` may be run again. Where that fails the marker stays, and says so.
+    async fn take_back(self, marker: &Path) {
+        let Self { kek_file, has_kek, registry_directory, registry, keys } = self;
+        if let Some((store, made)) = keys {
+            made.destroy(&store).await;
+        }
+        if let Some(registry) = registry {
+            registry.close().await;
+        }
+        let is_gone = |removed: io::Result<()>| match removed {
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+            Ok(()) => true,
+        };
+        let is_all_gone = is_gone(std::fs::remove_dir_all(&registry_directory))
+            && (!has_kek || is_gone(std::fs::remove_file(&kek_file)));
+        if is_all_gone {
+            let _stays = std::fs::remove_file(marker);
+        }
+    }
+}
+
+async fn found(
+    settings: Settings,
+    trust_domain: &TrustDomain,
+    token: Option<Arc<Token>>,
+    clock: Clock,
+    begun: &mut Begun,
+) -> Result<(Arc<ControlPlane>, Credential, KeyPair), InitError> {
+    let kek = KeyEncryptionKey::create(&settings.kek_file);
+    // One that came to be there meanwhile is another's; what could be written in part only is ours.
+    begun.has_kek =
+        !matches!(&kek, Err(SealError::File { source, .. }) if source.kind() == io::ErrorKind::AlreadyExists);
+    let keys = KeyStore::new(Arc::new(kek?), token);
+    let registry = Arc::new(SledStore::create(&settings.registry_directory())?);
+    begun.registry = Some(Arc::clone(&registry));
+    let sans = settings.sans.iter().map(ToString::to_string).collect();
+    let (founding, authority, made) = authority::found(trust_domain, sans, &keys, clock.now()).await?;
+    begun.keys = Some((keys.clone(), made));
+    registry.commit(founding).await?;
+
+    let log = LogControl::detached();
+    let control = ControlPlane::assemble(settings, clock, log, registry, authority.into(), keys).await?;
+    let key = KeyPair::generate()?;
+    let actor = Actor { name: "init".to_owned(), source: "local".to_owned() };
+    let csr = CertificateRequest::create(&key)?;
+    let credential =
+        control.admins.issue_locally(&Name::parse(FIRST_ADMIN)?, &[Role::Owner], &csr, &actor).await?;
+    control.store.close().await;
+    Ok((control, credential, key))
 }
 
 fn context_of(control: &ControlPlane, credential: &Credential, key: &KeyPair, server: String) -> Context {

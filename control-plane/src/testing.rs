@@ -62,7 +62,7 @@ pub(crate) async fn scratch_with<S: Store>(
     let keys = KeyStore::new(kek, token);
     let store = SledStore::create(&settings.registry_directory()).unwrap();
     let trust_domain = TrustDomain::parse("shop.local").unwrap();
-    let (founding, authority) =
+    let (founding, authority, _keys) =
         authority::found(&trust_domain, Vec::new(), &keys, clock.now()).await.unwrap();
     store.commit(founding).await.unwrap();
     let node = keys::resource("VirtualNode", NODE.0, NODE.1);
@@ -280,7 +280,7 @@ impl Store for Busy {
         (self.at_each.lock().unwrap())();
         let first = self.first.lock().unwrap().pop_front();
         if self.is_refused() {
-            return std::future::ready(Err(StoreError::Full { available_mib: 1 })).boxed();
+            return std::future::ready(Err(StoreError::Full { available_mib: 1, needed_mib: 8 })).boxed();
         }
         async move {
             if let Some(first) = first {

@@ -13,8 +13,8 @@ pub(crate) struct WebArguments {
     /// [env: HAUBERK_OIDC_ISSUER]
     #[arg(long, value_name = "URL")]
     oidc_issuer: Option<String>,
-    /// The certificate chain of that listener, PEM, read again when it changes [default: the control plane's own
-    /// certificate] [env: HAUBERK_OIDC_CERTIFICATE]
+    /// The certificate chain of that listener, PEM, read again within a minute when it changes [default: the control
+    /// plane's own certificate] [env: HAUBERK_OIDC_CERTIFICATE]
     #[arg(long, value_name = "FILE")]
     oidc_certificate: Option<String>,
     /// The private key of that certificate, PEM [env: HAUBERK_OIDC_KEY]
@@ -24,8 +24,8 @@ pub(crate) struct WebArguments {
     /// [env: HAUBERK_BUNDLE_LISTEN]
     #[arg(long, value_name = "ADDRESS")]
     bundle_listen: Option<String>,
-    /// The certificate chain of that listener, PEM, read again when it changes, for the profile https_web [default: the
-    /// control plane's own certificate, for https_spiffe] [env: HAUBERK_BUNDLE_CERTIFICATE]
+    /// The certificate chain of that listener, PEM, read again within a minute when it changes, for the profile https_web
+    /// [default: the control plane's own certificate, for https_spiffe] [env: HAUBERK_BUNDLE_CERTIFICATE]
     #[arg(long, value_name = "FILE")]
     bundle_certificate: Option<String>,
     /// The private key of that certificate, PEM [env: HAUBERK_BUNDLE_KEY]

@@ -87,8 +87,8 @@ pub(crate) fn revocation_list() -> Target {
     })
 }
 
-/// A cloud's document is believed with the content that was signed. What else stands in it may be spelt otherwise: nobody
-/// reads it.
+/// A cloud's document is believed with the content that was signed. What else stands in it may be spelt otherwise:
+/// nobody reads it.
 pub(crate) fn signed_document() -> Target {
     let signers = DocumentSigners::from_pem(include_str!("../seeds/signer.pem")).expect("a signer");
     let document = include_bytes!("../seeds/document.p7");

@@ -1,9 +1,9 @@
 //! The parsers that meet the network, each held against any bytes whatever.
 //!
-//! A [`Target`] gives bytes to one parser and says what must hold besides that it returns: what was signed is believed in
-//! no other form than the one that was signed, and what is read is written as it was read. `cargo fuzz run TARGET
-//! --features libfuzzer` looks for bytes that break it, led by the code that they reach; the tests of this crate try a few
-//! thousand that are made from good ones, so that each build does some of that too.
+//! A [`Target`] gives bytes to one parser and says what must hold besides that it returns: what was signed is believed
+//! in no other form than the one that was signed, and what is read is written as it was read.
+//! `cargo fuzz run TARGET --features libfuzzer` looks for bytes that break it, led by the code that they reach; the tests
+//! of this crate try a few thousand that are made from good ones, so that each build does some of that too.
 #![forbid(unsafe_code)]
 #![allow(
     clippy::unwrap_used,

@@ -1,5 +1,5 @@
-//! Some thousands of inputs for each target, made from its seeds by what usually breaks parsers. The same in each run, but
-//! for what is signed anew.
+//! Some thousands of inputs for each target, made from its seeds by what usually breaks parsers. The same in each run,
+//! but for what is signed anew.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, missing_docs, reason = "tests")]
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -106,6 +106,12 @@ fn every_target_has_a_binary() {
     let mut expected: Vec<_> = targets().iter().map(|target| format!("{}.rs", target.name)).collect();
     expected.sort();
     assert_eq!(binaries, expected);
+    // It runs what is declared here, whatever lies in the folder.
+    let manifest = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")).unwrap();
+    let paths = manifest.lines().filter_map(|line| line.strip_prefix("path = \"fuzz_targets/"));
+    let mut declared: Vec<_> = paths.map(|path| path.trim_end_matches('"')).collect();
+    declared.sort_unstable();
+    assert_eq!(declared, expected);
     for target in targets() {
         let text = std::fs::read_to_string(format!("{folder}/{}.rs", target.name)).unwrap();
         assert!(text.contains(&format!("target!(\"{}\")", target.name)), "{text}");

@@ -207,7 +207,13 @@ impl SpiffeId {
     /// # Errors
     /// The path is malformed or makes the id too long.
     pub fn workload(trust_domain: &TrustDomain, path: &str) -> Result<Self, SpiffeIdError> {
-        Self::parse(&format!("{SCHEME}{trust_domain}/workload/{path}"))
+        Self::parse(&format!("{SCHEME}{trust_domain}/workload/{path}")).map_err(|error| match error {
+            // As whoever wrote `path` counts.
+            SpiffeIdError::Segment { number, source } => {
+                SpiffeIdError::Segment { number: number.saturating_sub(1), source }
+            }
+            other => other,
+        })
     }
 
     /// The id of one replica of the control plane.

@@ -10,7 +10,12 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{Agent, AgentOptions, Process, binary, eventually, free_port, process::set_clock};
+use crate::{
+    Agent, AgentOptions, Process, binary, bounded, eventually, finished, free_port, process::set_clock,
+};
+
+/// How long a command may take that ends by itself.
+const COMMAND_DEADLINE: Duration = Duration::from_secs(120);
 
 /// What a finished command left.
 #[derive(Debug, Clone)]
@@ -152,8 +157,8 @@ impl MeshBox {
         }
     }
 
-    /// From the next start on its clock is off by this, as faketime writes it and with its library, or right. An absolute path: of a
-    /// file that says by how much, which is read whenever the clock is.
+    /// From the next start on its clock is off by this, as faketime writes it and with its library, or right. An
+    /// absolute path: of a file that says by how much, which is read whenever the clock is.
     pub fn set_clock(&mut self, clock: Option<(String, PathBuf)>) {
         self.clock = clock;
     }
@@ -339,8 +344,9 @@ impl MeshBox {
         arguments: impl Iterator<Item = &'a str>,
         input: Option<&str>,
     ) -> CommandOutput {
-        let mut child = Command::new(binary(name))
-            .args(arguments)
+        let arguments: Vec<&str> = arguments.collect();
+        let mut child = bounded(&binary(name), COMMAND_DEADLINE)
+            .args(&arguments)
             .envs(self.options.variables.iter().cloned())
             .env("HAUBERK_HOME", self.cli_home())
             .env("NO_COLOR", "1")
@@ -353,7 +359,7 @@ impl MeshBox {
             // The command may refuse before it has read everything.
             let _ = std::io::Write::write_all(&mut pipe, input.as_bytes());
         }
-        let output = child.wait_with_output().unwrap();
+        let output = finished(&format!("{name} {}", arguments.join(" ")), child);
         CommandOutput {
             code: output.status.code().unwrap_or(-1),
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),

@@ -24,6 +24,6 @@ mod wait;
 pub use agent::{Agent, AgentOptions};
 pub use app::{App, Response, get, request};
 pub use control_plane::{CommandOutput, MeshBox, MeshOptions};
-pub use process::{Process, binary};
+pub use process::{Process, binary, bounded, finished};
 pub use skipped::{Excuse, excuse, shared, skip, wants_long_tests, wants_longest_tests};
 pub use wait::{eventually, eventually_async, free_port};

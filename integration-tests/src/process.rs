@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Child, Command, ExitStatus, Output, Stdio},
     time::Duration,
 };
 
@@ -18,6 +18,24 @@ pub fn binary(name: &str) -> PathBuf {
     let found = profile.join(name);
     assert!(found.exists(), "{} is missing: run `cargo build --bins` first", found.display());
     found
+}
+
+/// A command that ends by itself, with an end set to it and to all that it starts. [`finished`] tells whether it met
+/// that.
+pub fn bounded(program: &Path, deadline: Duration) -> Command {
+    let mut command = Command::new("timeout");
+    command.arg("--kill-after=5").arg(deadline.as_secs_f64().to_string()).arg(program);
+    command
+}
+
+/// Waits for the end of a [`bounded`] command, and panics with what it has written so far where its end had to be made.
+pub fn finished(what: &str, child: Child) -> Output {
+    let output = child.wait_with_output().unwrap();
+    // `timeout` kills itself with what it kills.
+    let is_late = matches!(output.status.code(), Some(124) | None);
+    let written = [&output.stdout, &output.stderr].map(|written| String::from_utf8_lossy(written));
+    assert!(!is_late, "did not end in time: {what}\n{}", written.join("\n"));
+    output
 }
 
 /// Gives a command a clock that is off: by this, as faketime writes it and with its library; or by what the file of an
@@ -127,5 +145,20 @@ impl Drop for Process {
             eprintln!("--- the end of {}'s log ---", self.name);
             tail.iter().rev().for_each(|line| eprintln!("{line}"));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[should_panic(expected = "did not end in time: the talker\nso far")]
+    fn what_does_not_end_is_ended_and_shows_what_it_has_said() {
+        let mut command = bounded(Path::new("sh"), Duration::from_millis(200));
+        // The pipe is held by what the shell has started, too.
+        command.args(["-c", "echo so far; sleep 60 & sleep 60"]);
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        finished("the talker", child);
     }
 }

@@ -1,5 +1,5 @@
-//! What a test does where the machine lacks what it needs: it says so, and does nothing. With `HAUBERK_TEST_ALL=1` it fails,
-//! but for the few things that [`Excuse`] lists.
+//! What a test does where the machine lacks what it needs: it says so, and does nothing. With `HAUBERK_TEST_ALL=1` it
+//! fails, but for the few things that [`Excuse`] lists.
 //!
 //! Other crates' tests include this file by its path, since they cannot depend on this crate.
 
@@ -46,7 +46,8 @@ pub fn excuse(lacking: Excuse, why: &str) {
     tell(&format!("{what}: {why}"));
 }
 
-/// A file or folder of the test data that lies beside the checkout in some places; says so and gives nothing where it does not.
+/// A file or folder of the test data that lies beside the checkout in some places; says so and gives nothing where it
+/// does not.
 pub fn shared(path: &str) -> Option<PathBuf> {
     let found = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared").join(path);
     if !found.exists() {
@@ -82,7 +83,8 @@ fn wants_more() -> bool {
     std::env::var_os("HAUBERK_TEST_LONG").is_some_and(|value| value == "1")
 }
 
-/// On standard error, by a way that the test harness does not keep to itself, and in the file that `make test` shows at its end.
+/// On standard error, by a way that the test harness does not keep to itself, and in the file that `make test` shows at
+/// its end.
 fn tell(why: &str) {
     let test = std::thread::current().name().unwrap_or_default().to_owned();
     let line = format!("{test}: {why}\n");

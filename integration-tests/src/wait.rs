@@ -36,8 +36,8 @@ pub async fn eventually_async<T>(
     }
 }
 
-/// The ports that are given out: below those that systems give to whoever asks for any, so that nobody else is given one of
-/// them between two starts of the same listener, or while a test counts on nobody listening there.
+/// The ports that are given out: below those that systems give to whoever asks for any, so that nobody else is given
+/// one of them between two starts of the same listener, or while a test counts on nobody listening there.
 const PORTS: Range<u32> = 10_000..32_000;
 
 /// An address of the loopback that nobody listens on, and that nobody is given but by this.

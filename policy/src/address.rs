@@ -1,5 +1,5 @@
-//! Which addresses may be reached on behalf of somebody who only knows a name: names are resolved by servers of others, who could
-//! answer with any address of our own network.
+//! Which addresses may be reached on behalf of somebody who only knows a name: names are resolved by servers of others,
+//! who could answer with any address of our own network.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -14,7 +14,8 @@ pub enum Locality {
     Public,
     /// On this host, or in a network of our own.
     Inside,
-    /// Link-local, where clouds serve their machines' secrets; nobody's, everybody's, or what is translated to any address of IPv4.
+    /// Link-local, where clouds serve their machines' secrets; nobody's, everybody's, or what is translated to any
+    /// address of IPv4.
     Special,
 }
 

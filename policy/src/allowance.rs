@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Room for what is remembered, in bytes by estimate. What callers choose has room apart, so that it leaves some for what the view
-/// makes: policies in play are dearer to find again than one path is to decide.
+/// Room for what is remembered, in bytes by estimate. What callers choose has room apart, so that it leaves some for
+/// what the view makes: policies in play are dearer to find again than one path is to decide.
 #[derive(Debug)]
 pub struct Allowance {
     bytes: usize,

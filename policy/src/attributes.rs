@@ -8,9 +8,9 @@ use crate::reads::Fact;
 use crate::vocabulary::{Action, ActionSet, VOCABULARY};
 
 impl PolicyDocument {
-    /// Whether a condition looks at attributes of the resource, such as `resource.template`, or at the parameters of its
-    /// template: it then speaks of ports and routes that it does not name, and a route that is declared otherwise may fall
-    /// under it or out of it.
+    /// Whether a condition looks at attributes of the resource, such as `resource.template`, or at the parameters of
+    /// its template: it then speaks of ports and routes that it does not name, and a route that is declared otherwise
+    /// may fall under it or out of it.
     pub fn reads_resource(&self) -> bool {
         self.reads().contains(Fact::Params)
             || self.statements().iter().any(|statement| match statement.policy.to_json() {
@@ -20,8 +20,8 @@ impl PolicyDocument {
             })
     }
 
-    /// Whether it is about gRPC methods and reads of them what earlier releases knew of HTTP requests alone: the query, or
-    /// parameters.
+    /// Whether it is about gRPC methods and reads of them what earlier releases knew of HTTP requests alone: the query,
+    /// or parameters.
     pub fn reads_calls_as_requests(&self) -> bool {
         self.statements().iter().any(|Statement { policy, reads, .. }| {
             reads.contains_any(&[Fact::Query, Fact::Params])
@@ -29,7 +29,8 @@ impl PolicyDocument {
         })
     }
 
-    /// Whether gRPC methods that read and those that write are not the same to it: which is which then decides what it reaches.
+    /// Whether gRPC methods that read and those that write are not the same to it: which is which then decides what it
+    /// reaches.
     pub fn tells_calls_apart(&self) -> bool {
         let groups = ["read", "write"].map(|name| VOCABULARY.group(name));
         self.statements().iter().any(|Statement { policy, .. }| {
@@ -39,8 +40,8 @@ impl PolicyDocument {
         })
     }
 
-    /// Whether a statement of it, of every node, may be decided otherwise at a port that speaks another protocol: it is about some
-    /// actions only, or looks at what requests alone have, or at whether there is one.
+    /// Whether a statement of it, of every node, may be decided otherwise at a port that speaks another protocol: it is
+    /// about some actions only, or looks at what requests alone have, or at whether there is one.
     pub fn tells_protocols_apart_everywhere(&self) -> bool {
         self.statements().iter().filter(|statement| statement.is_of_every_node()).any(|statement| {
             let Statement { policy, reads, .. } = statement;

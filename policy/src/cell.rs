@@ -69,8 +69,8 @@ pub(crate) struct Case<'a> {
 }
 
 impl Case<'_> {
-    /// Decides, and tells whether the outcome is the same for all questions of this caller, action and resource, or for all
-    /// of this path. `in_play` are the policies in play, where they are known.
+    /// Decides, and tells whether the outcome is the same for all questions of this caller, action and resource, or for
+    /// all of this path. `in_play` are the policies in play, where they are known.
     pub(crate) fn evaluate(&self, in_play: Option<Arc<InPlay>>) -> Lesson {
         let Some(in_play) = in_play.or_else(|| self.in_play().map(Arc::new)) else {
             return Lesson::settled(Arc::new(self.denied()));
@@ -206,8 +206,8 @@ impl Case<'_> {
         part.barred(&lacks).unwrap_or_else(|| self.ask_known(asked, part, &lacks))
     }
 
-    /// What policies in audit say together. Where it is not known of some, the forbids that hold are named beside these: of
-    /// each it is counted whether it would have denied.
+    /// What policies in audit say together. Where it is not known of some, the forbids that hold are named beside
+    /// these: of each it is counted whether it would have denied.
     fn ask_audit(&self, asked: Option<&Asked<'_>>, part: &Part) -> Verdict {
         let lacks = self.lacks(part);
         let known = self.ask_known(asked, part, &lacks);
@@ -291,9 +291,9 @@ impl Case<'_> {
 }
 
 impl Part {
-    /// What is said without asking anybody where some lack what they read. What is not known is left out of the request, so
-    /// whatever reads it must not be listened to; where only permits do, what they would have said does not matter as soon as
-    /// another permit holds, or a forbid.
+    /// What is said without asking anybody where some lack what they read. What is not known is left out of the
+    /// request, so whatever reads it must not be listened to; where only permits do, what they would have said does not
+    /// matter as soon as another permit holds, or a forbid.
     fn barred(&self, lacks: &[Option<Reason>]) -> Option<Verdict> {
         let reason = lacks.iter().find_map(|lack| *lack)?;
         let is_passed_over = |(compiled, lack): (&Arc<Compiled>, &Option<Reason>)| match lack {

@@ -103,8 +103,8 @@ impl Wanted {
         let mut headers: Vec<_> = self.headers.iter().map(lines).collect();
         if !headers.is_empty() {
             for (name, value) in fields {
-                // Of several listed names that are spellings of each other each is told: the field is one of them, and spoils
-                // the others.
+                // Of several listed names that are spellings of each other each is told: the field is one of them, and
+                // spoils the others.
                 for lines in headers.iter_mut().filter(|lines| is_spelling_of(name, &lines.name)) {
                     let value = readable(value).filter(|_| name.eq_ignore_ascii_case(&lines.name));
                     match (value, &mut lines.values) {

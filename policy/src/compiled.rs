@@ -50,8 +50,8 @@ pub(crate) struct Compiled {
     is_valid_of_reads: AtomicBool,
 }
 
-/// Compiles a slice's statements, except those that are among `former`. They must be valid for methods that write, and where the
-/// node `reads_calls`, for those that read too, which is looked at once of each, whichever nodes have it.
+/// Compiles a slice's statements, except those that are among `former`. They must be valid for methods that write, and
+/// where the node `reads_calls`, for those that read too, which is looked at once of each, whichever nodes have it.
 pub(crate) fn compile_statements(
     slice: &PolicySlice,
     former: &[Arc<Compiled>],
@@ -224,8 +224,9 @@ impl Compiled {
         })
     }
 
-    /// Whether it is nothing but a scope whose names the schema knows, in which there is nothing for a validator to find. Most of
-    /// what a large mesh has is that, and to look at each with each action and type takes as long as to parse it.
+    /// Whether it is nothing but a scope whose names the schema knows, in which there is nothing for a validator to
+    /// find. Most of what a large mesh has is that, and to look at each with each action and type takes as long as to
+    /// parse it.
     fn is_plainly_valid(&self, policy: &Policy) -> bool {
         // With the namespace, of which there is none.
         let is_kind = |name: &EntityTypeName| Kind::parse(&name.to_string()).is_some();
@@ -287,7 +288,8 @@ impl Compiled {
         self.name == other.name && self.mode == other.mode && self.text == other.text
     }
 
-    /// Whether the scope admits this caller and action, as what can be done with the resource; the resource itself aside.
+    /// Whether the scope admits this caller and action, as what can be done with the resource; the resource itself
+    /// aside.
     pub(crate) fn admits(&self, principal: &Principal, action: Action, resource: &Resource) -> bool {
         self.actions.common(resource.actions).contains(action) && self.admits_principal(principal)
     }

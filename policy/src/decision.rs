@@ -31,8 +31,8 @@ pub enum Attempt<'a> {
         method: &'a str,
         /// The path that will be forwarded.
         path: &'a CanonicalPath<'a>,
-        /// Whether the request also asks for another protocol (an `Upgrade` header). It is then two things at once, what
-        /// its method says and an `upgrade`, and both must be let through.
+        /// Whether the request also asks for another protocol (an `Upgrade` header). It is then two things at once,
+        /// what its method says and an `upgrade`, and both must be let through.
         upgrade: bool,
         /// What was gathered besides.
         gathered: &'a Gathered,
@@ -200,7 +200,8 @@ pub struct AuditOutcome {
 }
 
 impl Decision {
-    /// Whether one that was made of a record depends on what is not in it: the query, the connection, a header field, the user.
+    /// Whether one that was made of a record depends on what is not in it: the query, the connection, a header field,
+    /// the user.
     pub fn lacks_facts(&self, peer: &Peer, is_query_known: bool, is_user_known: bool) -> bool {
         self.reads.contains(Fact::Query) && !is_query_known
             || self.reads.contains(Fact::Tls) && peer.tls().is_none()
@@ -228,8 +229,8 @@ impl Decision {
     }
 
     /// The decision on something that is two things at once: let through only if both are. The graver of the two is
-    /// what it came from; where they are alike, so are their policies, and it counts as `other`. How conditions came out is told of
-    /// one thing alone.
+    /// what it came from; where they are alike, so are their policies, and it counts as `other`. How conditions came
+    /// out is told of one thing alone.
     pub(crate) fn and(self, other: Self) -> Self {
         let audit = self.audit.is_some() || other.audit.is_some();
         let audit = audit.then(|| {

@@ -110,9 +110,10 @@ impl PolicyDocument {
         Self::read(mesh, trust_domain, name, mode, Reader::new(text, Text::New))
     }
 
-    /// Reads the text of a policy that was admitted before, perhaps by an earlier release. What new texts alone are refused for is no
-    /// mistake here, and is told by [`outdated`](Self::outdated): the policy says what it has said. That is how long a text and what
-    /// follows its wildcards may be, the form of an `@id`, what Cedar only warns of, and comparisons and questions that come to nothing.
+    /// Reads the text of a policy that was admitted before, perhaps by an earlier release. What new texts alone are
+    /// refused for is no mistake here, and is told by [`outdated`](Self::outdated): the policy says what it has said.
+    /// That is how long a text and what follows its wildcards may be, the form of an `@id`, what Cedar only warns of,
+    /// and comparisons and questions that come to nothing.
     ///
     /// # Errors
     /// All mistakes for which it cannot be enforced, in the order of the text.
@@ -141,6 +142,12 @@ impl PolicyDocument {
             reader.finish_stage(|reader| reader.statements(&set, &names, &label(&name, mode), mode))?;
         let text = reader.text().to_owned();
         Ok(Self { mesh, name, mode, text, statements, references, outdated: reader.outdated() })
+    }
+
+    /// What a text mentions that may be wrong in other ways, as far as it can be told: so that names that stand for nothing are
+    /// refused together with whatever else is wrong.
+    pub fn mentioned(mesh: &Name, trust_domain: &TrustDomain, text: &str) -> Vec<Reference> {
+        Reader::new(text, Text::New).references(&Namespace::of(trust_domain, mesh))
     }
 
     /// What a new text would be refused for, in the order of the text: nothing, unless it was stored before.
@@ -211,8 +218,8 @@ impl PolicyDocument {
         self.statements.iter().fold(FactSet::NONE, |reads, statement| reads.and(statement.reads))
     }
 
-    /// The statements about which Cedar is asked and whose patterns have wildcards, each by its name in a slice, with how many characters
-    /// follow these, of each pattern the longest run counted.
+    /// The statements about which Cedar is asked and whose patterns have wildcards, each by its name in a slice, with
+    /// how many characters follow these, of each pattern the longest run counted.
     pub fn following(&self) -> impl Iterator<Item = (&str, usize)> {
         let of_all = self.statements.iter().map(|statement| (statement.name.as_str(), statement.following));
         of_all.filter(|(_, following)| *following > 0)

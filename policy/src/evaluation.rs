@@ -1,5 +1,5 @@
-//! Evaluations that ask for nothing but a request's path and method, which are most: they are evaluated here, since to ask Cedar
-//! takes a hundred times as long.
+//! Evaluations that ask for nothing but a request's path and method, which are most: they are evaluated here, since to
+//! ask Cedar takes a hundred times as long.
 
 use cedar_policy::Policy;
 use serde_json::Value;

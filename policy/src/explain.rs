@@ -23,6 +23,7 @@ use crate::pattern::PathPattern;
 use crate::reads::FactSet;
 use crate::scope::{Place, Protocol};
 use crate::slice::admits;
+use crate::user::OnBehalfOf;
 use crate::vocabulary::{Action, ActionSet};
 use conditions::failed;
 pub(crate) use conditions::{alone, conditions, text_of_expression};
@@ -38,13 +39,14 @@ pub struct Explanation {
     pub attempt: String,
     /// The outcome.
     pub decision: Decision,
-    /// All statements that the node holds: those of the boundary that applied, those that decided, then by how few of their
-    /// parts did not hold; where nothing permitted, permits before all others. Empty where the question failed before any policy
-    /// was asked.
+    /// All statements that the node holds: those of the boundary that applied, those that decided, then by how few of
+    /// their parts did not hold; where nothing permitted, permits before all others. Empty where the question failed
+    /// before any policy was asked.
     pub policies: Vec<PolicyNote>,
     /// The grant that would let exactly this through, where one would.
     pub suggestion: Option<Grant>,
-    /// The permits that let this caller through here for some users. A grant would do so for all, and is not suggested then.
+    /// The permits that let this caller through here for some users. A grant would do so for all, and is not suggested
+    /// then.
     pub for_users: Vec<Arc<str>>,
 }
 
@@ -118,6 +120,19 @@ impl Engine {
                 let told = |decision: Decision| (decision.reason, decision.resource);
                 let is_own = told(self.decide(&other)) == (decision.reason, decision.resource.clone());
                 if is_own { other } else { *question }
+            }
+            _ => *question,
+        };
+        let for_nobody;
+        let question = &match question.attempt {
+            // That there is no user is known: it was denied for that.
+            Attempt::Request { method, path, upgrade, gathered }
+                if decision.reason == Reason::UserMissing
+                    && *gathered.on_behalf_of() == OnBehalfOf::NotLookedAt =>
+            {
+                for_nobody = gathered.clone().made_for(OnBehalfOf::Nobody);
+                let attempt = Attempt::Request { method, path, upgrade, gathered: &for_nobody };
+                Question { attempt, ..*question }
             }
             _ => *question,
         };

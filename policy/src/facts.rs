@@ -33,7 +33,8 @@ pub(crate) struct PortResources {
     pub(crate) undeclared: usize,
 }
 
-/// What is said of others than the node itself: who is in which roles, which labels nodes have, and what named ports are.
+/// What is said of others than the node itself: who is in which roles, which labels nodes have, and what named ports
+/// are.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Said {
     roles: HashMap<SpiffeId, Vec<EntityUid>>,

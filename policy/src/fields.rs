@@ -82,13 +82,14 @@ pub(crate) fn is_spelling_of(name: &str, listed: &str) -> bool {
         })
 }
 
-/// The most names with values in a query, and lines of one header field, that policies read. More are nobody's need, and
-/// would be a caller's means to keep an agent busy.
+/// The most names with values in a query, and lines of one header field, that policies read. More are nobody's need,
+/// and would be a caller's means to keep an agent busy.
 const MAX_PAIRS: usize = 256;
 pub(crate) const MAX_LINES: usize = 64;
 
 /// A field's value as policies read it: none where it is not ASCII, which servers read in different ways, holds control
-/// characters, tabs apart, or begins or ends with white space, which HTTP/2 forbids (RFC 9113 §8.2.1) and HTTP/1.1 takes away.
+/// characters, tabs apart, or begins or ends with white space, which HTTP/2 forbids (RFC 9113 §8.2.1) and HTTP/1.1
+/// takes away.
 pub(crate) fn readable(value: &[u8]) -> Option<&str> {
     let text = std::str::from_utf8(value).ok().filter(|text| text.is_ascii())?;
     let is_padded = text.trim_matches([' ', '\t']).len() != text.len();

@@ -97,8 +97,8 @@ impl Whose {
     }
 }
 
-/// Of `labels` what statements that read these need, where `caller` alone calls, or anybody. A label that is read but not among them is
-/// left out, and what reads it then does not compile.
+/// Of `labels` what statements that read these need, where `caller` alone calls, or anybody. A label that is read but
+/// not among them is left out, and what reads it then does not compile.
 pub fn labels_needed(
     reads: &[&LabelsRead],
     caller: Option<&SpiffeId>,

@@ -1,4 +1,5 @@
-//! What conditions ask of labels, roles and data classes: of what the mesh says of callers and routes, and not a request.
+//! What conditions ask of labels, roles and data classes: of what the mesh says of callers and routes, and not a
+//! request.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -11,7 +12,8 @@ use crate::reads::Reads;
 use crate::vocabulary::Kind;
 
 impl Engine {
-    /// The labels, roles and data classes that conditions of these statements ask for: `label team`, `role clerks`, `data class cards`.
+    /// The labels, roles and data classes that conditions of these statements ask for: `label team`, `role clerks`,
+    /// `data class cards`.
     pub fn memberships_asked_by(&self, statements: &[Arc<str>]) -> BTreeSet<String> {
         let names = self.0.scope.names();
         let own = self.0.policies.iter().filter(|compiled| statements.contains(&compiled.name));

@@ -23,8 +23,9 @@ pub(crate) const MAX_PATHS_OF_CALLER: usize = 4_096;
 /// One caller's view of an [`Engine`], which remembers what was decided.
 ///
 /// Make one per connection, or per caller, peer and thread, and a new one when the engine changes. Its memory is
-/// bounded, and that of many together by what they share ([`within`](Self::within)). Whoever shares one among threads asks it by [`recall`](Self::recall), evaluates what it does not know while
-/// others ask, and lets it [`learn`](Self::learn) the outcome.
+/// bounded, and that of many together by what they share ([`within`](Self::within)). Whoever shares one among threads
+/// asks it by [`recall`](Self::recall), evaluates what it does not know while others ask, and lets it
+/// [`learn`](Self::learn) the outcome.
 #[derive(Debug)]
 pub struct CallerMemo {
     asking: Arc<Asking>,
@@ -139,8 +140,8 @@ impl CallerMemo {
         }
     }
 
-    /// What is remembered of a question. Where its decision is, the question is counted; `mark` stands for the attempt's
-    /// method and path, and is not 0.
+    /// What is remembered of a question. Where its decision is, the question is counted; `mark` stands for the
+    /// attempt's method and path, and is not 0.
     pub fn recall<'a>(
         &self,
         port: u16,

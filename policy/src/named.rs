@@ -1,5 +1,6 @@
-//! Ports and routes that conditions name, whosever they are: what they are and what they are in travels with the policies. A node
-//! that knew its own alone would find others in nothing, and a forbid that asks for it would stop nothing there.
+//! Ports and routes that conditions name, whosever they are: what they are and what they are in travels with the
+//! policies. A node that knew its own alone would find others in nothing, and a forbid that asks for it would stop
+//! nothing there.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -31,7 +32,8 @@ pub struct NamedListener {
     pub protocol: Protocol,
     /// The virtual services that it is of.
     pub services: Vec<Name>,
-    /// Of its declared routes those that are named too, each with the data classes that it is in, those around them among them.
+    /// Of its declared routes those that are named too, each with the data classes that it is in, those around them
+    /// among them.
     pub routes: BTreeMap<String, Vec<Name>>,
 }
 
@@ -197,8 +199,8 @@ impl PolicyDocument {
     }
 }
 
-/// Of `ports` what statements that read these need at `own`, which knows its own ports itself. A port that is read but not among
-/// them is left out, and what reads it then does not compile.
+/// Of `ports` what statements that read these need at `own`, which knows its own ports itself. A port that is read but
+/// not among them is left out, and what reads it then does not compile.
 pub fn ports_needed<'a>(
     reads: impl IntoIterator<Item = &'a PortRead>,
     own: Option<&SpiffeId>,

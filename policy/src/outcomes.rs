@@ -1,5 +1,5 @@
-//! How conditions of policies came out: told beside a decision, so that it can be made again by other policies with the same
-//! conditions where what these read is not kept.
+//! How conditions of policies came out: told beside a decision, so that it can be made again by other policies with the
+//! same conditions where what these read is not kept.
 
 use std::sync::Arc;
 
@@ -59,8 +59,8 @@ impl Outcomes {
     }
 }
 
-/// The conditions of a statement's syntax tree, if it has any, and nothing but the request and its route bears on them: they look at
-/// neither caller nor resource, nor into what a mesh's resources make of names.
+/// The conditions of a statement's syntax tree, if it has any, and nothing but the request and its route bears on them:
+/// they look at neither caller nor resource, nor into what a mesh's resources make of names.
 pub(crate) fn condition_of(tree: &Value) -> Option<Arc<str>> {
     let conditions = tree.get("conditions").filter(|conditions| is_of_request(conditions))?;
     let is_empty = conditions.as_array().is_none_or(Vec::is_empty);

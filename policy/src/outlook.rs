@@ -1,7 +1,8 @@
-//! What would be decided of questions that say only a part of what policies may read: always, never, or where what holds.
+//! What would be decided of questions that say only a part of what policies may read: always, never, or where what
+//! holds.
 //!
-//! The policies in play, and all that is evaluated, are those of [`Engine::decide`]; what is not known is left standing as a
-//! condition instead of being assumed.
+//! The policies in play, and all that is evaluated, are those of [`Engine::decide`]; what is not known is left standing
+//! as a condition instead of being assumed.
 
 mod known;
 mod places;
@@ -115,7 +116,8 @@ pub struct Prospect {
     pub reason: Reason,
     /// The statements that determine it where nothing is open.
     pub policies: Vec<Arc<str>>,
-    /// Where something is open: it is let through where one of these permits, unless the reason says that it is by default, …
+    /// Where something is open: it is let through where one of these permits, unless the reason says that it is by
+    /// default, …
     pub permits: Vec<Clause>,
     /// … and none of these forbids, …
     pub forbids: Vec<Clause>,
@@ -282,8 +284,8 @@ impl Survey<'_> {
         self.sum_up(place, bounded, enforced, by_default)
     }
 
-    /// Whether a path may be meant that has another reading, of which nothing is said here. One that is asked about exactly is its
-    /// own reading alone.
+    /// Whether a path may be meant that has another reading, of which nothing is said here. One that is asked about
+    /// exactly is its own reading alone.
     fn may_have_two_readings(&self, place: &Place<'_>) -> bool {
         let holds_escaped_slash = || {
             let glob =

@@ -34,15 +34,16 @@ pub enum Overlap {
         /// The forbid.
         forbid: String,
     },
-    /// A permit that permits nothing new, for another one is at least as wide, without conditions or with the same ones.
+    /// A permit that permits nothing new, for another one is at least as wide, without conditions or with the same
+    /// ones.
     Contained {
         /// The permit.
         permit: String,
         /// The other one.
         wider: String,
     },
-    /// A forbid that forbids nothing new, for another one is at least as wide by the names in it, without conditions or with the
-    /// same ones.
+    /// A forbid that forbids nothing new, for another one is at least as wide by the names in it, without conditions or
+    /// with the same ones.
     Needless {
         /// The forbid.
         forbid: String,
@@ -77,8 +78,8 @@ struct One<'a> {
 #[derive(Default)]
 struct Wide<'o, 'a>(HashMap<(Option<&'o EntityUid>, &'a str), Vec<&'o One<'a>>>);
 
-/// What overlaps among `documents`, of which at least one `is_new`; at most `most`, in the order of the documents. What is in what
-/// is asked of `groups`, of the documents' mesh.
+/// What overlaps among `documents`, of which at least one `is_new`; at most `most`, in the order of the documents. What
+/// is in what is asked of `groups`, of the documents' mesh.
 pub fn overlaps<'a>(
     documents: impl IntoIterator<Item = &'a PolicyDocument>,
     is_new: impl Fn(&PolicyDocument) -> bool,
@@ -158,9 +159,9 @@ impl One<'_> {
             && self.scope.may_cover(&narrow.scope)
     }
 
-    /// Whether that another statement of the same effect covers this one is nothing to tell, or is told already, or will be: it is this
-    /// very one, has the same text, or is covered by this one in turn and comes later. What a boundary forbids, nobody lifts who
-    /// may change a policy.
+    /// Whether that another statement of the same effect covers this one is nothing to tell, or is told already, or
+    /// will be: it is this very one, has the same text, or is covered by this one in turn and comes later. What a
+    /// boundary forbids, nobody lifts who may change a policy.
     fn is_told_otherwise(&self, wider: &Self, groups: &Groups) -> bool {
         if self.mode != wider.mode {
             return self.mode == Mode::Boundary;

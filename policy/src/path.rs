@@ -32,8 +32,9 @@ pub enum EscapedSlashes {
     /// It is refused as ambiguous.
     #[default]
     Reject,
-    /// The escape stands, in capitals, and is part of its segment. The path then has a second reading, with slashes in their place,
-    /// which must be as canonical, and be let through as well: servers are known that take the one for the other.
+    /// The escape stands, in capitals, and is part of its segment. The path then has a second reading, with slashes in
+    /// their place, which must be as canonical, and be let through as well: servers are known that take the one for the
+    /// other.
     Keep,
 }
 
@@ -44,8 +45,8 @@ pub enum AmbiguousPath {
     /// It does not begin with a slash, and is not the `*` of `OPTIONS`.
     #[error("the path does not begin with \"/\"")]
     NotAbsolute,
-    /// A space or a control character stands in it unescaped, or in the path a character outside ASCII. One in the query is for
-    /// whoever knows its listener to refuse.
+    /// A space or a control character stands in it unescaped, or in the path a character outside ASCII. One in the
+    /// query is for whoever knows its listener to refuse.
     #[error("the request target holds a character that must be escaped")]
     RawCharacter,
     /// A control character is hidden in an escape.

@@ -1,7 +1,7 @@
 //! Sets of paths, and how the paths that a policy names lie to them: for questions about many paths at once.
 //!
-//! A set is what all of some patterns match and none of some others. Each pattern is a small automaton; they are run side
-//! by side over every text that matters, so that the answer holds for all paths and not for samples of them.
+//! A set is what all of some patterns match and none of some others. Each pattern is a small automaton; they are run
+//! side by side over every text that matters, so that the answer holds for all paths and not for samples of them.
 
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
@@ -9,7 +9,8 @@ use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 /// The most situations that are looked at before the answer is given up as [`Relation::Part`].
 const MAX_SITUATIONS: usize = 4096;
 
-/// The most patterns whose matches are taken out of a set. What is left in besides makes answers less sharp, never wrong.
+/// The most patterns whose matches are taken out of a set. What is left in besides makes answers less sharp, never
+/// wrong.
 const MAX_EXCEPTIONS: usize = 32;
 
 /// A pattern of paths.
@@ -107,7 +108,8 @@ impl Glob {
         places
     }
 
-    /// Where it stands after one more character, which is within an escape or not; none stands for one that no pattern names.
+    /// Where it stands after one more character, which is within an escape or not; none stands for one that no pattern
+    /// names.
     fn after(&self, places: &[usize], char: Option<char>, is_cut: bool) -> Vec<usize> {
         let mut next = Vec::with_capacity(places.len());
         for place in places {

@@ -1,11 +1,12 @@
-//! How much work a pattern can make. To match one, Cedar tries what follows a wildcard at each place of the text in turn, so that it
-//! looks at no more characters than the text has times the longest run that follows a wildcard; however long policies and requests
-//! are, the product of both must stay small.
+//! How much work a pattern can make. To match one, Cedar tries what follows a wildcard at each place of the text in
+//! turn, so that it looks at no more characters than the text has times the longest run that follows a wildcard;
+//! however long policies and requests are, the product of both must stay small.
 
 /// How many wildcards one pattern may have. Questions about all paths run it as an automaton, which they make wide.
 pub(crate) const MAX_WILDCARDS: usize = 32;
 
-/// How many characters may follow the wildcards of a statement's patterns: of each its longest run, with the wildcard before it.
+/// How many characters may follow the wildcards of a statement's patterns: of each its longest run, with the wildcard
+/// before it.
 pub(crate) const MAX_FOLLOWING: usize = 1_024;
 
 /// What a pattern can make.

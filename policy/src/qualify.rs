@@ -93,6 +93,13 @@ pub(crate) fn find_flaws(tree: &Value, names: &Namespace) -> Vec<Flaw> {
     walk.flaws
 }
 
+/// The names that a statement's syntax tree mentions, whatever else is wrong with it.
+pub(crate) fn find_mentions(mut tree: Value, names: &Namespace) -> Vec<Mention> {
+    let mut walk = Walk::new(names);
+    walk.visit(&mut tree);
+    walk.mentions
+}
+
 impl Flaw {
     fn of_all(message: impl ToString) -> Self {
         Self::mistake(String::new(), message.to_string(), String::new())

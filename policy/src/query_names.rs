@@ -1,6 +1,6 @@
-//! Names in a query that servers take for each other: PHP makes `_` of `.`, of a space and of a bracket that is not closed, and like
-//! many others an array of `name[]`; `[name]` is `name` to some, ASP.NET passes over case, and binders of fields over `-` and
-//! `_`; to some `!name` is what `name` is where it is not said.
+//! Names in a query that servers take for each other: PHP makes `_` of `.`, of a space and of a bracket that is not
+//! closed, and like many others an array of `name[]`; `[name]` is `name` to some, ASP.NET passes over case, and binders
+//! of fields over `-` and `_`; to some `!name` is what `name` is where it is not said.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;

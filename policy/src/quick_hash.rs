@@ -6,8 +6,8 @@ use std::hash::{BuildHasherDefault, Hasher};
 /// A map whose keys are few, or are none that a caller chooses.
 pub(crate) type QuickMap<K, V> = HashMap<K, V, BuildHasherDefault<QuickHasher>>;
 
-/// Hashes by multiplication, which whoever chooses keys can foretell: keys that fall together make a search among all that
-/// a map holds. It is for maps that are bounded to few entries, and for those whose keys come from the view.
+/// Hashes by multiplication, which whoever chooses keys can foretell: keys that fall together make a search among all
+/// that a map holds. It is for maps that are bounded to few entries, and for those whose keys come from the view.
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct QuickHasher(u64);
 

@@ -1,8 +1,8 @@
 //! What other policies would make of recorded calls.
 //!
-//! A recorded call is decided again by two engines, what is in force and a draft, with what was recorded of it. What was
-//! not recorded is not guessed: a call that depends on it cannot be decided. Where it was recorded how a condition came out, that is as
-//! good as what the condition reads, for whichever statement has the same one.
+//! A recorded call is decided again by two engines, what is in force and a draft, with what was recorded of it. What
+//! was not recorded is not guessed: a call that depends on it cannot be decided. Where it was recorded how a condition
+//! came out, that is as good as what the condition reads, for whichever statement has the same one.
 
 mod compare;
 mod recorded;
@@ -49,7 +49,8 @@ pub enum Replayed {
 pub struct Replay<'a> {
     engines: Pair<'a>,
     current: Option<(Caller, Known)>,
-    /// Where calls belong, in each of their readings: many callers call the same. Empty where they belong nowhere in one of them.
+    /// Where calls belong, in each of their readings: many callers call the same. Empty where they belong nowhere in
+    /// one of them.
     places: HashMap<(u16, Action), Asked>,
 }
 
@@ -107,8 +108,9 @@ impl<'a> Replay<'a> {
         Self { engines, current: None, places: HashMap::new() }
     }
 
-    /// Tells what becomes of a flow, with how many calls that is and one of them where one is known. What stays as it is
-    /// is not told. Calls that were not recorded one by one are taken for others of the route that they were counted for.
+    /// Tells what becomes of a flow, with how many calls that is and one of them where one is known. What stays as it
+    /// is is not told. Calls that were not recorded one by one are taken for others of the route that they were counted
+    /// for.
     pub fn flow<'f>(
         &mut self,
         flow: &'f RecordedFlow,
@@ -254,8 +256,8 @@ impl Known {
         sure(now.unwrap_or_else(refused)?, draft.unwrap_or_else(refused)?)
     }
 
-    /// Whether what is said of calls of a flow's route is said of those of each route too that may have been declared within it since
-    /// they were recorded.
+    /// Whether what is said of calls of a flow's route is said of those of each route too that may have been declared
+    /// within it since they were recorded.
     fn is_of_all_within(
         &mut self,
         engines: Pair<'_>,
@@ -329,8 +331,8 @@ impl Known {
 }
 
 impl Cell {
-    /// Whether both engines surely do the same with this call. Where there are others like it, that they are told too must not come
-    /// to naught: what reads nothing of the call is decided.
+    /// Whether both engines surely do the same with this call. Where there are others like it, that they are told too
+    /// must not come to naught: what reads nothing of the call is decided.
     fn decides_alike(
         &self,
         engines: Pair<'_>,

@@ -25,17 +25,17 @@ const HEAD: &str = "HEAD";
 /// A pattern of request paths, or of gRPC methods.
 ///
 /// `/orders/{id}`: a segment `{name}` matches any one segment that is not empty; a last segment `*` or `{name...}`
-/// matches the rest, slashes and the empty rest included. `GET,POST /orders/{id}` matches these methods only, and with GET
-/// also HEAD, which servers answer as they do GET, unless another one of the same paths lists HEAD.
+/// matches the rest, slashes and the empty rest included. `GET,POST /orders/{id}` matches these methods only, and with
+/// GET also HEAD, which servers answer as they do GET, unless another one of the same paths lists HEAD.
 /// `shop.Orders/Get` and `shop.Orders/*` match gRPC methods. Fixed text is written as canonical paths spell it.
 ///
-/// Fixed text may stand around parameters: `{id}.json`, `{id}:cancel`, `{base}...{head}`. Such a parameter is not empty either,
-/// and of several in one segment each but the last ends where the fixed text behind it stands first. Between two of
-/// them there must be some.
+/// Fixed text may stand around parameters: `{id}.json`, `{id}:cancel`, `{base}...{head}`. Such a parameter is not empty
+/// either, and of several in one segment each but the last ends where the fixed text behind it stands first. Between
+/// two of them there must be some.
 ///
 /// Of several templates that match, the most specific one wins: segment by segment from the left, a literal before
-/// fixed text around parameters, of which the longer comes first, before `{name}` before the rest; then one with methods before
-/// one without.
+/// fixed text around parameters, of which the longer comes first, before `{name}` before the rest; then one with
+/// methods before one without.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct RouteTemplate {
     text: Arc<str>,
@@ -212,8 +212,8 @@ impl RouteTemplate {
     }
 }
 
-/// What stands between the slashes of a path. Segments are short: to look at each byte takes less than to call what finds one
-/// in long texts.
+/// What stands between the slashes of a path. Segments are short: to look at each byte takes less than to call what
+/// finds one in long texts.
 struct Pieces<'p>(Option<&'p str>);
 
 impl<'p> Iterator for Pieces<'p> {

@@ -1,5 +1,5 @@
-//! What one node enforces: its ports, the services that reach it there, and their routes; and of what leaves the mesh, the ports of
-//! external services.
+//! What one node enforces: its ports, the services that reach it there, and their routes; and of what leaves the mesh,
+//! the ports of external services.
 
 use std::collections::BTreeMap;
 
@@ -8,8 +8,8 @@ use hauberk_identity::{Name, SpiffeId, TrustDomain};
 use crate::path::EscapedSlashes;
 use crate::route::RouteTemplate;
 
-/// All that is known beforehand of the resources that one virtual node, or virtual gateway, protects; or of one external service
-/// that nodes may call.
+/// All that is known beforehand of the resources that one virtual node, or virtual gateway, protects; or of one
+/// external service that nodes may call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeScope {
     /// The trust domain of the mesh.
@@ -27,7 +27,8 @@ pub struct NodeScope {
 pub enum Place {
     /// This virtual node's, or virtual gateway's.
     Node(SpiffeId),
-    /// Those of an external service of the mesh: decided where they are called from, by agents of the mesh's own nodes alone.
+    /// Those of an external service of the mesh: decided where they are called from, by agents of the mesh's own nodes
+    /// alone.
     External(Name),
 }
 
@@ -87,7 +88,8 @@ pub struct PortScope {
     pub obs_text: ObsText,
 }
 
-/// What becomes of a request in which the value of a header field or trailer holds bytes beyond ASCII (`obs-text` of RFC 9110 §5.5).
+/// What becomes of a request in which the value of a header field or trailer holds bytes beyond ASCII (`obs-text` of
+/// RFC 9110 §5.5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ObsText {
     /// It is refused: servers read such bytes as Latin-1, as UTF-8, or not at all.
@@ -186,8 +188,8 @@ pub enum Authorization {
     /// It is denied.
     #[default]
     Enforce,
-    /// It is let through and recorded. Explicit forbids and errors still deny, and members of other trust domains are let
-    /// through by permits alone.
+    /// It is let through and recorded. Explicit forbids and errors still deny, and members of other trust domains are
+    /// let through by permits alone.
     Audit,
 }
 
@@ -200,8 +202,8 @@ pub struct RoleMembers {
     pub members: Vec<SpiffeId>,
 }
 
-/// Which nodes of the policies' own mesh have a label, and what theirs says. Nobody else's counts: who labels the nodes of another
-/// mesh has no say here.
+/// Which nodes of the policies' own mesh have a label, and what theirs says. Nobody else's counts: who labels the nodes
+/// of another mesh has no say here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeLabel {
     /// The label's name.

@@ -93,8 +93,8 @@ impl SlicedPolicy {
         self.text.contains("Tag(") && self.read().is_none_or(|reads| !reads.labels.is_empty())
     }
 
-    /// Whether it asks of services, ports or routes that it names what these are or are in; also where the text cannot be read
-    /// itself.
+    /// Whether it asks of services, ports or routes that it names what these are or are in; also where the text cannot
+    /// be read itself.
     pub fn asks_of_named_resources(&self) -> bool {
         // Most have no conditions that name any, and need no parsing. What a scope names holds no condition.
         let start = ["when", "unless"].iter().filter_map(|word| self.text.find(word)).min();
@@ -108,8 +108,8 @@ impl SlicedPolicy {
         tree.map(|tree| Reads::of(&tree))
     }
 
-    /// Whether it is about gRPC methods and reads of them what earlier releases knew of HTTP requests alone: the query, or
-    /// parameters. Also where the text cannot be read itself.
+    /// Whether it is about gRPC methods and reads of them what earlier releases knew of HTTP requests alone: the query,
+    /// or parameters. Also where the text cannot be read itself.
     pub fn reads_calls_as_requests(&self) -> bool {
         if !self.text.contains("query") && !self.text.contains("params") && !self.text.contains("context ==")
         {
@@ -142,8 +142,8 @@ impl<'a> PolicyIndex<'a> {
     }
 
     /// What the node of `scope` needs: every statement whose scope some request to the node can match, and the
-    /// members of the roles that those mention, the labels that they read, and the ports of other nodes that they ask about. Empty
-    /// for a node of another mesh.
+    /// members of the roles that those mention, the labels that they read, and the ports of other nodes that they ask
+    /// about. Empty for a node of another mesh.
     ///
     /// What is mentioned but not `known` is left out: the slice then does not compile.
     pub fn slice(&self, scope: &NodeScope, known: Known<'_>) -> PolicySlice {
@@ -153,8 +153,8 @@ impl<'a> PolicyIndex<'a> {
         cut(&self.chosen(scope, known).collect::<Vec<_>>(), None, scope.node(), known)
     }
 
-    /// How many characters follow the wildcards of the statements that [`slice`](Self::slice) picks, where Cedar is asked about
-    /// them.
+    /// How many characters follow the wildcards of the statements that [`slice`](Self::slice) picks, where Cedar is
+    /// asked about them.
     pub fn following(&self, scope: &NodeScope, known: Known<'_>) -> usize {
         if scope.mesh != *self.mesh {
             return 0;
@@ -185,8 +185,8 @@ impl<'a> PolicyIndex<'a> {
 }
 
 impl<'a> EgressIndex<'a> {
-    /// Picks those of `documents` of whose scope some external service of `scopes`, which are all of one mesh, can be. What cannot
-    /// be one by its resource alone costs next to nothing.
+    /// Picks those of `documents` of whose scope some external service of `scopes`, which are all of one mesh, can be.
+    /// What cannot be one by its resource alone costs next to nothing.
     pub fn new(scopes: &[NodeScope], documents: impl IntoIterator<Item = &'a PolicyDocument>) -> Self {
         let all: Vec<Resource> =
             scopes.iter().flat_map(|scope| resources(scope, &Said::default()).0).collect();
@@ -220,14 +220,15 @@ impl<'a> EgressIndex<'a> {
         cut(&self.entries.iter().collect::<Vec<_>>(), None, None, known)
     }
 
-    /// What the agents of `node` need of it: every statement but those that are about another caller by name, and the members of
-    /// the roles that these mention, its own and named nodes' labels that they read, and the ports that they ask about.
+    /// What the agents of `node` need of it: every statement but those that are about another caller by name, and the
+    /// members of the roles that these mention, its own and named nodes' labels that they read, and the ports that they
+    /// ask about.
     pub fn slice(&self, node: &SpiffeId, known: Known<'_>) -> PolicySlice {
         cut(&self.chosen(node).collect::<Vec<_>>(), Some(node), None, known)
     }
 
-    /// How many characters follow the wildcards of the statements that [`slice`](Self::slice) picks, where Cedar is asked about
-    /// them.
+    /// How many characters follow the wildcards of the statements that [`slice`](Self::slice) picks, where Cedar is
+    /// asked about them.
     pub fn following(&self, node: &SpiffeId) -> usize {
         self.chosen(node).map(|entry| entry.statement.following).sum()
     }
@@ -243,8 +244,8 @@ impl<'a> EgressIndex<'a> {
     }
 }
 
-/// These statements as they travel, with the roles that they mention, the labels that they read, of `caller` where nobody
-/// else calls, and the ports that they ask about, but for those of `own`.
+/// These statements as they travel, with the roles that they mention, the labels that they read, of `caller` where
+/// nobody else calls, and the ports that they ask about, but for those of `own`.
 fn cut(
     chosen: &[&Entry<'_>],
     caller: Option<&SpiffeId>,

@@ -228,7 +228,8 @@ impl Writer<'_> {
             .collect()
     }
 
-    /// The condition that a path is one of these, or, where several differ in numbers and the like alone, such as these.
+    /// The condition that a path is one of these, or, where several differ in numbers and the like alone, such as
+    /// these.
     fn paths(&self, done: &Done<'_>, paths: &[&str], generalisations: &mut BTreeSet<String>) -> String {
         let mut by_shape: BTreeMap<String, Vec<&str>> = BTreeMap::new();
         for path in paths {

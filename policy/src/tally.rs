@@ -8,8 +8,8 @@ use hauberk_identity::UnixMillis;
 /// How many of the things that share a remembered decision are counted one by one.
 const SEATS: usize = 8;
 
-/// The counters of one caller's memory of one action and resource. Things are told apart by marks: numbers that stand for
-/// a method and path, and are not 0.
+/// The counters of one caller's memory of one action and resource. Things are told apart by marks: numbers that stand
+/// for a method and path, and are not 0.
 #[derive(Debug)]
 pub struct Tally {
     seats: [Seat; SEATS],

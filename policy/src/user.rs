@@ -179,8 +179,8 @@ fn distinct(values: impl IntoIterator<Item = Box<str>>) -> Vec<Box<str>> {
     values.into_iter().collect::<BTreeSet<_>>().into_iter().collect()
 }
 
-/// The values of a claim as texts: a list's one by one, and none of what is neither text, number nor boolean. `None` where
-/// there is no such claim.
+/// The values of a claim as texts: a list's one by one, and none of what is neither text, number nor boolean. `None`
+/// where there is no such claim.
 fn values(claims: &Map<String, Value>, name: &str) -> Result<Option<Vec<Box<str>>>, ClaimsProblem> {
     let found = find(claims, name)?;
     let Some(value) = found.first() else { return Ok(None) };

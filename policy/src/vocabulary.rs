@@ -9,8 +9,8 @@ use cedar_policy::{ActionConstraint, Entities, EntityId, EntityTypeName, EntityU
 /// The schema that policies are validated against, as Cedar text: for those who write policies.
 pub const SCHEMA: &str = include_str!("schema.cedarschema");
 
-/// The version of the schema. It grows with every change of what policies may say; which agents know what is told by the features that
-/// views need.
+/// The version of the schema. It grows with every change of what policies may say; which agents know what is told by
+/// the features that views need.
 pub const SCHEMA_VERSION: u32 = 2;
 
 /// The one line of the schema that is another one where a gRPC method is a read, and that other one.

@@ -1,5 +1,5 @@
-//! A remembered decision costs no allocation: the data path answers most requests by one. And all that is remembered takes about
-//! what it is allowed.
+//! A remembered decision costs no allocation: the data path answers most requests by one. And all that is remembered
+//! takes about what it is allowed.
 #![allow(
     unsafe_code,
     clippy::unwrap_used,

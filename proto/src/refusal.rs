@@ -32,6 +32,12 @@ pub const NOT_VOUCHED_FOR: &str = "NOT_VOUCHED_FOR";
 /// Of a program: it has identities, and not the one that it named.
 pub const NOT_ITS_IDENTITY: &str = "NOT_ITS_IDENTITY";
 
+/// Of a program, which may ask again: the agent that it asked has not joined yet.
+pub const NOT_JOINED: &str = "NOT_JOINED";
+
+/// Of a program, which may ask again: the certificate of the agent that it asked has ended, and there is no other yet.
+pub const CERTIFICATE_ENDED: &str = "CERTIFICATE_ENDED";
+
 const ERROR_INFO: &str = "type.googleapis.com/google.rpc.ErrorInfo";
 
 /// A refusal with a reason.

@@ -14,6 +14,7 @@ use crate::certificate::Facts;
 use crate::live::{ClientAuth, LiveIdentity, LiveState, ServerExpectation};
 use crate::provider;
 use crate::verifier::{Usage, VerifyError, unverified_id, verify_parts};
+use crate::words;
 
 /// A server's check of its clients: any member of the trust domain, and of those whose bundles are published.
 #[derive(Debug)]
@@ -191,8 +192,29 @@ pub(crate) fn refusal(error: &rustls::Error) -> Option<VerifyError> {
         }
         CertificateError::UnknownIssuer => Some(VerifyError::UnknownIssuer),
         CertificateError::BadSignature => Some(VerifyError::BadSignature),
-        CertificateError::Other(OtherError(error)) => error.downcast_ref::<VerifyError>().cloned(),
-        other => Some(VerifyError::Path(format!("{other:?}"))),
+        CertificateError::Other(error) => Some(match error.0.downcast_ref::<VerifyError>() {
+            Some(ours) => ours.clone(),
+            None => other_fault(error),
+        }),
+        CertificateError::NotValidForNameContext { expected, presented } => {
+            // As the library prints names: `DnsName("a.example")`.
+            let presented = presented.iter().map(|name| name.split('"').nth(1).unwrap_or(name));
+            let presented = presented.collect::<Vec<_>>().join(", ");
+            let presented = if presented.is_empty() { "no name" } else { &presented };
+            Some(VerifyError::Path(format!(
+                "the certificate is for {presented}, not for {}",
+                expected.to_str()
+            )))
+        }
+        other => Some(VerifyError::Path(words::of(other))),
+    }
+}
+
+/// What the library's own verification finds.
+fn other_fault(error: &OtherError) -> VerifyError {
+    match error.0.downcast_ref::<webpki::Error>() {
+        Some(error) => error.clone().into(),
+        None => VerifyError::Path(words::of(&error.0)),
     }
 }
 
@@ -202,4 +224,28 @@ fn unix_millis(time: UnixTime) -> UnixMillis {
 
 fn unix_time(instant: UnixMillis) -> UnixTime {
     UnixTime::since_unix_epoch(instant.since(UnixMillis(0)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_library_finds_is_told_in_words() {
+        let told = |error: CertificateError| refusal(&error.into()).unwrap().to_string();
+        let other = |error: webpki::Error| CertificateError::Other(OtherError(Arc::new(error)));
+        assert_eq!(told(other(webpki::Error::CaUsedAsEndEntity)), "the certificate is that of an authority");
+        let name = CertificateError::NotValidForNameContext {
+            expected: ServerName::try_from("a.example").unwrap(),
+            presented: vec!["DnsName(\"b.example\")".to_owned(), "IpAddress(127.0.0.1)".to_owned()],
+        };
+        assert_eq!(
+            told(name),
+            "the chain is refused: the certificate is for b.example, IpAddress(127.0.0.1), not for a.example"
+        );
+        assert_eq!(
+            told(CertificateError::UnhandledCriticalExtension),
+            "the chain is refused: unhandled critical extension"
+        );
+    }
 }

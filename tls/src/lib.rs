@@ -40,6 +40,7 @@ mod svid;
 mod verifier;
 mod vouched;
 mod web;
+mod words;
 
 pub use authority::{AuthorityCertificate, AuthorityError, IssuingAuthority, RootAuthority};
 pub use authority::{OperatorAuthority, OperatorAuthorityError};

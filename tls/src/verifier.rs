@@ -13,6 +13,7 @@ use crate::bundle::TrustBundle;
 use crate::certificate::{CertificateFault, Facts};
 use crate::chain::{PathWindow, verify_chain};
 use crate::fingerprint::Fingerprint;
+use crate::words;
 use issuer::issuer_of;
 
 /// In which role a certificate authenticates its owner.
@@ -380,7 +381,9 @@ impl From<webpki::Error> for VerifyError {
             webpki::Error::InvalidSignatureForPublicKey => Self::BadSignature,
             webpki::Error::PathLenConstraintViolated => Self::PathTooLong,
             webpki::Error::EndEntityUsedAsCa => Self::NotAnAuthority,
-            other => Self::Path(other.to_string()),
+            webpki::Error::CaUsedAsEndEntity => Self::AuthorityAsLeaf,
+            webpki::Error::RequiredEkuNotFoundContext(context) => Self::Path(words::of_usage(&context)),
+            other => Self::Path(words::of(&other)),
         }
     }
 }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hauberk_identity::UnixMillis;
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
@@ -13,6 +14,7 @@ use rustls_pki_types::pem::PemObject;
 use thiserror::Error;
 use tokio::sync::watch;
 
+use crate::certificate::Facts;
 use crate::live::LiveIdentity;
 use crate::pem;
 use crate::provider::{self, SetupError};
@@ -31,6 +33,12 @@ pub enum WebCertificateError {
     /// No private key in PEM, or one that is encrypted or of an unknown kind.
     #[error("there is no unencrypted private key in PEM, of ECDSA, Ed25519 or RSA")]
     NoKey,
+    /// A private key that is too small, or of a kind that is not supported.
+    #[error(
+        "the private key is too small, or of a kind that is not supported: ECDSA on P-256, P-384 or P-521, Ed25519, or RSA of 2048 bits \
+         or more"
+    )]
+    UnsupportedKey,
     /// The key is another certificate's.
     #[error("the private key does not belong to the first certificate")]
     Mismatch,
@@ -52,6 +60,12 @@ impl WebCertificate {
     pub fn replace(&self, chain: &str, key: &[u8]) -> Result<(), WebCertificateError> {
         self.0.send_replace(Arc::new(certified(chain, key)?));
         Ok(())
+    }
+
+    /// The end of the certificate in use; `None` where it cannot be read.
+    pub fn not_after(&self) -> Option<UnixMillis> {
+        let held = Arc::clone(&self.0.borrow());
+        Some(Facts::read(held.cert.first()?).ok()?.validity.not_after())
     }
 
     /// What accepts connections with this certificate.
@@ -92,7 +106,7 @@ pub(crate) fn certified(chain: &str, key: &[u8]) -> Result<CertifiedKey, WebCert
         return Err(WebCertificateError::NoCertificate);
     }
     let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| WebCertificateError::NoKey)?;
-    let key = any_supported_type(&key).map_err(|_| WebCertificateError::NoKey)?;
+    let key = any_supported_type(&key).map_err(|_| WebCertificateError::UnsupportedKey)?;
     let certified = CertifiedKey::new(chain, key);
     certified.keys_match().map_err(|_| WebCertificateError::Mismatch)?;
     Ok(certified)
@@ -114,6 +128,24 @@ impl fmt::Debug for WebCertificate {
 mod tests {
     use super::*;
 
+    /// Of 1024 bits.
+    const SMALL_RSA_KEY: &str = "-----BEGIN PRIVATE KEY-----\n\
+        MIICdwIBADANBgkqhkiG9w0BAQEFAASCAmEwggJdAgEAAoGBAK5clG1O8JnCJ5KE\n\
+        4EB/wFxEud5Oo7u31yGxpUAChPh1OvSMhwkZOJrNCqJYX5OC+k/V0fdgZSGVEwEp\n\
+        GdpeiM94YgFTUWKzglO6gFLkPoPxBih2T6TEWAxk+Yk1IvPpTwgKoDttJkURhP2w\n\
+        ObrOt5HK1kzjiwGab2HxftwQ83BvAgMBAAECgYBk4Y/HBqtSavE2ZsbQypljSSg5\n\
+        JUq6a41/Iyc3N73zevBXWY8vhnYnqoaCk5sI3/kvg8jt1cntejD6tOsOWy/P1ZTd\n\
+        +TDa/pWfq4l21B8KZn1bhIUiMAsKtMC9nP8z53tTSia29TTfrC5fWk4NlszXyvFS\n\
+        tVGzEH33mcQwa3G0MQJBANb+NrmIfnBWUnc8shUv8OAAQQrtjPxtd9IVNSTvhXtF\n\
+        BPsTlNwZmD1g9cPKKs2bj/T93cpVXsFfNdnVPQ0NLVUCQQDPnmWLkvy0zrZT5852\n\
+        86/Up1EQ/arpyV8y0rRoXmsTlsKaD7OY7DxDFGJjTh3i36i32R/+nqUddiUZingI\n\
+        +cazAkBD5++pEm+9U8agWs902bufRPVGWlnZsUnTVVd/3xeuI9K66yhtjLgFSwbV\n\
+        XJnAb448t6LCMczIDyaXMz8hTDQxAkEAt65+Tk6bjmc3feIekrSjgfMJUIvsMuu6\n\
+        cp9hhtjJyMnfnyd3EDsoUXxuU0cgP8D6ZrUMjlrS387PodoUunQo6wJBANEoa4Gx\n\
+        tyiswxVL7Hqs+gQMJILf/tkQbJVO3/oFO+9fftIbuDlQST1YIehHdKIqKhAxMqlf\n\
+        wpkJNPXzQni5Y8M=\n\
+        -----END PRIVATE KEY-----\n";
+
     fn made() -> (String, String) {
         let made = rcgen::generate_simple_self_signed(["oidc.shop.test".to_owned()]).unwrap();
         (made.cert.pem(), made.signing_key.serialize_pem())
@@ -130,6 +162,8 @@ mod tests {
         assert!(matches!(refused, WebCertificateError::NoCertificate), "{refused}");
         let refused = served.replace(&chain, chain.as_bytes()).unwrap_err();
         assert!(matches!(refused, WebCertificateError::NoKey), "{refused}");
+        let refused = served.replace(&chain, SMALL_RSA_KEY.as_bytes()).unwrap_err();
+        assert!(matches!(refused, WebCertificateError::UnsupportedKey), "{refused}");
         assert_eq!(served.0.borrow().cert, first);
         served.replace(&other_chain, other_key.as_bytes()).unwrap();
         assert_ne!(served.0.borrow().cert, first);

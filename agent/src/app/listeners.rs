@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::addresses;
+use crate::addresses::Published;
 use crate::config::{Config, ListenerConfig};
 use crate::connections::Connections;
 use crate::control_plane::local_ip_towards;
@@ -82,6 +82,7 @@ impl Listeners {
     pub(super) async fn run(self, stop: CancellationToken) -> Result<(), ListenerError> {
         let mut serving = JoinSet::new();
         let mut bound = BTreeMap::new();
+        let mut file = Published::new(Arc::clone(&self.state));
         for listener in &self.config.listeners {
             let opened = self.open(listener, true, &mut serving).await?;
             bound.insert(listener.port, opened);
@@ -106,7 +107,7 @@ impl Listeners {
             if let Some(view) = &view {
                 is_incomplete = !self.follow(view, &mut bound, &mut serving).await;
             }
-            self.publish(view.as_deref(), &bound, !is_incomplete && view.is_some());
+            self.publish(view.as_deref(), &bound, !is_incomplete && view.is_some(), &mut file).await;
         }
         bound.values().for_each(|bound: &Bound| bound.stop.cancel());
         while serving.join_next().await.is_some() {}
@@ -173,7 +174,13 @@ impl Listeners {
     }
 
     /// Tells the control plane where traffic goes, and probes and people where we listen.
-    fn publish(&self, view: Option<&NodeView>, bound: &BTreeMap<u16, Bound>, is_complete: bool) {
+    async fn publish(
+        &self,
+        view: Option<&NodeView>,
+        bound: &BTreeMap<u16, Bound>,
+        is_complete: bool,
+        file: &mut Published,
+    ) {
         let in_view = |port: u16| view.is_some_and(|view| view.port(port).is_some());
         let ports = bound.iter().filter(|(port, _)| in_view(**port)).map(|(port, bound)| pb::Registration {
             listener_port: (*port).into(),
@@ -194,9 +201,7 @@ impl Listeners {
             addresses.is_complete = is_complete;
             self.mesh.own_sockets.set(addresses.sockets());
             // Before we count as ready: whoever waits for that reads the file then.
-            if let Err(error) = self.state.publish(addresses::FILE, &addresses.to_json()) {
-                tracing::error!(event = "state_not_saved", %error);
-            }
+            file.replace(&addresses).await;
             self.status.addresses.send_replace(addresses);
         }
     }

@@ -4,8 +4,8 @@ use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit, setrlimit};
 
 /// The most sockets of one kind at once, wherever the system permits them.
 const MAX_OF_A_KIND: u64 = 16_384;
-/// The most connections of programs to the Workload API, a sixteenth of all files; and how many there are however few files
-/// there are. Each takes three files: so many are, with our own, in the half of 1,024 that the mesh does not get.
+/// The most connections of programs to the Workload API, a sixteenth of all files; and how many there are however few
+/// files there are. Each takes three files: so many are, with our own, in the half of 1,024 that the mesh does not get.
 const MAX_OF_PROGRAMS: u64 = 2_048;
 const MIN_OF_PROGRAMS: u64 = 96;
 /// What is left for ourselves, whoever calls us and whatever the app does: state, listeners, the control plane, names,

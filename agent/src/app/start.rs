@@ -25,6 +25,7 @@ use crate::enroll::{self, EnrollError};
 use crate::health::Health;
 use crate::local_http;
 use crate::mesh::Mesh;
+use crate::metrics::Metrics;
 use crate::outbound::{Outbound, TcpService};
 use crate::random;
 use crate::renew::{Expiry, Renewal};
@@ -32,7 +33,7 @@ use crate::state::State;
 use crate::status::{Joined, Status};
 use crate::sync::{Held, Recipient, Sync, ViewAge};
 use crate::telemetry::LogFilter;
-use crate::workloads::{self, ApiSocket, Board};
+use crate::workloads::{self, ApiSocket, Board, Front};
 
 /// How long to wait for the control plane's news before we go on with what is on disk.
 const SETTLE: Duration = Duration::from_secs(3);
@@ -44,6 +45,7 @@ pub(super) struct Start {
     pub(super) state: Arc<State>,
     pub(super) mesh: Mesh,
     pub(super) status: Arc<Status>,
+    pub(super) metrics: Arc<Metrics>,
     pub(super) stop: CancellationToken,
     pub(super) tasks: JoinSet<()>,
 }
@@ -58,12 +60,6 @@ pub(super) struct Member {
     issued_at: UnixMillis,
 }
 
-/// Where programs ask the Workload API, if they may, and over how many connections.
-pub(super) struct Programs {
-    pub(super) socket: Option<ApiSocket>,
-    pub(super) connections: usize,
-}
-
 impl Start {
     /// Answers probes and administrators.
     pub(super) fn serve_probes(&mut self, health: TcpListener, admin: TcpListener, log_filter: LogFilter) {
@@ -71,6 +67,14 @@ impl Start {
         self.tasks.spawn(local_http::serve(health, answers, self.stop.clone()));
         let answers = Arc::new(Admin { status: Arc::clone(&self.status), log_filter });
         self.tasks.spawn(local_http::serve(admin, answers, self.stop.clone()));
+    }
+
+    /// Lets programs ask the Workload API, who are told to wait until we are somebody.
+    pub(super) fn accept_programs(&mut self, socket: ApiSocket, connections: usize) -> Arc<Front> {
+        let (state, metrics) = (Arc::clone(&self.state), Arc::clone(&self.metrics));
+        let front = Front::new(Board::new(true), metrics, state, self.clock, self.stop.clone());
+        workloads::accept(socket, connections, &front, &mut self.tasks);
+        front
     }
 
     /// Waits for a certificate; and the address at which others reach us.
@@ -95,7 +99,7 @@ impl Start {
             trust: credentials.trust_changes(),
             mesh: self.mesh.clone(),
             decisions: Arc::clone(&decisions),
-            metrics: Arc::default(),
+            metrics: Arc::clone(&self.metrics),
         });
         self.status.joined(Joined {
             credentials: credentials.clone(),
@@ -106,12 +110,12 @@ impl Start {
         Ok(Member { connections, credentials, recipient, decisions, instance, issued_at })
     }
 
-    /// Starts whatever does not serve traffic itself: what is on disk, what is done from time to time, the certificate, the
-    /// Workload API, and the stream to the control plane.
+    /// Starts whatever does not serve traffic itself: what is on disk, what is done from time to time, the certificate,
+    /// the Workload API, and the stream to the control plane.
     pub(super) fn start_tasks(
         &mut self,
         member: &Member,
-        programs: Programs,
+        programs: Option<&Front>,
         registrations: &watch::Sender<pb::Register>,
     ) {
         let age = Arc::new(ViewAge::new());
@@ -136,10 +140,9 @@ impl Start {
             async move { endpoints.keep_resolved(stop).await }
         });
         self.keep_certificate(member);
-        let board = Board::new(programs.socket.is_some());
-        let programs = (programs.socket, programs.connections);
+        let board = programs.map_or_else(|| Board::new(false), |front| front.board().clone());
         let parts = (member.credentials.clone(), member.connections.context());
-        workloads::start(programs, &board, &self.config, parts, &mut self.tasks, &self.stop);
+        workloads::start(programs, &self.config, parts, &mut self.tasks, &self.stop);
         let sync = Sync {
             control_plane: self.config.control_plane.clone(),
             clock: self.clock,

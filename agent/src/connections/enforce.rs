@@ -19,11 +19,11 @@ const TICK: Duration = Duration::from_secs(1);
 /// a connection that is just being closed.
 const RETIRE_BEFORE: Duration = Duration::from_secs(5);
 const RETIRE_OWN_BEFORE: Duration = Duration::from_secs(10);
-/// How long a peer may keep a connection on which it asks nothing, be it for HTTP or a tunnel. Our own agents close such
-/// connections sooner, or find them closed when they next need one.
+/// How long a peer may keep a connection on which it asks nothing, be it for HTTP or a tunnel. Our own agents close
+/// such connections sooner, or find them closed when they next need one.
 pub(super) const IDLE: Duration = Duration::from_secs(300);
-/// After how many connections, and flows on them, a walk lets others have a turn: a revocation among them. One connection is not
-/// broken off, and has a few hundred flows at the most.
+/// After how many connections, and flows on them, a walk lets others have a turn: a revocation among them. One
+/// connection is not broken off, and has a few hundred flows at the most.
 pub(super) const WALK_STEP: usize = 256;
 
 impl Connections {

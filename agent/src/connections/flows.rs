@@ -55,7 +55,8 @@ pub(super) enum Changes {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Meant {
     All,
-    /// Those whose user is not what it was: asking policies about all that are made for users would cost more than the calls did.
+    /// Those whose user is not what it was: asking policies about all that are made for users would cost more than the
+    /// calls did.
     OfChangedUsers,
     /// These, and those that policies decide by the time.
     Changing,
@@ -67,17 +68,17 @@ impl Connections {
         &self.handles
     }
 
-    /// Decides again what was decided by the time, or by the age of a peer's certificate. Connections on which nothing was
-    /// are passed over.
+    /// Decides again what was decided by the time, or by the age of a peer's certificate. Connections on which nothing
+    /// was are passed over.
     pub(super) async fn review_changing(&self) {
         let is_changing = |connection: &&Arc<Connection>| connection.changing.load(Ordering::Relaxed) > 0;
         let changing = self.table().live.values().filter(is_changing).cloned().collect();
         in_steps(changing, |connection| connection.decide_again(self, Meant::Changing)).await;
     }
 
-    /// Decides again what is made for users who are not what they were: who passed them on may be worth less by now. Whatever is
-    /// admitted is held against that under the lock under which it is registered, so that it is found here, or has been refused
-    /// already.
+    /// Decides again what is made for users who are not what they were: who passed them on may be worth less by now.
+    /// Whatever is admitted is held against that under the lock under which it is registered, so that it is found here,
+    /// or has been refused already.
     pub(super) async fn review_users(&self) {
         self.walk(|connection| connection.decide_again(self, Meant::OfChangedUsers)).await;
     }
@@ -85,8 +86,8 @@ impl Connections {
 
 impl Connection {
     /// Registers a request or stream that began at `since`, and decides it only then, so that no change of rules slips
-    /// in between. What is gathered of it is what the very rules that decide it want to know; what those may want that come
-    /// while it is under way is kept of its `head`.
+    /// in between. What is gathered of it is what the very rules that decide it want to know; what those may want that
+    /// come while it is under way is kept of its `head`.
     pub(crate) fn admit(
         self: &Arc<Self>,
         connections: &Arc<Connections>,
@@ -103,7 +104,8 @@ impl Connection {
         let rules_before = connections.rules();
         let mut kept = head.and_then(|head| Kept::of(&head, &rules_before));
         let mut state = self.state();
-        // Under the lock that whoever changes rules takes afterwards: either these are the new ones, or the flow is found.
+        // Under the lock that whoever changes rules takes afterwards: either these are the new ones, or the flow is
+        // found.
         let rules = connections.rules();
         if !Arc::ptr_eq(&rules, &rules_before) {
             kept = head.and_then(|head| Kept::of(&head, &rules));
@@ -209,9 +211,9 @@ impl Connection {
             };
             flow.set_changes(Changes::of(&ruling, flow.subject.is_for_user()), &self.changing);
             if !ruling.is_allowed() && !flow.meter.is_cut() {
-                flow.meter.cut();
                 let facts = self.facts(stamp.as_ref(), &flow.subject, &ruling, moment, "");
                 let decision = connections.decisions().record(&facts);
+                flow.meter.cut_by(&decision);
                 if let Some(listener) = self.listener() {
                     listener.denied(facts.ruling.reason());
                 }
@@ -283,8 +285,8 @@ impl Connection {
         self.state().flows.get(key)?.subject.gathered().cloned()
     }
 
-    /// The room for what is kept of requests of this peer. Another trust domain counts as one: it makes as many identities as
-    /// it likes.
+    /// The room for what is kept of requests of this peer. Another trust domain counts as one: it makes as many
+    /// identities as it likes.
     fn room(&self, connections: &Connections) -> Held {
         let (id, current) = (self.peer_id(), connections.context().identity.current());
         let (domain, own) = (id.trust_domain(), current.bundle().trust_domain());

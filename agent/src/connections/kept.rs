@@ -1,8 +1,8 @@
-//! What is kept of the head of a request while it is under way: it may last for days, and rules that come meanwhile may read
-//! what those that let it in did not.
+//! What is kept of the head of a request while it is under way: it may last for days, and rules that come meanwhile may
+//! read what those that let it in did not.
 //!
-//! It is kept from the first moment on: nobody sees from a head how long the answer will take, and once it is passed on it is
-//! gone. One allocation, which is dropped with the request.
+//! It is kept from the first moment on: nobody sees from a head how long the answer will take, and once it is passed on
+//! it is gone. One allocation, which is dropped with the request.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -40,8 +40,8 @@ pub(crate) struct Head<'a> {
     pub(crate) fields: &'a HeaderMap,
 }
 
-/// The host of a request as it was sent, and its header fields as its server got them: the host first, then name and value of
-/// each field, each with its length before it.
+/// The host of a request as it was sent, and its header fields as its server got them: the host first, then name and
+/// value of each field, each with its length before it.
 pub(super) struct Kept {
     head: Box<[u8]>,
     /// The view by which it was gathered last.
@@ -49,8 +49,8 @@ pub(super) struct Kept {
 }
 
 impl Kept {
-    /// Of a request with this head, if it is not too much; whoever keeps it takes room for it. It is gathered by these rules, which
-    /// say which fields hold tokens.
+    /// Of a request with this head, if it is not too much; whoever keeps it takes room for it. It is gathered by these
+    /// rules, which say which fields hold tokens.
     pub(super) fn of(head: &Head<'_>, rules: &Rules) -> Option<Self> {
         let (Head { host, fields, .. }, view) = (head, rules.view().ok());
         let is_secret = |name: &str| view.is_some_and(|view| view.is_token_field(name));
@@ -81,9 +81,9 @@ impl Kept {
         self.head.len()
     }
 
-    /// What the rules of this view want of it; nothing where it was gathered by the same view, as at each second of a request
-    /// that is decided by the time. A host is the same in every spelling, and with every port: a request that is still to come is
-    /// decided so too.
+    /// What the rules of this view want of it; nothing where it was gathered by the same view, as at each second of a
+    /// request that is decided by the time. A host is the same in every spelling, and with every port: a request that
+    /// is still to come is decided so too.
     pub(super) fn gather(&mut self, view: &Arc<NodeView>, wanted: &Wanted) -> Option<Gathered> {
         if std::ptr::eq(self.gathered_by.as_ptr(), Arc::as_ptr(view)) {
             return None;
@@ -123,8 +123,8 @@ impl<'a> Iterator for Parts<'a> {
     }
 }
 
-/// The room for all heads that are kept. Whoever holds some leaves as much free for others: one identity has half of it at the
-/// most, two a third each.
+/// The room for all heads that are kept. Whoever holds some leaves as much free for others: one identity has half of it
+/// at the most, two a third each.
 #[derive(Debug, Default)]
 pub(super) struct Room {
     taken: AtomicUsize,

@@ -1,5 +1,5 @@
-//! What leaves the mesh: registered first and decided then, by the agent of the node whose app calls, and decided again whenever
-//! rules or time change.
+//! What leaves the mesh: registered first and decided then, by the agent of the node whose app calls, and decided again
+//! whenever rules or time change.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -77,9 +77,10 @@ pub(crate) struct Destination {
 }
 
 impl Connections {
-    /// Registers what an app wants to call outside of the mesh, and decides it only then, so that no change of rules slips in
-    /// between. What is gathered of it is what the very rules that decide it want to know, for whom it is made among that; what those
-    /// may want that come while it is under way is kept of its `head`, which comes with whom it was just found to be made for.
+    /// Registers what an app wants to call outside of the mesh, and decides it only then, so that no change of rules
+    /// slips in between. What is gathered of it is what the very rules that decide it want to know, for whom it is made
+    /// among that; what those may want that come while it is under way is kept of its `head`, which comes with whom it
+    /// was just found to be made for.
     pub(crate) fn leave(
         self: &Arc<Self>,
         to: Destination,
@@ -94,8 +95,8 @@ impl Connections {
         let rules_before = self.rules();
         let mut kept = head.and_then(|head| Kept::of(&head, &rules_before));
         let mut flows = self.leaving.flows();
-        // Under the lock that whoever changes rules, trust or denylist takes afterwards: either these are the new ones, or the flow is
-        // found.
+        // Under the lock that whoever changes rules, trust or denylist takes afterwards: either these are the new ones,
+        // or the flow is found.
         let rules = self.rules();
         if !Arc::ptr_eq(&rules, &rules_before) {
             kept = head.and_then(|head| Kept::of(&head, &rules));
@@ -209,7 +210,6 @@ impl Connections {
         if ruling.is_allowed() || flow.meter.is_cut() {
             return;
         }
-        flow.meter.cut();
         let reason = ruling.as_told().reason();
         let view = judge.view.ok().map(ViewStamp::of);
         // Without a certificate nobody is there who could have called.
@@ -222,6 +222,10 @@ impl Connections {
                 (&ruling, judge.moment),
             ))
         });
+        match &decision {
+            Some(decision) => flow.meter.cut_by(decision),
+            None => flow.meter.cut(),
+        }
         let decision = decision.as_ref().map(tracing::field::display);
         tracing::info!(event = "egress_cut", host = flow.to.host, port = flow.to.port, reason, decision);
     }

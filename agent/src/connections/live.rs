@@ -207,17 +207,21 @@ impl Connection {
         if self.cut.is_cancelled() {
             return;
         }
-        tracing::info!(event = "connection_cut", peer = ?self.caller, address = %self.address, reason);
+        let peer = match &self.caller {
+            Caller::Peer(id) => id.as_str(),
+            Caller::Anonymous => "nobody",
+        };
+        tracing::info!(event = "connection_cut", peer, address = %self.address, reason);
         self.cut.cancel();
         self.driver.wake();
         self.state().cut_all();
     }
 
-    /// Takes another proof of the same identity and instance, which a handshake has just given: the last one counts. Says
-    /// whether it was one that holds at this moment.
+    /// Takes another proof of the same identity and instance, which a handshake has just given: the last one counts.
+    /// Says whether it was one that holds at this moment.
     pub(crate) fn extend(&self, peer: &PeerIdentity, connections: &Connections) -> bool {
-        // A change of trust or denylist takes this lock for each connection after the new one is there: either it finds the
-        // new proof here, or the new one is what we hold the proof against.
+        // A change of trust or denylist takes this lock for each connection after the new one is there: either it finds
+        // the new proof here, or the new one is what we hold the proof against.
         let mut proven = self.proven();
         let is_same = proven.id() == peer.id() && !connections.is_sibling(&proven, peer);
         if !is_same || self.verify_now(peer, connections).is_err() {
@@ -228,7 +232,8 @@ impl Connection {
         true
     }
 
-    /// Verifies the peer's proof by what is trusted and who is refused now, and cuts the connection where it does not hold.
+    /// Verifies the peer's proof by what is trusted and who is refused now, and cuts the connection where it does not
+    /// hold.
     pub(super) fn hold_against(&self, connections: &Connections, trusted: &LiveState, now: UnixMillis) {
         let held = self.verify(&self.proven(), connections, trusted, now);
         if let Err(error) = held {
@@ -246,8 +251,8 @@ impl Connection {
         self.verify(peer, connections, &context.identity.current(), context.clock.now())
     }
 
-    /// Where the proof holds, it holds for as long as all that vouches for it does. Called with the lock on what was proved, so
-    /// that the last one to verify has the last word on how long.
+    /// Where the proof holds, it holds for as long as all that vouches for it does. Called with the lock on what was
+    /// proved, so that the last one to verify has the last word on how long.
     fn verify(
         &self,
         peer: &PeerIdentity,

@@ -63,7 +63,8 @@ pub(crate) struct Passage {
     pub(super) recorded: Option<Recorded>,
 }
 
-/// The header fields by which a request is decided as they stand in its head: what its trailers say of them nobody has looked at.
+/// The header fields by which a request is decided as they stand in its head: what its trailers say of them nobody has
+/// looked at.
 #[derive(Debug)]
 pub(crate) struct DecidedFields {
     /// When it began, and by the rules of now.
@@ -116,8 +117,8 @@ impl Subject {
         .unwrap_or_else(|reason| (Ruling::Refused(reason), Counted::No))
     }
 
-    /// Gives `ask` what is attempted, with its method and path; the reason where it is refused before: the path has several
-    /// readings, or its user's token is no good at this moment.
+    /// Gives `ask` what is attempted, with its method and path; the reason where it is refused before: the path has
+    /// several readings, or its user's token is no good at this moment.
     pub(super) fn with_path<T>(
         &self,
         (path, escaped): (Option<&CanonicalPath<'_>>, EscapedSlashes),
@@ -159,7 +160,8 @@ impl Subject {
         }
     }
 
-    /// Looks by this view, at this moment, for whom it is made, and says whether policies are told of another one than before.
+    /// Looks by this view, at this moment, for whom it is made, and says whether policies are told of another one than
+    /// before.
     pub(super) fn look_again(&mut self, view: &Arc<NodeView>, port: u16, context: &Context) -> bool {
         let Self::Request { made_for, .. } = self else { return false };
         let Some(now) = made_for.look_again(view, port, context) else { return false };
@@ -174,8 +176,8 @@ impl Subject {
         }
     }
 
-    /// Of a head that was not kept: leaves out of what was gathered which fields held tokens then and hold none now, or the other way
-    /// round. What stands in them is either a secret, or was never gathered.
+    /// Of a head that was not kept: leaves out of what was gathered which fields held tokens then and hold none now, or
+    /// the other way round. What stands in them is either a secret, or was never gathered.
     pub(super) fn forget_tokens(&mut self, then: &TokenFields, now: &TokenFields) {
         if then == now {
             return;

@@ -173,8 +173,8 @@ pub(crate) fn escaped_slashes(memo: &SharedMemo, port: u16) -> EscapedSlashes {
 
 /// Asks a caller's memory. What is asked with a mark for its method and path is counted where it is remembered.
 ///
-/// What takes evaluating is evaluated while others use the memory: what does not depend on what they ask does not wait for
-/// it. A memory belongs to one view, so that what is learnt late is learnt for that view alone.
+/// What takes evaluating is evaluated while others use the memory: what does not depend on what they ask does not wait
+/// for it. A memory belongs to one view, so that what is learnt late is learnt for that view alone.
 pub(crate) fn decide(
     memo: &SharedMemo,
     port: u16,
@@ -195,8 +195,8 @@ pub(crate) fn decide(
     }
 }
 
-/// Admins and control planes never call services. What paths stand for in other trust domains is theirs to say: to us all
-/// of theirs are workloads.
+/// Admins and control planes never call services. What paths stand for in other trust domains is theirs to say: to us
+/// all of theirs are workloads.
 pub(super) fn is_principal(id: &SpiffeId, view: &NodeView) -> bool {
     !id.is_member_of(&view.engine.scope().trust_domain)
         || !matches!(id.kind(), IdentityKind::Admin { .. } | IdentityKind::ControlPlane { .. })

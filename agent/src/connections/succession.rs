@@ -2,9 +2,10 @@
 //!
 //! Both ends of a connection hold new certificates within seconds, and prove them for connections that stay open
 //! (`outbound/prove.rs`). That we trust what is to be trusted is acknowledged only once no live connection rests on the
-//! former authority, at either end, and no program beside us is given a certificate by it, so that the former, revoked after
-//! that, takes no call with it. Where that is not so in time, as with a foreign client that proves nothing anew, a connection is given nothing new: it ends when nothing is
-//! under way on it. Whoever opened it stops first. After [`AT_MOST`] the acknowledgement waits no longer.
+//! former authority, at either end, and no program beside us is given a certificate by it, so that the former, revoked
+//! after that, takes no call with it. Where that is not so in time, as with a foreign client that proves nothing anew,
+//! a connection is given nothing new: it ends when nothing is under way on it. Whoever opened it stops first. After
+//! [`AT_MOST`] the acknowledgement waits no longer.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,8 +16,8 @@ use tokio::time::Instant;
 use super::live::{Connection, Role};
 use crate::state::StoredTrust;
 
-/// How long after everybody should have renewed connections that we opened are given nothing new; those that peers opened;
-/// and what is to be trusted is acknowledged whatever there is.
+/// How long after everybody should have renewed connections that we opened are given nothing new; those that peers
+/// opened; and what is to be trusted is acknowledged whatever there is.
 const RETIRE_OWN_AFTER: Duration = Duration::from_secs(5);
 const RETIRE_AFTER: Duration = Duration::from_secs(10);
 const AT_MOST: Duration = Duration::from_secs(15);
@@ -53,7 +54,8 @@ pub(super) enum Lagging {
 }
 
 impl Succession {
-    /// Begins with what is trusted when nothing is live yet. Our own certificate may be a former one, as after a restart.
+    /// Begins with what is trusted when nothing is live yet. Our own certificate may be a former one, as after a
+    /// restart.
     pub(super) fn new(trust: Arc<StoredTrust>) -> Self {
         let is_done = trust.signs_no_longer().next().is_none();
         Self { trust, begun_at: Instant::now(), renewed_at: None, retires: None, is_done }
@@ -82,19 +84,21 @@ impl Succession {
         self.trust.is_former(issuer)
     }
 
-    /// Whether the certificates by which the ends of a connection know each other are by an authority that signs no longer.
+    /// Whether the certificates by which the ends of a connection know each other are by an authority that signs no
+    /// longer.
     pub(super) fn is_lagging(&self, connection: &Connection) -> bool {
         let is_former = |issuer: Option<Serial>| issuer.is_some_and(|issuer| self.is_former(issuer));
         is_former(connection.peer_issuer()) || is_former(connection.shown().and_then(|own| own.issuer))
     }
 
-    /// Whether everybody should have renewed by now. Also once we are done ourselves: a connection that was begun since may have
-    /// found its peer with a former certificate.
+    /// Whether everybody should have renewed by now. Also once we are done ourselves: a connection that was begun since
+    /// may have found its peer with a former certificate.
     pub(super) fn is_proof_due(&self, now: Instant) -> bool {
         now.duration_since(self.begun_at) >= self.trust.renew_within()
     }
 
-    /// Goes on. `lagging` says whether any connection is, or any program beside us; `next` is the number of the next connection.
+    /// Goes on. `lagging` says whether any connection is, or any program beside us; `next` is the number of the next
+    /// connection.
     pub(super) fn advance(&mut self, own: Option<Serial>, lagging: bool, next: u64, now: Instant) {
         let waited = now.duration_since(self.begun_at).saturating_sub(self.trust.renew_within());
         if waited >= RETIRE_OWN_AFTER && self.retires.is_none() {

@@ -709,8 +709,8 @@ async fn a_denylist_does_not_wait_for_all_that_is_decided_by_the_time() {
 /// More than a walk decides before it lets others have a turn.
 const SEVERAL_STEPS: usize = 3 * enforce::WALK_STEP;
 
-/// Fails where a change is said to be in force while something that it denies is not cut. It runs beside the walk, at each of
-/// its pauses.
+/// Fails where a change is said to be in force while something that it denies is not cut. It runs beside the walk, at
+/// each of its pauses.
 async fn cut_before_it_is_said<T>(said: impl Future<Output = T>, passages: &[(Registered, Passage)]) {
     said.await;
     let open = passages.iter().filter(|(_, passage)| !passage.meter().is_cut()).count();

@@ -15,8 +15,8 @@ use hauberk_proto::convert::{encode_header_lines, encode_on_behalf_of};
 use super::DecisionId;
 use crate::mesh::ViewStamp;
 
-/// The longest query, and the most bytes of host and header fields, that come into a record, so that callers cannot fill
-/// our memory or keep a denial from being told.
+/// The longest query, and the most bytes of host and header fields, that come into a record, so that callers cannot
+/// fill our memory or keep a denial from being told.
 const MAX_READ: usize = 2_048;
 /// The same of what a user's token tells, which issuers say and callers do not.
 const MAX_USER: usize = 8 * 1_024;
@@ -277,7 +277,8 @@ impl<'a> Facts<'a> {
         }
     }
 
-    /// The external service that is called; empty where the call stays in the mesh, and where no external service has the host.
+    /// The external service that is called; empty where the call stays in the mesh, and where no external service has
+    /// the host.
     pub(super) fn external(&self) -> &'a str {
         self.leaves_to.map_or("", |to| to.external)
     }

@@ -1,7 +1,7 @@
 //! How often what was decided: counted by kind, and told to the control plane from time to time.
 //!
-//! A decision that is remembered is counted where it is remembered (`policy/src/tally.rs`), and only the first with a path
-//! comes here; what is decided anew each time is counted here, which costs little beside deciding it.
+//! A decision that is remembered is counted where it is remembered (`policy/src/tally.rs`), and only the first with a
+//! path comes here; what is decided anew each time is counted here, which costs little beside deciding it.
 
 use std::collections::hash_map::{Entry, RandomState};
 use std::collections::{HashMap, HashSet};

@@ -6,12 +6,14 @@ use hauberk_tls::{BootstrapTrust, BundleError, Fingerprint, TrustBundle};
 
 use super::EnrollError;
 use crate::config::{Config, Pin};
+use crate::credentials::Credentials;
 use crate::state::State;
 
 /// By what the control plane is known, and the root that its answer must hold.
 pub(super) fn bootstrap_trust(
     config: &Config,
     state: &State,
+    former: Option<&Credentials>,
 ) -> Result<(BootstrapTrust, Option<Fingerprint>), EnrollError> {
     match &config.pin {
         Some(Pin::RootFingerprint(fingerprint)) => {
@@ -27,9 +29,12 @@ pub(super) fn bootstrap_trust(
             Ok((BootstrapTrust::Bundle(Arc::new(bundle)), None))
         }
         // What a former certificate came with does as well.
-        None => match state.trust() {
-            Ok(Some(trust)) => Ok((BootstrapTrust::Bundle(Arc::new(trust.bundle)), None)),
-            Ok(None) | Err(_) => Err(EnrollError::NoPin),
+        None => match former {
+            Some(former) => Ok((BootstrapTrust::Bundle(Arc::clone(former.live().current().bundle())), None)),
+            None => match state.trust() {
+                Ok(Some(trust)) => Ok((BootstrapTrust::Bundle(Arc::new(trust.bundle)), None)),
+                Ok(None) | Err(_) => Err(EnrollError::NoPin),
+            },
         },
     }
 }

@@ -73,8 +73,8 @@ impl Lack {
         }
     }
 
-    /// What comes of it where there is nothing to join with. A clock may yet be set, so that no certificate is given up for
-    /// what a wrong one tells; whether ours is wrong the control plane knows.
+    /// What comes of it where there is nothing to join with. A clock may yet be set, so that no certificate is given up
+    /// for what a wrong one tells; whether ours is wrong the control plane knows.
     pub(super) async fn without_joining(self, config: &Config, clock: Clock) -> Attempt {
         let (state_dir, why) = (config.state_dir.display().to_string(), self.why());
         let Self::OutOfTime { fault, trust } = self else {

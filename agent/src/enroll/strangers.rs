@@ -12,8 +12,8 @@ pub(super) const STAY: Duration = Duration::from_secs(60);
 pub(super) struct Strangers(pub(super) Option<Instant>);
 
 impl Strangers {
-    /// Another has answered. Whether that has been so for long enough to be no accident: whoever is on the way, such as a
-    /// network that first wants its terms accepted, does not get to end an agent.
+    /// Another has answered. Whether that has been so for long enough to be no accident: whoever is on the way, such as
+    /// a network that first wants its terms accepted, does not get to end an agent.
     pub(super) fn are_to_stay(&mut self) -> bool {
         self.0.get_or_insert_with(Instant::now).elapsed() >= STAY
     }

@@ -256,3 +256,36 @@ async fn what_the_control_plane_sends_is_verified() {
     let swapped = Issued { identity, trust: ours.stored_trust() };
     assert!(matches!(swapped.verify(crate::testing::now()), Err(CredentialsError::OtherKey)));
 }
+
+/// Evidence may count for one key alone, the last that it was shown with.
+#[tokio::test]
+async fn whoever_comes_back_by_evidence_has_the_key_in_force_and_waits_for_no_disk_that_hangs() {
+    let authorities = Authorities::new();
+    let newcomer = Newcomer::new();
+    let state = &newcomer.state;
+    let issued = || Issued {
+        identity: authorities.identity("mesh/shop/node/orders", around(HOUR)),
+        trust: authorities.stored_trust(),
+    };
+    let (kept, renewed) = (issued(), issued());
+    state.keeping().unwrap().save_identity(&kept.identity).unwrap();
+    let [kept_key, renewed_key] = [&kept, &renewed].map(|issued| issued.identity.svid.key_fingerprint());
+    let credentials = Credentials::new(kept, Arc::clone(state)).unwrap();
+    let of = async |may_be_last, former: Option<&Credentials>| {
+        own_key(may_be_last, state, former).await.map(|key| key.public_key().fingerprint())
+    };
+    assert_eq!(of(true, Some(&credentials)).await.unwrap(), kept_key);
+    credentials.replace(renewed).unwrap();
+    assert_eq!(of(true, Some(&credentials)).await.unwrap(), renewed_key);
+    assert_eq!(of(true, None).await.unwrap(), kept_key, "at a start there is but the disk");
+    // As while the disk is at the one that is in force.
+    let keeping = state.keeping().unwrap();
+    assert_eq!(of(true, Some(&credentials)).await.unwrap(), renewed_key);
+    tokio::time::pause();
+    let (other, ()) =
+        tokio::join!(of(false, Some(&credentials)), tokio::time::advance(2 * own_key::DISK_TIMEOUT));
+    assert!(matches!(&other, Err(Attempt::Again(problem)) if problem.contains("disk")), "{other:?}");
+    drop(keeping);
+    credentials.save().unwrap();
+    assert_eq!(of(true, Some(&credentials)).await.unwrap(), renewed_key);
+}

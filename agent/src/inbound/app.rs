@@ -16,8 +16,8 @@ use crate::wire::socket::{self, ConnectError};
 /// How long the app may take to accept a connection.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The HTTP/2 connections to the app, apart for each identity that calls. Streams on one connection share its window and
-/// the app's limit of streams, so that a caller who reads no answers, or ends no requests, holds up itself only.
+/// The HTTP/2 connections to the app, apart for each identity that calls. Streams on one connection share its window
+/// and the app's limit of streams, so that a caller who reads no answers, or ends no requests, holds up itself only.
 #[derive(Debug)]
 pub(super) struct PoolsByCaller {
     by_caller: Mutex<HashMap<SpiffeId, Arc<MultiplexedPool>>>,

@@ -1,5 +1,6 @@
 //! HTTP requests from the mesh: each one canonicalised, decided, and passed on to the app.
 
+use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
@@ -18,6 +19,7 @@ use tokio::time::Instant;
 use super::admit::Guest;
 use super::app::{self, NoConnection};
 use super::listener::Port;
+use super::unanswered::Unanswered;
 use crate::connections::{Head, Passage, Role, Rules, Subject};
 use crate::decisions::{self, Outcome};
 use crate::mesh;
@@ -30,6 +32,7 @@ use crate::wire::headers::{self, CLIENT_CERTIFICATE, IDENTITY, OBS_TEXT, Request
 use crate::wire::http1::{self, SendError};
 use crate::wire::http2::{self, Multiplexed, MultiplexedPool};
 use crate::wire::meter::{Meter, until_cut};
+use crate::wire::origin::Origin;
 use crate::wire::prompt::PromptFrames;
 use crate::wire::serve::serve_until;
 use crate::wire::strict::{Broken, Opaque, StrictRequests};
@@ -154,7 +157,15 @@ async fn handle(caller: Arc<Caller>, mut request: Request<Incoming>) -> Result<A
         request.headers_mut().insert(IDENTITY, handle.clone());
     }
     let meter = Arc::clone(passage.meter());
-    until_cut(&meter, pass_on(&caller, form, request, head, Arc::new(passage))).await.ok_or(BodyError::Cut)
+    let passage = Arc::new(passage);
+    let unanswered = Unanswered::of(&request, caller.protocol());
+    let mut exchange = pin!(pass_on(&caller, form, request, head, Arc::clone(&passage)));
+    if let Some(answer) = until_cut(&meter, exchange.as_mut()).await {
+        return Ok(answer);
+    }
+    let denial = unanswered.deny(form, &meter).await?;
+    passage.answered(&denial);
+    Ok(denial)
 }
 
 /// Reads what the request is for, and decides it. Leaves it addressed by its canonical path, its headers stripped.
@@ -258,7 +269,7 @@ async fn pass_on(
     passage: Arc<Passage>,
 ) -> Answer {
     let from_caller = head.upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
-    let meter = Arc::clone(passage.meter());
+    let (meter, version) = (Arc::clone(passage.meter()), request.version());
     let request = request.map(|body| RequestBody::relay(body, Arc::clone(&meter)).under(&passage));
     let sent = match caller.protocol() {
         Protocol::Http2 | Protocol::Grpc => {
@@ -279,8 +290,8 @@ async fn pass_on(
     headers::scrub_response(response.headers_mut(), &[]);
     passage.answered(&response);
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        let meter = Arc::clone(passage.meter());
-        return response.map(|body| ResponseBody::relay(body, meter, via, (passage, in_use)));
+        let origin = Origin::app(version, response.headers());
+        return response.map(|body| ResponseBody::relay(body, meter, via, (passage, in_use), origin));
     }
     let (Some(from_caller), Some(link)) = (from_caller, via.into_link()) else {
         let answer = AppFailure::BadUpgrade.answer(form, &caller.port);

@@ -11,11 +11,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::wire::budget::{Budget, InUse};
 
-/// How many times what is then still free one identity may have, and one address: alone they get nine tenths and nineteen
-/// twentieths of all; the more others have, the less each may. Whoever has nothing yet may have one while there is one: a
-/// handful in league, from several addresses, can take all. An identity may have less, so that whoever comes from the same
-/// address as a greedy one still gets in. What holds for an identity's connections also holds for those to the app that are
-/// in use for it: each stream of a tunnel needs one, each HTTP/1.1 request, and each HTTP/2 connection with requests on it.
+/// How many times what is then still free one identity may have, and one address: alone they get nine tenths and
+/// nineteen twentieths of all; the more others have, the less each may. Whoever has nothing yet may have one while
+/// there is one: a handful in league, from several addresses, can take all. An identity may have less, so that whoever
+/// comes from the same address as a greedy one still gets in. What holds for an identity's connections also holds for
+/// those to the app that are in use for it: each stream of a tunnel needs one, each HTTP/1.1 request, and each HTTP/2
+/// connection with requests on it.
 const TIMES_FOR_ONE_IDENTITY: usize = 9;
 const TIMES_FOR_ONE_ADDRESS: usize = 19;
 /// The most handshakes at once, and of the places that nobody has who has proved who it is. When one more begins, the
@@ -119,8 +120,8 @@ impl Limits {
 }
 
 impl Place {
-    /// Counts it for the peer that has proved who it is. Says whether the peer may have one more. Another trust domain than
-    /// `own` counts as one: it makes as many identities as it likes.
+    /// Counts it for the peer that has proved who it is. Says whether the peer may have one more. Another trust domain
+    /// than `own` counts as one: it makes as many identities as it likes.
     pub(super) fn is_granted_to(&mut self, peer: &SpiffeId, own: &TrustDomain) -> bool {
         let identity: Arc<str> =
             if peer.is_member_of(own) { peer.as_str().into() } else { peer.trust_domain().as_str().into() };
@@ -156,8 +157,8 @@ impl Drop for Place {
     }
 }
 
-/// Whether somebody who has so many may have one more, where so many are free when it is taken. The first one anybody may
-/// have.
+/// Whether somebody who has so many may have one more, where so many are free when it is taken. The first one anybody
+/// may have.
 fn may_have_one_more(has: usize, times: usize, left: usize) -> bool {
     has < times.saturating_mul(left).max(1)
 }

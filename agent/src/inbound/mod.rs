@@ -12,6 +12,7 @@ mod prove;
 mod tcp;
 mod tunnel;
 mod turned_away;
+mod unanswered;
 
 pub use limits::Limits;
 pub use listener::{Listener, serve};

@@ -1,12 +1,11 @@
 //! Where a peer proves a renewed certificate for connections that it opened with an older one.
 //!
 //! Over a fresh handshake the peer names its older connections by their TLS exporter values, which nobody else can
-//! know. Those of the same SPIFFE id and instance then live as long as the new certificate. Instances of one node share its id; the
-//! serial numbers of their certificates say which of them each is of, so that a connection of one that is revoked does not live on
-//! by the proof of another. Certificates of earlier releases do not say; of those the exporter values alone speak, which never leave
-//! the two ends of a connection. The peer sends the number of names as
-//! two bytes, most significant first, and the names; we answer one byte for each: 1 if the connection lives on, 0 if
-//! not.
+//! know. Those of the same SPIFFE id and instance then live as long as the new certificate. Instances of one node share
+//! its id; the serial numbers of their certificates say which of them each is of, so that a connection of one that is
+//! revoked does not live on by the proof of another. Certificates of earlier releases do not say; of those the exporter
+//! values alone speak, which never leave the two ends of a connection. The peer sends the number of names as two bytes,
+//! most significant first, and the names; we answer one byte for each: 1 if the connection lives on, 0 if not.
 
 use std::io;
 use std::time::Duration;

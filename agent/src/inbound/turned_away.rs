@@ -35,8 +35,8 @@ struct Told {
 }
 
 impl TurnedAway {
-    /// Counts a connection that came to nothing, of this kind and by this fault. The first of each kind is told, then one now
-    /// and then with the number of those between.
+    /// Counts a connection that came to nothing, of this kind and by this fault. The first of each kind is told, then
+    /// one now and then with the number of those between.
     pub(super) fn tell(
         &self,
         port: &Port,

@@ -42,8 +42,8 @@ impl Applied {
         self.trust.subscribe()
     }
 
-    /// States that no live connection rests on an authority that signs no longer, and no program's certificate, as of this version
-    /// of what is to be trusted; or that this was waited for long enough.
+    /// States that no live connection rests on an authority that signs no longer, and no program's certificate, as of
+    /// this version of what is to be trusted; or that this was waited for long enough.
     pub fn publish_followed(&self, version: u64) {
         self.followed.send_if_modified(|followed| followed.replace(version) != Some(version));
     }

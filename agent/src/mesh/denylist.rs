@@ -39,8 +39,8 @@ pub struct MintedFor {
 }
 
 impl MintedFor {
-    /// What a verified token says (`sub`, `jti`); `None` where it is about nobody who has a SPIFFE id. Only of tokens that our own
-    /// control plane has signed does it mean anything.
+    /// What a verified token says (`sub`, `jti`); `None` where it is about nobody who has a SPIFFE id. Only of tokens
+    /// that our own control plane has signed does it mean anything.
     pub fn of(claims: &Map<String, Value>) -> Option<Self> {
         let text = |name: &str| claims.get(name).and_then(Value::as_str);
         let id = SpiffeId::parse(text("sub")?).ok()?;
@@ -111,7 +111,8 @@ impl Denied {
         self.current.load().denial(id, serial)
     }
 
-    /// Why a token is refused that was minted for somebody, if so: as that instance's certificates are. Takes no lock and no memory.
+    /// Why a token is refused that was minted for somebody, if so: as that instance's certificates are. Takes no lock
+    /// and no memory.
     pub fn denial_of_token(&self, MintedFor { id, number }: &MintedFor) -> Option<Denial> {
         let current = self.current.load();
         match number {

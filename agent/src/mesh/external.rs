@@ -90,8 +90,8 @@ impl OwnSockets {
         self.0.store(Arc::new(sockets));
     }
 
-    /// Whether a connection to this address would come back to this agent. One on all addresses may be met at any that is not
-    /// out in the internet.
+    /// Whether a connection to this address would come back to this agent. One on all addresses may be met at any that
+    /// is not out in the internet.
     pub fn holds(&self, address: SocketAddr) -> bool {
         let ip = address.ip().to_canonical();
         let is_met = |own: IpAddr| match own.is_unspecified() {

@@ -1,4 +1,5 @@
-//! Issuers of users' tokens that may have a key of which we were not told yet: the control plane looks for it, where it fetches their keys.
+//! Issuers of users' tokens that may have a key of which we were not told yet: the control plane looks for it, where it
+//! fetches their keys.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -1,8 +1,8 @@
 //! Which endpoint a request or stream is given to.
 //!
 //! Of two endpoints picked at random the less loaded one is taken, which costs the same however many there are.
-//! Endpoints whose agent is connected to the control plane come first; those that lately could not be reached rest for a
-//! while, unless there is no other.
+//! Endpoints whose agent is connected to the control plane come first; those that lately could not be reached rest for
+//! a while, unless there is no other.
 
 use std::cell::Cell;
 use std::collections::HashMap;

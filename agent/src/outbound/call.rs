@@ -177,6 +177,13 @@ impl Call {
 impl Drop for Call {
     fn drop(&mut self) {
         let duration = self.since.elapsed();
+        if let Some(id) = self.meter.as_ref().and_then(|meter| meter.decision())
+            && self.decision.is_none()
+        {
+            // It ended by that while the answer was under way.
+            self.decision = Some(id.into());
+            self.error = self.error.or(Some("denied"));
+        }
         match self.error {
             Some(reason) => self.metrics.failed(reason),
             None => self.metrics.answered(self.status),

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use hauberk_policy::Protocol;
 use http::header::{self, HeaderValue};
-use http::{Method, Request, Response, StatusCode};
-use hyper::body::Incoming;
+use http::{Method, Request, Response, StatusCode, Version};
+use hyper::body::{Body, Incoming};
 use hyper::upgrade::OnUpgrade;
 
 use super::Outbound;
@@ -20,9 +20,10 @@ use crate::mesh::ClosedReason;
 use crate::wire::answer::{self, Form};
 use crate::wire::body::{RequestBody, ResponseBody, Via};
 use crate::wire::exchange::Link;
-use crate::wire::headers::{self, DECISION, ERROR, IDENTITY, RequestHead, SERVICE};
+use crate::wire::headers::{self, CLOSE, DECISION, ERROR, IDENTITY, RequestHead, SERVICE};
 use crate::wire::http1::SendError;
 use crate::wire::http2::Multiplexed;
+use crate::wire::origin::Origin;
 use crate::wire::{forward, http1, http2, upgrade};
 
 /// The most endpoints that one request is tried at.
@@ -63,7 +64,8 @@ pub(super) async fn handle(
     if request.method() == Method::CONNECT {
         return super::connect::begin(&outbound, connection, request).await;
     }
-    let form = Form::of(request.headers());
+    let (form, version) = (Form::of(request.headers()), request.version());
+    let has_content = !request.body().is_end_stream();
     let scrubbed = headers::scrub_request(&mut request);
     let wish = Wish::Request {
         method: request.method().clone(),
@@ -102,8 +104,12 @@ pub(super) async fn handle(
         Ok((mut response, via)) => {
             call.answered(&response);
             headers::scrub_response(response.headers_mut(), &[DECISION, ERROR]);
-            let meter = call.meter();
-            response.map(|body| ResponseBody::relay(body, meter, via, call))
+            if version < Version::HTTP_2 && has_content && response.headers().contains_key(DECISION) {
+                // Of what comes after a denial nobody reads.
+                response.headers_mut().insert(header::CONNECTION, CLOSE);
+            }
+            let (meter, origin) = (call.meter(), Origin::agent(version, response.headers()));
+            response.map(|body| ResponseBody::relay(body, meter, via, call, origin))
         }
         Err(failure) => failure.answer(form, call),
     }
@@ -154,8 +160,8 @@ async fn pass_on(
     send(outbound, &group, protocol, request, head.identity.as_ref(), call).await
 }
 
-/// Sends a request to one endpoint after another, for as long as nothing of it was sent; for the user of the app's handle, if it gave
-/// one.
+/// Sends a request to one endpoint after another, for as long as nothing of it was sent; for the user of the app's
+/// handle, if it gave one.
 async fn send(
     outbound: &Arc<Outbound>,
     group: &Group,
@@ -333,10 +339,10 @@ fn broken(peer: &Peer, error: &hyper::Error) -> Failure {
 
 /// An error and its causes, in one line.
 pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
+    let mut text = words(error);
     let mut cause = error.source();
     while let Some(error) = cause {
-        let more = error.to_string();
+        let more = words(error);
         if !text.ends_with(&more) {
             text.push_str(": ");
             text.push_str(&more);
@@ -344,4 +350,31 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+/// An error in words for whoever knows neither TLS nor the libraries that speak it. A URL leads to their manuals.
+fn words(error: &dyn std::error::Error) -> String {
+    let text = error.to_string();
+    if text.starts_with("peer closed connection without sending TLS close_notify") {
+        return "it closed the connection without TLS's close_notify".to_owned();
+    }
+    let own = text.split_once("https://").map(|(own, _)| own.trim_end_matches([':', ' ']).to_owned());
+    own.unwrap_or(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn no_library_is_quoted_to_callers() {
+        let manual = "https://docs.rs/rustls/latest/rustls/manual/_03_howto/index.html#unexpected-eof";
+        let text = |text: String| chain(&io::Error::new(io::ErrorKind::UnexpectedEof, text));
+        let said = text(format!("peer closed connection without sending TLS close_notify: {manual}"));
+        assert_eq!(said, "it closed the connection without TLS's close_notify");
+        assert_eq!(text(format!("something else: {manual}")), "something else");
+        assert_eq!(text("reset by peer".to_owned()), "reset by peer");
+    }
 }

@@ -1,9 +1,9 @@
 //! Traffic from the app beside us to services of the mesh, and out of it.
 //!
 //! Apps reach us on loopback: by HTTP, where the host names a virtual service, or by TCP, on a port bound to one. A
-//! request is routed (`route.rs`), given to one of the service's endpoints (`balance.rs`), and sent over a connection to
-//! that endpoint's agent, which must prove to be exactly who is expected (`peer.rs`). What leaves the mesh is decided here
-//! (`egress/mod.rs`).
+//! request is routed (`route.rs`), given to one of the service's endpoints (`balance.rs`), and sent over a connection
+//! to that endpoint's agent, which must prove to be exactly who is expected (`peer.rs`). What leaves the mesh is
+//! decided here (`egress/mod.rs`).
 
 mod balance;
 mod call;

@@ -51,7 +51,8 @@ pub(super) struct Peer {
 #[derive(Debug)]
 pub(super) struct Load(Arc<Peer>);
 
-/// Why there is no connection to an endpoint. The fault lies there, or on the way, but for our own certificate and limits.
+/// Why there is no connection to an endpoint. The fault lies there, or on the way, but for our own certificate and
+/// limits.
 #[derive(Debug, Error)]
 pub(super) enum DialError {
     /// We have no socket for it.

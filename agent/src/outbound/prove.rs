@@ -2,8 +2,8 @@
 //!
 //! The fresh handshake is mutual: we prove ours, and the far agent its own, for all the connections between us.
 //!
-//! Whoever is gone does not answer, and must not keep the living waiting: a peer is first given little time, and more only
-//! at other places; where that was not enough either, it waits among its like from then on.
+//! Whoever is gone does not answer, and must not keep the living waiting: a peer is first given little time, and more
+//! only at other places; where that was not enough either, it waits among its like from then on.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -26,17 +26,19 @@ use crate::wire::{alpn, socket};
 
 /// How often connections are looked through.
 const EVERY: Duration = Duration::from_secs(5);
-/// How often, while one authority follows another and there are peers that have not proved a certificate by the new one.
+/// How often, while one authority follows another and there are peers that have not proved a certificate by the new
+/// one.
 const EVERY_IN_SUCCESSION: Duration = Duration::from_secs(1);
-/// How long before the far agent's certificate ends it is asked for a newer one, at the most and at the least. It renews at
-/// half life, so that there is one when a third is left; and a connection is given nothing new ten seconds before its end.
+/// How long before the far agent's certificate ends it is asked for a newer one, at the most and at the least. It
+/// renews at half life, so that there is one when a third is left; and a connection is given nothing new ten seconds
+/// before its end.
 const ASK_BEFORE: Duration = Duration::from_secs(5 * 60);
 const ASK_BEFORE_AT_LEAST: Duration = Duration::from_secs(20);
 /// How long one proof may take at first, and how long where that was not enough.
 const PROMPT: Duration = Duration::from_secs(2);
 const PATIENCE: Duration = Duration::from_secs(10);
-/// The most proofs at once with peers of which nothing bad is known, with those that were too slow, and with those that have
-/// failed even so: they are mostly dead, and the slow do not wait for them.
+/// The most proofs at once with peers of which nothing bad is known, with those that were too slow, and with those that
+/// have failed even so: they are mostly dead, and the slow do not wait for them.
 const MAX_PROMPT: usize = 32;
 const MAX_PATIENT: usize = 16;
 const MAX_FAILED: usize = 16;

@@ -1,4 +1,5 @@
-//! The end of our certificate, by the clock: everything is closed at that instant, whatever a renewal waits for just then.
+//! The end of our certificate, by the clock: everything is closed at that instant, whatever a renewal waits for just
+//! then.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -52,15 +52,16 @@ pub(super) fn write(directory: &Path, name: &str, payload: &[u8]) -> io::Result<
     replace(directory, name, &bytes)
 }
 
-/// Puts a file in place of the former one, so that after a crash or loss of power either is there whole. The directory is nobody else's.
+/// Puts a file in place of the former one, so that after a crash or loss of power either is there whole. The directory
+/// is nobody else's.
 pub(super) fn replace(directory: &Path, name: &str, content: &[u8]) -> io::Result<()> {
     let temporary = directory.join(format!(".{name}.new"));
     let file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&temporary)?;
     finish(file, content, &temporary, directory, name)
 }
 
-/// The same in a directory into which others may write too: by a file of a name that nobody knows beforehand, which is made here and now,
-/// for us alone.
+/// The same in a directory into which others may write too: by a file of a name that nobody knows beforehand, which is
+/// made here and now, for us alone.
 pub(crate) fn replace_among_others(directory: &Path, name: &str, content: &[u8]) -> io::Result<()> {
     let unique = random::bytes::<8>().map_err(io::Error::other)?;
     let temporary = directory.join(format!(".{name}.{:016x}", u64::from_be_bytes(unique)));

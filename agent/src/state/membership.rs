@@ -2,18 +2,24 @@
 //!
 //! A certificate may be asked for just when the control plane says that our virtual node is gone, and be answered only
 //! after that. So nobody puts an identity in force but by way of a [`Membership`], or keeps one but by way of a
-//! [`Keeping`], which there is none of once the node is gone; and forgetting waits for those that are held. They are two,
-//! for a disk may hang: who is in force is known without it.
+//! [`Keeping`], which there is none of once the node is gone; and forgetting waits for those that are held. They are
+//! two, for a disk may hang: who is in force is known without it.
 
 use std::fs::File;
-use std::sync::{MutexGuard, PoisonError};
+use std::sync::{MutexGuard, PoisonError, TryLockError};
+use std::time::Duration;
 
 use hauberk_tls::KeyPair;
 
 use super::{ENDPOINTS, IDENTITY, NODE_VIEW, PENDING_KEY, SERVICE_VIEWS, State, StateError, StoredIdentity};
 
-/// That our virtual node is not gone, for as long as this is held: for no longer than memory takes, and no disk. Whoever
-/// puts an identity in force does so meanwhile.
+/// How often, and how long after the last time, whoever does not wait for a disk that hangs asks whether it is its
+/// turn.
+const TURNS: u32 = 100;
+const TURN: Duration = Duration::from_millis(50);
+
+/// That our virtual node is not gone, for as long as this is held: for no longer than memory takes, and no disk.
+/// Whoever puts an identity in force does so meanwhile.
 #[derive(Debug)]
 pub struct Membership<'a> {
     _is_node_gone: MutexGuard<'a, bool>,
@@ -45,10 +51,24 @@ impl State {
     /// # Errors
     /// Our virtual node is gone.
     pub fn keeping(&self) -> Result<Keeping<'_>, StateError> {
-        let writing = self.writing();
-        // Looked at last: whoever forgets says so first, and then waits for us.
-        self.membership()?;
-        Ok(Keeping { state: self, _writing: writing })
+        self.keeping_by(self.writing())
+    }
+
+    /// The same, but none where others keep or forget for longer than a disk takes that answers.
+    ///
+    /// # Errors
+    /// Our virtual node is gone.
+    pub fn keeping_soon(&self) -> Result<Option<Keeping<'_>>, StateError> {
+        for _ in 0..TURNS {
+            match self.writing.try_lock() {
+                Err(TryLockError::WouldBlock) => std::thread::sleep(TURN),
+                Ok(writing) => return self.keeping_by(writing).map(Some),
+                Err(TryLockError::Poisoned(poisoned)) => {
+                    return self.keeping_by(poisoned.into_inner()).map(Some);
+                }
+            }
+        }
+        self.membership().map(|_| None)
     }
 
     /// Our virtual node is gone: from now on there is neither [`Membership`] nor [`Keeping`]. Waits for no disk.
@@ -56,16 +76,22 @@ impl State {
         *self.is_node_gone() = true;
     }
 
-    /// Forgets who we are and what we were to do: our virtual node is gone. What to trust and how far we have come stay.
-    /// From now on there is neither [`Membership`] nor [`Keeping`], whatever the disk says.
+    /// Our virtual node is there again. Waits for no disk, nor for whoever forgets what was kept of it before.
+    pub fn node_is_back(&self) {
+        *self.is_node_gone() = false;
+    }
+
+    /// Forgets who we were and what we were to do, where our virtual node is gone: see [`Self::node_is_gone`]. What to
+    /// trust and how far we have come stay.
     ///
     /// # Errors
     /// The disk refuses.
     pub fn forget_node(&self) -> Result<(), StateError> {
-        self.node_is_gone();
         let _writing = self.writing();
-        // Whoever has waited before us may have remembered it.
-        self.node_is_gone();
+        // It may be back by now.
+        if self.membership().is_ok() {
+            return Ok(());
+        }
         // In this order: without views nothing is let in; views without an identity would meet whoever joins next.
         for names in [&[NODE_VIEW, SERVICE_VIEWS, ENDPOINTS][..], &[IDENTITY, PENDING_KEY]] {
             for name in names {
@@ -80,10 +106,10 @@ impl State {
         Ok(())
     }
 
-    /// The control plane has a view for us again, so that we are somebody. Waits for whoever forgets.
-    pub fn remember_node(&self) {
-        let _writing = self.writing();
-        *self.is_node_gone() = false;
+    fn keeping_by<'a>(&'a self, writing: MutexGuard<'a, ()>) -> Result<Keeping<'a>, StateError> {
+        // Looked at last: whoever forgets says so first, and then waits for us.
+        self.membership()?;
+        Ok(Keeping { state: self, _writing: writing })
     }
 
     fn is_node_gone(&self) -> MutexGuard<'_, bool> {

@@ -1,8 +1,8 @@
 //! What an agent keeps on disk: its identity, what to trust, the last good views, and how far it has come.
 //!
 //! A directory of its own (0700), locked while the agent runs. Every file is replaced whole (temporary file, fsync,
-//! rename, fsync of the directory) and carries a checksum; the node's own view and the high-water mark,
-//! which are written at each change of rules, have two slots instead. What is damaged is named and never taken for truth.
+//! rename, fsync of the directory) and carries a checksum; the node's own view and the high-water mark, which are
+//! written at each change of rules, have two slots instead. What is damaged is named and never taken for truth.
 
 pub(crate) mod file;
 mod membership;

@@ -1,8 +1,8 @@
 //! A file whose content changes often: two slots of equal size, written in turn.
 //!
 //! New content goes over the older slot and is durable after one `fdatasync`: no new file, no rename, no directory to
-//! sync, which on a busy disk is most of the time that a change takes to be in force. A write that is cut off leaves the
-//! other slot as it was.
+//! sync, which on a busy disk is most of the time that a change takes to be in force. A write that is cut off leaves
+//! the other slot as it was.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};

@@ -184,7 +184,8 @@ pub fn authenticate(
 }
 
 impl Authentic {
-    /// Makes the view ready. Takes time in proportion to its policies that `former`, what is in force now, does not have.
+    /// Makes the view ready. Takes time in proportion to its policies that `former`, what is in force now, does not
+    /// have.
     ///
     /// # Errors
     /// It cannot be enforced here.

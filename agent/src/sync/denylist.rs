@@ -9,9 +9,10 @@ use prost::Message;
 use thiserror::Error;
 
 use super::apply::Recipient;
+use super::disk::Write;
 use super::held::Held;
 use crate::mesh::Denylist;
-use crate::state::Mark;
+use crate::state::{Mark, State};
 
 /// Why a denylist is not accepted; the former stays in force. The fault is whoever sent it, or the disk's.
 #[derive(Debug, Error)]
@@ -39,9 +40,9 @@ pub enum BadDenylist {
 }
 
 impl Held {
-    /// Puts a denylist in force for whatever begins from now on, and brings it to the disk, or later where that refuses. Live
-    /// traffic follows.
-    pub(super) async fn take_denylist(
+    /// Puts a denylist in force for whatever begins from now on, and has it written: without that, a restart would let
+    /// in whoever was refused since. Live traffic follows.
+    pub(super) fn take_denylist(
         &mut self,
         signed: pb::SignedDenylist,
         keys: &ViewVerifier,
@@ -58,40 +59,17 @@ impl Held {
         );
         self.mesh.denied.replace(denylist);
         self.mesh.gate.set_denylist_known(true);
-        self.unsaved_denylist = Some(signed);
-        self.save_denylist().await;
+        self.disk.keep(Write::Denylist(signed, mark));
         Ok(mark)
     }
 
-    /// Brings the denylist in force to the disk, if it is not there: without it, a restart would let in whoever was refused
-    /// since.
-    pub(super) async fn save_denylist(&mut self) {
-        let Some(signed) = self.unsaved_denylist.clone() else { return };
-        let kept = (self.mesh.denied.mark(), signed.key_id.clone());
-        if self.on_disk(move |state| state.save_denylist(&signed)).await {
-            self.kept_denylist = kept;
-            self.unsaved_denylist = None;
-        }
-    }
-
-    /// Whether a restart would find the denylist in force.
-    pub(super) fn is_denylist_kept(&self) -> bool {
-        self.unsaved_denylist.is_none()
-    }
-
-    /// Where what is kept cannot be read, nobody is let in or called until the control plane has said who is to be refused.
+    /// Where what is kept cannot be read, nobody is let in or called until the control plane has said who is to be
+    /// refused.
     pub(super) fn reload_denylist(&mut self, keys: &ViewVerifier) {
-        let kept = match self.state.denylist() {
-            Ok(None) => return,
-            Ok(Some(signed)) => {
-                let accepted = accept(&signed, keys, &self.recipient, Mark::default());
-                accepted.map(|denylist| (denylist, signed.key_id)).map_err(|error| error.to_string())
-            }
-            Err(error) => Err(error.to_string()),
-        };
-        match kept {
-            Ok((denylist, key)) => {
-                self.kept_denylist = (denylist.mark, key);
+        match kept(self.disk.state(), keys, &self.recipient) {
+            Ok(None) => {}
+            Ok(Some((denylist, key))) => {
+                self.disk.has_denylist(denylist.mark, key);
                 self.mesh.denied.replace(denylist);
             }
             Err(error) => {
@@ -104,6 +82,20 @@ impl Held {
             }
         }
     }
+}
+
+/// The denylist that is on disk, and the key that signed it.
+///
+/// # Errors
+/// It cannot be read, or is not good.
+pub(crate) fn kept(
+    state: &State,
+    keys: &ViewVerifier,
+    recipient: &Recipient,
+) -> Result<Option<(Denylist, String)>, String> {
+    let Some(signed) = state.denylist().map_err(|error| error.to_string())? else { return Ok(None) };
+    let denylist = accept(&signed, keys, recipient, Mark::default()).map_err(|error| error.to_string())?;
+    Ok(Some((denylist, signed.key_id)))
 }
 
 /// Reads a denylist.

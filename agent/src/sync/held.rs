@@ -9,6 +9,7 @@ use hauberk_tls::signing::ViewVerifier;
 
 use super::age::ViewAge;
 use super::apply::{Authentic, Content, Floors, Prepared, Recipient, Rejection, authenticate};
+use super::disk::{Disk, Kind, Write};
 use super::endpoints::{self, BadEndpoints};
 use crate::credentials::Credentials;
 use crate::mesh::{ClosedReason, Mesh, NodeView, Service};
@@ -18,23 +19,16 @@ use crate::state::{Mark, State, StateError};
 #[derive(Debug)]
 pub struct Held {
     pub(super) mesh: Mesh,
-    pub(super) state: Arc<State>,
+    pub(super) disk: Disk,
     pub(super) recipient: Recipient,
     age: Arc<ViewAge>,
     pub(super) mark: Mark,
     node: Option<Arc<NodeView>>,
     /// The key that signed the view that is kept.
     pub(super) node_key: String,
-    /// The number of the denylist that the disk has, and the key that signed it.
-    pub(super) kept_denylist: (Mark, String),
-    /// The one in force, where the disk does not have it.
-    pub(super) unsaved_denylist: Option<pb::SignedDenylist>,
     pub(super) services: BTreeMap<Name, HeldService>,
-    /// Our virtual node is gone, and what we kept of it.
+    /// Our virtual node is gone.
     is_dismissed: bool,
-    /// The view on disk tells it too, so that it is only of use where that view cannot be read or applied, or is not
-    /// the one that was kept.
-    is_mark_unsaved: bool,
     are_services_unsaved: bool,
     are_endpoints_unsaved: bool,
 }
@@ -71,38 +65,32 @@ impl Held {
     ) -> Self {
         let mut held = Self {
             mesh,
-            state,
+            disk: Disk::new(Arc::clone(&state)),
             recipient,
             age,
             mark: Mark::default(),
             node: None,
             node_key: String::new(),
-            kept_denylist: Default::default(),
-            unsaved_denylist: None,
             services: BTreeMap::new(),
             is_dismissed: false,
-            is_mark_unsaved: false,
             are_services_unsaved: false,
             are_endpoints_unsaved: false,
         };
         held.reload_denylist(keys);
-        held.mark = or_report(held.state.mark()).flatten().unwrap_or_default();
-        if let Some(at) = or_report(held.state.view_confirmed_at()).flatten() {
+        held.mark = or_report(state.mark()).flatten().unwrap_or_default();
+        held.disk.has_mark(held.mark);
+        if let Some(at) = or_report(state.view_confirmed_at()).flatten() {
             held.age.confirmed_until(UnixMillis(at));
         }
-        for update in or_report(held.state.endpoints()).unwrap_or_default() {
+        for update in or_report(state.endpoints()).unwrap_or_default() {
             if let Err(error) = held.take_endpoints(&update, false) {
                 tracing::error!(event = "state_damaged", %error);
             }
         }
-        if let Some(signed) = or_report(held.state.node_view()).flatten() {
+        if let Some(signed) = or_report(state.node_view()).flatten() {
             held.reload(signed, keys);
-            // It may have been killed between the two. Until the mark is there, an older view could be put back.
-            if held.is_mark_unsaved && or_report(held.state.save_mark(held.mark)).is_some() {
-                held.is_mark_unsaved = false;
-            }
         }
-        for signed in or_report(held.state.service_views()).unwrap_or_default() {
+        for signed in or_report(state.service_views()).unwrap_or_default() {
             held.reload(signed, keys);
         }
         held.are_services_unsaved = false;
@@ -116,14 +104,14 @@ impl Held {
             Ok(authentic) => authentic,
             Err(rejection) => return self.reject(None, &rejection),
         };
-        if authentic.service.is_none() && authentic.mark > self.mark {
+        let is_further = authentic.service.is_none() && authentic.mark > self.mark;
+        if is_further {
             self.mark = authentic.mark;
-            self.is_mark_unsaved = true;
         }
         if let Some(current) = self.in_force(&authentic) {
             if self.node_key != signed.key_id {
                 // On a later day the former key is believed no longer, nor what it has signed at a start.
-                self.keep_node_view(signed).await;
+                self.keep_node_view(signed);
             }
             return Taken::Node(current);
         }
@@ -139,8 +127,13 @@ impl Held {
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         };
         match prepared {
-            Ok(prepared) => self.put_in_force(prepared, signed).await,
-            Err(rejection) => self.reject(Some(&authentic), &rejection),
+            Ok(prepared) => self.put_in_force(prepared, signed),
+            Err(rejection) => {
+                if is_further {
+                    self.disk.keep(Write::Mark(self.mark));
+                }
+                self.reject(Some(&authentic), &rejection)
+            }
         }
     }
 
@@ -163,8 +156,9 @@ impl Held {
         self.forget(&names);
     }
 
-    /// Takes note that our virtual node is gone: nothing is let in or sent out, nor is anything put in force that is issued for it. Waits
-    /// for no disk; see [`Held::forget_node`]. False where an older control plane says it than the one we have heard: nothing changes.
+    /// Takes note that our virtual node is gone: nothing is let in or sent out, nor is anything put in force that is
+    /// issued for it. The disk is to forget what we kept of it, so that a restart finds nobody to be. False where an
+    /// older control plane says it than the one we have heard: nothing changes.
     pub(super) fn take_node_gone(&mut self, at: Mark) -> bool {
         if at < self.mark {
             tracing::error!(event = "node_gone_refused", said_at = ?at, held = ?self.mark,
@@ -173,28 +167,18 @@ impl Held {
         }
         self.mesh.gate.close(ClosedReason::NodeDeleted);
         self.mesh.services.clear();
-        self.state.node_is_gone();
+        self.disk.state().node_is_gone();
+        self.disk.keep(Write::NodeGone(self.mark));
         if self.is_dismissed {
             return true;
         }
         tracing::error!(event = "node_deleted", spiffe_id = %self.recipient.spiffe_id,
             "our virtual node or gateway was deleted: everything is denied; to join another, start again with a new token");
+        self.is_dismissed = true;
         self.node = None;
         self.services.clear();
         (self.are_services_unsaved, self.are_endpoints_unsaved) = (false, false);
         true
-    }
-
-    /// Forgets on disk what we kept of a node that is gone, so that a restart finds nobody to be. False where the disk does not forget,
-    /// which is tried again when it is said again.
-    pub(super) async fn forget_node(&mut self) -> bool {
-        if self.is_dismissed {
-            return true;
-        }
-        // The view that tells it goes.
-        self.save_mark().await;
-        self.is_dismissed = self.on_disk(State::forget_node).await;
-        self.is_dismissed
     }
 
     /// Forgets the views of services that are followed no longer.
@@ -209,51 +193,31 @@ impl Held {
         self.age.confirmed_for_now();
     }
 
-    /// Brings services and endpoints to the disk, if they have changed, and what it refused before. They change often and
-    /// are of use only after a restart, so that they are not written at each change.
-    pub(super) async fn save(&mut self, now: UnixMillis) {
-        self.save_mark().await;
-        self.save_denylist().await;
-        let services = self
-            .are_services_unsaved
-            .then(|| self.services.values().map(|held| held.signed.clone()).collect::<Vec<_>>());
-        let endpoints = self.are_endpoints_unsaved.then(|| endpoints::to_keep(&self.mesh.endpoints));
-        let confirmed = (self.age.is_limited() && self.age.is_confirmed_for_now()).then_some(now);
-        self.are_services_unsaved = false;
-        self.are_endpoints_unsaved = false;
-        if services.is_none() && endpoints.is_none() && confirmed.is_none() {
-            return;
+    /// Has services and endpoints written, if they have changed. They change often and are of use only after a restart,
+    /// so that they are not written at each change.
+    pub(super) fn save(&mut self, now: UnixMillis) {
+        if std::mem::take(&mut self.are_services_unsaved) {
+            let views = self.services.values().map(|held| held.signed.clone());
+            self.disk.keep(Write::ServiceViews(views.collect()));
         }
-        self.on_disk(move |state| {
-            // What was on its way when our node went is of no use to whoever joins next.
-            let Ok(_keeping) = state.keeping() else { return Ok(()) };
-            services.map_or(Ok(()), |services| state.save_service_views(&services))?;
-            endpoints.map_or(Ok(()), |endpoints| state.save_endpoints(&endpoints))?;
-            confirmed.map_or(Ok(()), |now| state.save_view_confirmed_at(now.0))
-        })
-        .await;
-    }
-
-    /// Brings the mark to the disk, if it has changed: without it, somebody who puts an older view back would find an
-    /// agent that was killed meanwhile ready to obey it.
-    pub(super) async fn save_mark(&mut self) {
-        if self.is_mark_unsaved {
-            let mark = self.mark;
-            self.is_mark_unsaved = !self.on_disk(move |state| state.save_mark(mark)).await;
+        if std::mem::take(&mut self.are_endpoints_unsaved) {
+            self.disk.keep(Write::Endpoints(endpoints::to_keep(&self.mesh.endpoints)));
+        }
+        if self.age.is_limited() && self.age.is_confirmed_for_now() {
+            self.disk.keep(Write::ConfirmedAt(now));
         }
     }
 
-    /// Brings what is trusted to the disk, if that has refused it so far.
-    pub(super) async fn save_trust(&self, credentials: &Credentials) {
-        if !credentials.is_trust_kept() {
-            let credentials = credentials.clone();
-            self.on_disk(move |_| credentials.save_trust()).await;
+    /// Has what is trusted written, unless the disk has it, or that waits for its turn already.
+    pub(super) fn save_trust(&self, credentials: &Credentials) {
+        if !credentials.is_trust_kept() && self.disk.has(Kind::Trust) {
+            self.disk.keep(Write::Trust(credentials.clone()));
         }
     }
 
-    /// Saves what is unsaved; the view's age counts from now.
-    pub(super) async fn session_ended(&mut self, now: UnixMillis) {
-        self.save(now).await;
+    /// Has what is unsaved written; the view's age counts from now, whatever the disk does.
+    pub(super) fn session_ended(&mut self, now: UnixMillis) {
+        self.save(now);
         if self.age.is_confirmed_for_now() {
             self.age.confirmed_until(now);
         }
@@ -276,22 +240,18 @@ impl Held {
         })
     }
 
-    async fn put_in_force(&mut self, prepared: Prepared, signed: pb::SignedView) -> Taken {
+    fn put_in_force(&mut self, prepared: Prepared, signed: pb::SignedView) -> Taken {
         let taken = self.publish(prepared, &signed);
         if let Taken::Node(_) = &taken {
             // Live traffic is brought in line meanwhile.
-            self.keep_node_view(signed).await;
+            self.keep_node_view(signed);
         }
         taken
     }
 
-    async fn keep_node_view(&mut self, signed: pb::SignedView) {
+    fn keep_node_view(&mut self, signed: pb::SignedView) {
         self.node_key.clone_from(&signed.key_id);
-        self.on_disk(move |state| {
-            state.remember_node();
-            state.save_node_view(&signed)
-        })
-        .await;
+        self.disk.keep(Write::NodeView(signed, self.mark));
     }
 
     fn publish(&mut self, prepared: Prepared, signed: &pb::SignedView) -> Taken {
@@ -299,6 +259,7 @@ impl Held {
         match content {
             Content::Node { view, backends, max_view_age } => {
                 self.is_dismissed = false;
+                self.disk.state().node_is_back();
                 if self.node.is_none() {
                     // What came while our node was gone was not written.
                     (self.are_services_unsaved, self.are_endpoints_unsaved) = (true, true);
@@ -355,28 +316,15 @@ impl Held {
                 if let Taken::Node(_) = self.publish(prepared, &signed)
                     && mark > self.mark
                 {
+                    // It was killed between the two. Until the mark is there, an older view could be put back.
                     self.mark = mark;
-                    self.is_mark_unsaved = true;
+                    self.disk.keep(Write::Mark(mark));
                 }
             }
             Err(rejection) => {
                 tracing::error!(event = "stored_view_discarded", reason = rejection.reason(), detail = %rejection);
             }
         }
-    }
-
-    /// Writes off the runtime's threads. False where the disk refuses, which is reported; what is in force stays so.
-    pub(super) async fn on_disk(
-        &self,
-        write: impl FnOnce(&State) -> Result<(), StateError> + Send + 'static,
-    ) -> bool {
-        let state = Arc::clone(&self.state);
-        match tokio::task::spawn_blocking(move || write(&state)).await {
-            Ok(Ok(())) => return true,
-            Ok(Err(error)) => tracing::error!(event = "state_not_saved", %error),
-            Err(error) => tracing::error!(event = "state_not_saved", %error),
-        }
-        false
     }
 }
 

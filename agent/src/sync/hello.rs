@@ -14,7 +14,7 @@ impl Held {
     pub(super) fn hello(&self, now: UnixMillis, serves_workload_api: bool, keys: &ViewVerifier) -> pb::Hello {
         let applied = self.mesh.applied.view();
         // What would be in force after a restart too: whoever says that it holds a list is taken at its word.
-        let (denied, denylist_key) = &self.kept_denylist;
+        let (denied, denylist_key) = self.disk.denylist();
         let wanted = self.mesh.services.begin_session();
         let mut services: BTreeMap<Name, Option<pb::Held>> =
             wanted.into_iter().map(|name| (name, None)).collect();
@@ -37,7 +37,7 @@ impl Held {
             denylist: Some(pb::HeldDenylist {
                 epoch: denied.epoch,
                 revision: denied.revision,
-                key_id: denylist_key.clone(),
+                key_id: denylist_key,
             }),
             view_key_ids: keys.key_ids().map(str::to_owned).collect(),
             serves_workload_api,

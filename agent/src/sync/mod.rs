@@ -1,9 +1,11 @@
 //! The stream to the control plane: views, endpoints and trust come down; acknowledgements, registrations and decisions
 //! go up.
 
+mod acknowledge;
 mod age;
 mod apply;
 mod denylist;
+mod disk;
 mod endpoints;
 mod held;
 mod hello;
@@ -21,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 pub use age::ViewAge;
 pub use apply::{Authentic, Content, Floors, Prepared, Recipient, Rejection, authenticate};
 pub use denylist::BadDenylist;
+pub(crate) use denylist::kept as kept_denylist;
 pub use held::Held;
 
 use crate::clock::millis;
@@ -63,17 +66,27 @@ pub struct Sync {
 }
 
 impl Sync {
-    /// Runs one session after the other until `stop`.
+    /// Runs one session after the other until `stop`. What the disk does not have by then is written before this ends,
+    /// if the disk takes it.
     pub async fn run(self, mut held: Held, stop: CancellationToken) {
+        let disk = held.disk.clone();
+        let sessions = async {
+            self.sessions(&mut held, &stop).await;
+            disk.close();
+        };
+        tokio::join!(sessions, disk.run());
+    }
+
+    async fn sessions(&self, held: &mut Held, stop: &CancellationToken) {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
         let mut told = None;
         loop {
             let end = tokio::select! {
                 () = stop.cancelled() => break,
-                end = self.one_session(&mut held, &mut backoff) => end,
+                end = self.one_session(held, &mut backoff) => end,
             };
             let was_connected = *self.connected.borrow();
-            self.session_ended(&mut held).await;
+            self.session_ended(held);
             let mut may_be_clock = !was_connected;
             let reason = match end {
                 Ok(End::CertificateRenewed) => continue,
@@ -92,7 +105,7 @@ impl Sync {
             if told.as_ref() == Some(&reason) {
                 tracing::debug!(event = "control_plane_away", reason, retry_in_ms);
             } else {
-                let skew = if may_be_clock { self.skew(&stop).await } else { None };
+                let skew = if may_be_clock { self.skew(stop).await } else { None };
                 let named = skew::named(skew, reason.clone());
                 tracing::warn!(event = "control_plane_away", reason = named, retry_in_ms);
                 told = Some(reason);
@@ -102,7 +115,7 @@ impl Sync {
                 () = tokio::time::sleep(wait) => {}
             }
         }
-        self.session_ended(&mut held).await;
+        self.session_ended(held);
     }
 
     async fn one_session(&self, held: &mut Held, backoff: &mut Backoff) -> Result<End, ConnectError> {
@@ -121,12 +134,12 @@ impl Sync {
         }
     }
 
-    async fn session_ended(&self, held: &mut Held) {
+    fn session_ended(&self, held: &mut Held) {
         self.connected.send_replace(false);
         self.settled.send_replace(true);
         self.decisions.observe(&pb::Observe::default());
-        held.session_ended(self.clock.now()).await;
-        held.save_trust(&self.credentials).await;
+        held.session_ended(self.clock.now());
+        held.save_trust(&self.credentials);
     }
 }
 

@@ -9,7 +9,7 @@ use hauberk_proto::agent::v1::from_agent::Message as Up;
 use hauberk_proto::agent::v1::mesh_client::MeshClient;
 use hauberk_proto::agent::v1::to_agent::Message as Down;
 use hauberk_proto::refusal;
-use hauberk_tls::{LiveState, Svid, TrustBundle};
+use hauberk_tls::{LiveState, Svid};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
@@ -17,11 +17,12 @@ use tonic::Streaming;
 use tonic::transport::Channel;
 
 use super::Sync;
+use super::acknowledge::{NotYet, Ours};
 use super::denylist::BadDenylist;
+use super::disk::Write;
 use super::held::{Held, Taken};
 use super::token_keys::TokenKeys;
 use crate::control_plane::MAX_MESSAGE;
-use crate::mesh::{Inbound, NodeView};
 use crate::random::Backoff;
 use crate::state::Mark;
 
@@ -29,7 +30,7 @@ use crate::state::Mark;
 const MAX_WAITING: usize = 32;
 /// How long a message up may wait before the control plane counts as gone.
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often what has changed is brought to the disk.
+/// How often what changes often is brought to the disk.
 const SAVE: Duration = Duration::from_secs(1);
 /// How often is told what was decided how often, and which programs got no identity.
 const TELL_FLOWS: Duration = Duration::from_secs(2);
@@ -44,26 +45,15 @@ pub(super) enum End {
 }
 
 pub(super) struct Session<'a> {
-    sync: &'a Sync,
-    held: &'a mut Held,
+    pub(super) sync: &'a Sync,
+    pub(super) held: &'a mut Held,
     identity: watch::Receiver<LiveState>,
-    unacknowledged: Option<Unacknowledged>,
-    unacknowledged_denylist: Option<Mark>,
-    /// A trust bundle that live traffic may not obey yet, and its version.
-    unacknowledged_trust: Option<(u64, Arc<TrustBundle>)>,
-    token_keys: TokenKeys,
+    pub(super) not_yet: NotYet,
+    pub(super) token_keys: TokenKeys,
     /// The control plane is to be told of programs that got no identity.
     tells_denials: bool,
     /// The control plane is to be told of tokens that name unknown keys.
     tells_unknown_keys: bool,
-}
-
-/// What live traffic does not obey yet.
-enum Unacknowledged {
-    /// It came at this instant.
-    View(Arc<NodeView>, Instant),
-    /// Our virtual node is gone, as of here.
-    NodeGone(Mark),
 }
 
 impl<'a> Session<'a> {
@@ -72,9 +62,7 @@ impl<'a> Session<'a> {
             sync,
             held,
             identity,
-            unacknowledged: None,
-            unacknowledged_denylist: None,
-            unacknowledged_trust: None,
+            not_yet: NotYet::default(),
             token_keys: TokenKeys::default(),
             tells_denials: false,
             tells_unknown_keys: false,
@@ -95,6 +83,7 @@ impl<'a> Session<'a> {
         let mut wishes = self.sync.mesh.services.wishes();
         let mut applied = self.sync.mesh.applied.subscribe();
         let mut denied = self.sync.mesh.denied.applied();
+        let mut kept = self.held.disk.changes();
         let mut save = tokio::time::interval(SAVE);
         save.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut tell_flows = tokio::time::interval(TELL_FLOWS);
@@ -124,8 +113,8 @@ impl<'a> Session<'a> {
             tokio::select! {
                 message = next(&mut down) => {
                     let message = message?;
-                    // Only now: a stream that is opened may still be refused, or we be told to go. Whom to believe is told first
-                    // either way.
+                    // Only now: a stream that is opened may still be refused, or we be told to go. Whom to believe is
+                    // told first either way.
                     if !matches!(message.message, Some(Down::NodeGone(_) | Down::Denylist(_) | Down::Trust(_) | Down::JwtKeys(_))) {
                         backoff.reset();
                     }
@@ -133,8 +122,8 @@ impl<'a> Session<'a> {
                 }
                 changed = applied.changed() => {
                     or_stopping(changed)?;
-                    let now = applied.borrow_and_update().clone();
-                    self.acknowledge(now.as_deref(), &up).await?;
+                    applied.mark_unchanged();
+                    self.acknowledge(&up).await?;
                 }
                 changed = denied.changed() => {
                     or_stopping(changed)?;
@@ -150,6 +139,11 @@ impl<'a> Session<'a> {
                     or_stopping(changed)?;
                     followed.mark_unchanged();
                     self.acknowledge_trust(&up).await?;
+                }
+                changed = kept.changed() => {
+                    or_stopping(changed)?;
+                    kept.mark_unchanged();
+                    self.acknowledge_all(&up).await?;
                 }
                 changed = registrations.changed() => {
                     or_stopping(changed)?;
@@ -181,10 +175,9 @@ impl<'a> Session<'a> {
                     }
                 }
                 _ = save.tick() => {
-                    self.held.save(self.sync.clock.now()).await;
-                    self.held.save_trust(&self.sync.credentials).await;
-                    self.token_keys.save(self.held).await;
-                    self.acknowledge_denylist(&up).await?;
+                    self.held.save(self.sync.clock.now());
+                    self.held.save_trust(&self.sync.credentials);
+                    // A renewal writes what to trust too.
                     self.acknowledge_trust(&up).await?;
                 }
             }
@@ -199,14 +192,15 @@ impl<'a> Session<'a> {
         };
         match message {
             Down::Workloads(entries) => self.sync.workloads.take_entries(entries),
-            Down::JwtKeys(keys) => self.token_keys.take(keys, self.sync, self.held).await,
+            Down::JwtKeys(keys) => self.token_keys.take(keys, self.sync, self.held),
             Down::RevocationList(list) => self.sync.workloads.take_revocation_lists(list),
             Down::View(signed) => self.take_view(signed, up).await?,
             Down::Denylist(signed) => {
-                match self.held.take_denylist(signed, &self.sync.credentials.trust().view_keys).await {
+                match self.held.take_denylist(signed, &self.sync.credentials.trust().view_keys) {
                     Ok(mark) => {
-                        self.unacknowledged_denylist = Some(mark);
-                        // Whom everybody refuses vouches for nobody. Who is let in again is told anew, in a new session.
+                        self.not_yet.denylist = Some(mark);
+                        // Whom everybody refuses vouches for nobody. Who is let in again is told anew, in a new
+                        // session.
                         let us = self.sync.credentials.live().current();
                         if self.sync.mesh.denied.denial_of_us(&us).is_some() {
                             self.sync.workloads.vouch_for_nobody();
@@ -248,15 +242,13 @@ impl<'a> Session<'a> {
                 self.sync.settled.send_replace(true);
             }
             Down::NodeGone(pb::NodeGone { epoch, revision }) => {
-                // Who vouched for them is nobody any longer.
-                self.sync.workloads.vouch_for_nobody();
                 let at = Mark { epoch, revision };
-                let is_gone = self.held.take_node_gone(at);
-                // That it is gone is what was just heard; before the disk is asked, which may hang.
-                let _gone = self.sync.credentials.forget_if_gone();
-                if is_gone && self.held.forget_node().await {
-                    self.unacknowledged = Some(Unacknowledged::NodeGone(at));
-                    self.acknowledge_what_is_applied(up).await?;
+                if self.held.take_node_gone(at) {
+                    // Who vouched for them is nobody any longer.
+                    self.sync.workloads.vouch_for_nobody();
+                    let _gone = self.sync.credentials.forget_if_gone();
+                    self.not_yet.ours = Some(Ours::NodeGone(at));
+                    self.acknowledge(up).await?;
                 }
             }
         }
@@ -271,82 +263,26 @@ impl<'a> Session<'a> {
                     tracing::info!(event = "trust_replaced", version);
                 }
                 let bundle = Arc::clone(self.sync.credentials.live().current().bundle());
-                self.unacknowledged_trust = Some((version, bundle));
-                self.held.save_trust(&self.sync.credentials).await;
+                self.not_yet.trust = Some((version, bundle));
+                if !self.sync.credentials.is_trust_kept() {
+                    self.held.disk.keep(Write::Trust(self.sync.credentials.clone()));
+                }
             }
             Ok(Err(error)) => tracing::error!(event = "trust_refused", %error),
             Err(error) => tracing::error!(event = "trust_refused", %error),
         }
     }
 
-    /// Acknowledges what is to be trusted, the keys of tokens included, once the disk has it, every live connection has been held against it, and none
-    /// rests on an authority that signs no longer, nor does what programs are given.
-    async fn acknowledge_trust(&mut self, up: &Uplink) -> Result<(), End> {
-        let applied = self.sync.mesh.applied.subscribe_trust().borrow().clone();
-        let followed = *self.sync.mesh.applied.subscribe_followed().borrow();
-        if !self.sync.credentials.is_trust_kept() || !self.token_keys.are_kept() {
-            return Ok(());
-        }
-        let version = match (&self.unacknowledged_trust, applied) {
-            (Some((version, wanted)), Some(applied)) if *wanted == applied && followed == Some(*version) => {
-                *version
-            }
-            _ => return Ok(()),
-        };
-        self.unacknowledged_trust = None;
-        // A control plane that counts no versions does not know the answer.
-        if version == 0 {
-            return Ok(());
-        }
-        up.send(Up::TrustInForce(pb::TrustInForce { version })).await
-    }
-
     async fn take_view(&mut self, signed: pb::SignedView, up: &Uplink) -> Result<(), End> {
         let came = Instant::now();
-        let told = match self.held.take(signed, &self.sync.credentials.trust().view_keys).await {
+        match self.held.take(signed, &self.sync.credentials.trust().view_keys).await {
             Taken::Node(view) => {
-                self.unacknowledged = Some(Unacknowledged::View(view, came));
-                self.acknowledge_what_is_applied(up).await
+                self.not_yet.ours = Some(Ours::View(view, came));
+                self.acknowledge(up).await
             }
             Taken::Service(acknowledge) => up.send(Up::Acknowledge(acknowledge)).await,
             Taken::Refused(refuse) => up.send(Up::Refuse(refuse)).await,
-        };
-        // Before any other view is taken; the answer does not wait for it.
-        self.held.save_mark().await;
-        told
-    }
-
-    async fn acknowledge_what_is_applied(&mut self, up: &Uplink) -> Result<(), End> {
-        let applied = self.sync.mesh.applied.subscribe().borrow().clone();
-        self.acknowledge(applied.as_deref(), up).await
-    }
-
-    /// Acknowledges our own view, or that we have none, once live traffic obeys it.
-    async fn acknowledge(&mut self, applied: Option<&Inbound>, up: &Uplink) -> Result<(), End> {
-        let Some(applied) = applied else { return Ok(()) };
-        let Mark { epoch, revision } = match (&self.unacknowledged, applied) {
-            (Some(Unacknowledged::View(view, came)), Inbound::Open(applied))
-                if Arc::ptr_eq(view, applied) =>
-            {
-                self.sync.metrics.view_applied(came.elapsed());
-                Mark { epoch: view.epoch, revision: view.revision }
-            }
-            (Some(Unacknowledged::NodeGone(at)), applied) if applied.ends_outbound().is_some() => *at,
-            _ => return Ok(()),
-        };
-        self.unacknowledged = None;
-        up.send(Up::Acknowledge(pb::Acknowledge { epoch, revision, service: String::new() })).await
-    }
-
-    /// Acknowledges the denylist once live traffic obeys it, and the disk has it.
-    async fn acknowledge_denylist(&mut self, up: &Uplink) -> Result<(), End> {
-        let applied = *self.sync.mesh.denied.applied().borrow();
-        let obeyed = self.unacknowledged_denylist.filter(|mark| *mark <= applied);
-        let Some(Mark { epoch, revision }) = obeyed.filter(|_| self.held.is_denylist_kept()) else {
-            return Ok(());
-        };
-        self.unacknowledged_denylist = None;
-        up.send(Up::AcknowledgeDenylist(pb::AcknowledgeDenylist { epoch, revision })).await
+        }
     }
 
     async fn subscribe(&mut self, up: &Uplink) -> Result<(), End> {
@@ -362,10 +298,10 @@ impl<'a> Session<'a> {
 
 enum Never {}
 
-struct Uplink(mpsc::Sender<pb::FromAgent>);
+pub(super) struct Uplink(mpsc::Sender<pb::FromAgent>);
 
 impl Uplink {
-    async fn send(&self, message: Up) -> Result<(), End> {
+    pub(super) async fn send(&self, message: Up) -> Result<(), End> {
         match self.0.send_timeout(pb::FromAgent { message: Some(message) }, SEND_TIMEOUT).await {
             Ok(()) => Ok(()),
             Err(mpsc::error::SendTimeoutError::Timeout(_)) => {

@@ -6,6 +6,7 @@ use hauberk_identity::{Name, UnixMillis};
 use hauberk_proto::agent::v1::from_agent::Message as Up;
 use hauberk_proto::agent::v1::to_agent::Message as Down;
 
+use super::disk::Kind;
 use super::held::Taken;
 use super::*;
 use crate::clock::Clock;
@@ -53,7 +54,9 @@ impl Agent {
     }
 
     async fn take(&self, held: &mut Held, view: &pb::View) -> Taken {
-        held.take(self.authorities.signed(view), &self.authorities.view_keys()).await
+        let taken = held.take(self.authorities.signed(view), &self.authorities.view_keys()).await;
+        held.disk.write_all().await;
+        taken
     }
 
     fn closed(&self) -> Option<ClosedReason> {
@@ -68,6 +71,20 @@ impl Agent {
             Inbound::Closed { .. } => None,
             Inbound::Open(view) => Some(view.revision),
         }
+    }
+}
+
+impl Held {
+    /// Brings to the disk what there is, as a session that ends does.
+    async fn saved(&mut self) {
+        self.save(UnixMillis(0));
+        self.disk.write_all().await;
+    }
+
+    /// The same for what was said of our node; whether the disk has forgotten it.
+    async fn forgot_node(&self) -> bool {
+        self.disk.write_all().await;
+        self.disk.has(Kind::Node)
     }
 }
 
@@ -176,7 +193,7 @@ async fn a_restart_goes_on_with_the_last_good_view_and_not_behind_it() {
     let mut held = agent.held();
     agent.take(&mut held, &node_view(5)).await;
     agent.take(&mut held, &service_view("payments.shop", 5)).await;
-    held.save(UnixMillis(0)).await;
+    held.saved().await;
     drop(held);
     let agent = agent.restarted();
     let mut held = agent.held();
@@ -191,7 +208,7 @@ async fn an_old_view_put_back_on_disk_is_not_taken() {
     let agent = Agent::new();
     let mut held = agent.held();
     agent.take(&mut held, &node_view(5)).await;
-    held.save(UnixMillis(0)).await;
+    held.saved().await;
     drop(held);
     agent.state.save_node_view(&agent.authorities.signed(&node_view(4))).unwrap();
     let agent = agent.restarted();
@@ -206,7 +223,7 @@ async fn after_an_unusable_view_a_restart_stays_closed() {
     agent.take(&mut held, &node_view(5)).await;
     let spoiled = pb::View { features: vec!["time-travel".to_owned()], ..node_view(6) };
     refusal(agent.take(&mut held, &spoiled).await);
-    held.save(UnixMillis(0)).await;
+    held.saved().await;
     drop(held);
     let agent = agent.restarted();
     agent.held();
@@ -266,7 +283,7 @@ async fn endpoints_are_taken_whole_or_not_at_all() {
     update.endpoints = vec![good];
     held.take_endpoints(&update, true).unwrap();
     assert!(endpoints()[0].confirmed);
-    held.save(UnixMillis(0)).await;
+    held.saved().await;
     drop(held);
     let agent = agent.restarted();
     agent.held();
@@ -289,7 +306,7 @@ async fn a_view_becomes_too_old_without_the_control_plane_and_good_again_with_it
     agent.take(&mut held, &view).await;
     tokio::time::sleep(Duration::from_secs(600)).await;
     assert_eq!(agent.closed(), None, "confirmed all the time");
-    held.session_ended(clock.now()).await;
+    held.session_ended(clock.now());
     tokio::time::sleep(Duration::from_secs(59)).await;
     assert_eq!(agent.closed(), None);
     tokio::time::sleep(Duration::from_secs(2)).await;
@@ -388,7 +405,6 @@ async fn a_node_that_is_gone_denies_everything_also_after_a_restart() {
     let mut held = agent.held();
     agent.take(&mut held, &node_view(5)).await;
     agent.take(&mut held, &service_view("payments.shop", 3)).await;
-    held.save_mark().await;
 
     let older = [Mark { epoch: 1, revision: 4 }, Mark { epoch: 0, revision: 9 }];
     for at in older {
@@ -397,7 +413,7 @@ async fn a_node_that_is_gone_denies_everything_also_after_a_restart() {
     assert_eq!(agent.revision(), Some(5));
 
     for _ in 0..2 {
-        assert!(held.take_node_gone(Mark { epoch: 1, revision: 6 }) && held.forget_node().await);
+        assert!(held.take_node_gone(Mark { epoch: 1, revision: 6 }) && held.forgot_node().await);
         assert_eq!(agent.closed(), Some(ClosedReason::NodeDeleted));
         assert!(agent.mesh.services.all().is_empty());
     }
@@ -413,7 +429,8 @@ async fn a_node_that_is_gone_denies_everything_also_after_a_restart() {
     };
     held.take_endpoints(&update, true).unwrap();
     agent.take(&mut held, &service_view("payments.shop", 8)).await;
-    held.session_ended(UnixMillis(7)).await;
+    held.session_ended(UnixMillis(7));
+    held.disk.write_all().await;
     assert!(agent.state.endpoints().unwrap().is_empty() && agent.state.service_views().unwrap().is_empty());
     drop(held);
     let agent = agent.restarted();
@@ -432,29 +449,13 @@ async fn what_came_while_a_node_was_gone_is_kept_once_it_is_back() {
     let agent = Agent::new();
     let mut held = agent.held();
     agent.take(&mut held, &node_view(5)).await;
-    assert!(held.take_node_gone(Mark { epoch: 1, revision: 6 }) && held.forget_node().await);
+    assert!(held.take_node_gone(Mark { epoch: 1, revision: 6 }) && held.forgot_node().await);
     agent.take(&mut held, &service_view("payments.shop", 8)).await;
-    held.save(UnixMillis(7)).await;
+    held.saved().await;
     assert!(agent.state.service_views().unwrap().is_empty());
     agent.take(&mut held, &node_view(7)).await;
-    held.save(UnixMillis(8)).await;
+    held.saved().await;
     assert_eq!(agent.state.service_views().unwrap().len(), 1);
-}
-
-#[tokio::test]
-async fn a_view_is_in_force_while_somebody_else_keeps_an_identity() {
-    let agent = Agent::new();
-    let mut held = agent.held();
-    let keeping = agent.state.keeping().unwrap();
-    let view = node_view(5);
-    let it_is_in_force = async {
-        while agent.revision().is_none() {
-            tokio::task::yield_now().await;
-        }
-        drop(keeping);
-    };
-    let (taken, ()) = tokio::join!(agent.take(&mut held, &view), it_is_in_force);
-    assert!(matches!(taken, Taken::Node(_)));
 }
 
 #[tokio::test]
@@ -465,12 +466,12 @@ async fn a_disk_that_does_not_forget_is_not_taken_for_one_that_did() {
     let in_the_way = agent.state.directory().join("identity");
     std::fs::create_dir(&in_the_way).unwrap();
     let at = Mark { epoch: 1, revision: 6 };
-    assert!(held.take_node_gone(at) && !held.forget_node().await);
+    assert!(held.take_node_gone(at) && !held.forgot_node().await);
     assert_eq!(agent.closed(), Some(ClosedReason::NodeDeleted), "nothing is let in meanwhile");
     assert!(agent.state.node_view().unwrap().is_none(), "views go first");
     assert!(agent.state.membership().is_err(), "nor is an identity kept");
     std::fs::remove_dir(&in_the_way).unwrap();
-    assert!(held.take_node_gone(at) && held.forget_node().await, "said again, it is tried again");
+    assert!(held.forgot_node().await, "it is tried again");
     assert!(agent.state.membership().is_err());
     agent.take(&mut held, &node_view(7)).await;
     assert!(agent.state.membership().is_ok(), "a view says that we are somebody");
@@ -480,11 +481,14 @@ async fn a_disk_that_does_not_forget_is_not_taken_for_one_that_did() {
 async fn an_agent_that_was_killed_before_its_mark_was_kept_keeps_it_when_it_starts() {
     let agent = Agent::new();
     let mut held = agent.held();
+    let in_the_way = agent.state.directory().join(".high-water-mark.new");
+    std::fs::create_dir(&in_the_way).unwrap();
     agent.take(&mut held, &node_view(5)).await;
     assert_eq!(agent.state.mark().unwrap(), None, "this is the moment");
     drop(held);
+    std::fs::remove_dir(&in_the_way).unwrap();
     let agent = agent.restarted();
-    let _held = agent.held();
+    agent.held().disk.write_all().await;
     assert_eq!(agent.state.mark().unwrap(), Some(Mark { epoch: 1, revision: 5 }));
 }
 
@@ -542,6 +546,42 @@ async fn who_is_refused_comes_back_later_and_later() {
     assert!(backoff.step() <= first, "it was let in");
 }
 
+#[tokio::test]
+async fn an_older_control_plane_that_knows_nothing_of_our_node_leaves_programs_who_they_are() {
+    let agent = Agent::new();
+    let mut held = agent.held();
+    agent.take(&mut held, &node_view(5)).await;
+    let mut running = running::Running::start(agent, held).await;
+    let mut told = running.workloads.entries();
+    running.stream.send(Down::Workloads(pb::WorkloadEntries::default())).await;
+    told.changed().await.unwrap();
+    told.mark_unchanged();
+    running.stream.send(Down::NodeGone(pb::NodeGone { epoch: 1, revision: 4 })).await;
+    running.stream.send(Down::Question(pb::Question::default())).await;
+    running.stream.next(|up| matches!(up, Up::Answer(_)).then_some(())).await;
+    assert!(!told.has_changed().unwrap());
+    running.stream.send(Down::NodeGone(pb::NodeGone { epoch: 1, revision: 6 })).await;
+    tokio::time::timeout(Duration::from_secs(10), told.changed()).await.unwrap().unwrap();
+}
+
+/// One that does not know the message would end the stream.
+#[tokio::test]
+async fn a_control_plane_is_told_of_unknown_keys_once_it_asks_for_them() {
+    let agent = Agent::new();
+    let held = agent.held();
+    agent.mesh.unknown_keys.note(&Name::parse("login").unwrap());
+    let mut running = running::Running::start(agent, held).await;
+    running.stream.send(Down::Question(pb::Question::default())).await;
+    let told = |up| match up {
+        Up::Answer(_) => Some(None),
+        Up::UnknownKey(pb::UnknownKey { issuer }) => Some(Some(issuer)),
+        _ => None,
+    };
+    assert_eq!(running.stream.next(told).await, None);
+    running.stream.send(Down::Observe(pb::Observe { unknown_keys: true, ..pb::Observe::default() })).await;
+    assert_eq!(running.stream.next(told).await.as_deref(), Some("login"));
+}
+
 #[test]
 fn floors_are_by_service() {
     let agent = Agent::new();
@@ -568,9 +608,8 @@ async fn what_another_key_signs_anew_is_kept_by_its_signature() {
     let Taken::Node(before) = agent.take(&mut held, &node_view(5)).await else { panic!("not taken") };
     agent.take(&mut held, &service_view("payments.shop", 4)).await;
     held.take_denylist(agent.authorities.signed_denylist(&empty_denylist()), &agent.authorities.view_keys())
-        .await
         .unwrap();
-    held.save(UnixMillis(0)).await;
+    held.saved().await;
 
     let former = std::mem::replace(&mut agent.authorities, Authorities::new());
     assert!(
@@ -579,9 +618,8 @@ async fn what_another_key_signs_anew_is_kept_by_its_signature() {
     let taken = agent.take(&mut held, &service_view("payments.shop", 4)).await;
     assert!(matches!(taken, Taken::Service(acknowledge) if acknowledge.revision == 4));
     held.take_denylist(agent.authorities.signed_denylist(&empty_denylist()), &agent.authorities.view_keys())
-        .await
         .unwrap();
-    held.save(UnixMillis(0)).await;
+    held.saved().await;
     drop(held);
 
     // A start that believes the new key alone finds everything good, and one by the former key nothing.

@@ -1,5 +1,5 @@
-//! For whom a request is made that leaves the mesh, by the handle that its app brings. No other agent looks at it: ours finds out what
-//! the next one would have been told.
+//! For whom a request is made that leaves the mesh, by the handle that its app brings. No other agent looks at it: ours
+//! finds out what the next one would have been told.
 
 use std::sync::{Arc, Weak};
 
@@ -8,7 +8,7 @@ use hauberk_policy::{OnBehalfOf, Origin};
 use http::HeaderValue;
 
 use super::chain::{self, Between, Parts, Stage};
-use super::handles::{FORGED, secret};
+use super::handles::FORGED;
 use super::{Handles, Identity, Users, reason};
 use crate::context::Context;
 use crate::mesh::NodeView;
@@ -43,7 +43,8 @@ impl ByHandle {
         Self { said: Said::Nobody, looked_by: Weak::new() }
     }
 
-    /// What a handle says by a view, which verifies anew what was verified when the user came in. Without a view nobody is a user.
+    /// What a handle says by a view, which verifies anew what was verified when the user came in. Without a view nobody
+    /// is a user.
     pub fn look(
         handle: &HeaderValue,
         view: Option<&Arc<NodeView>>,
@@ -76,8 +77,9 @@ impl ByHandle {
         }
     }
 
-    /// Holds whom the token was minted for, and who passed the user on, against what is trusted, and who is refused, by now, and verifies the user where another view is
-    /// in force than that which was looked by. Says whether policies are told of another one than before.
+    /// Holds whom the token was minted for, and who passed the user on, against what is trusted, and who is refused, by
+    /// now, and verifies the user where another view is in force than that which was looked by. Says whether policies
+    /// are told of another one than before.
     pub fn look_again(&mut self, view: &Arc<NodeView>, context: &Context) -> bool {
         let Said::User(passing) = &self.said else { return false };
         let is_same = std::ptr::eq(self.looked_by.as_ptr(), Arc::as_ptr(view));
@@ -109,11 +111,7 @@ impl Passing {
         if is_same {
             return Ok(self.clone());
         }
-        let user = users.verify(&self.identity.token, denied, now)?;
-        Ok(Self::new(match (passed, &self.identity.passed_on) {
-            (Some(passed), Some(text)) => Arc::new(user.passed(Arc::clone(passed), text)),
-            _ => user,
-        }))
+        users.verify_again(&self.identity, denied, now).map(Self::new)
     }
 }
 
@@ -155,5 +153,5 @@ fn verify(
     let Some(peer) = parts.last_signer()? else { return users.verify(parts.user, denied, now) };
     let trusted = &context.identity.current();
     let between = Between { own: &view.spiffe_id, peer: &peer, trusted, denied };
-    users.verify_passed(&secret(text).ok_or(FORGED)?, between, now)
+    users.verify_passed_text(text, between, now)
 }

@@ -1,7 +1,8 @@
-//! By which way a user came: one hop for each agent that passed the user on, each signed by its SVID over all that came before.
+//! By which way a user came: one hop for each agent that passed the user on, each signed by its SVID over all that came
+//! before.
 //!
-//! Between agents it stands behind the user's own token, after a tilde. Whoever verifies it trusts nobody on the way: the token
-//! by its issuer's keys, each hop by the certificate of who made it.
+//! Between agents it stands behind the user's own token, after a tilde. Whoever verifies it trusts nobody on the way:
+//! the token by its issuer's keys, each hop by the certificate of who made it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,8 +57,8 @@ pub(super) struct Between<'a> {
 pub(super) enum Stage {
     /// It is about to be let in.
     Arriving,
-    /// It was let in, on a connection whose peer proves anew who it is, or is cut: once the certificate of the last hop has
-    /// ended, that proof stands for it.
+    /// It was let in, on a connection whose peer proves anew who it is, or is cut: once the certificate of the last hop
+    /// has ended, that proof stands for it.
     UnderWay,
 }
 
@@ -111,8 +112,8 @@ impl<'a> Parts<'a> {
         self.chain.hops.last().map(signer).transpose()
     }
 
-    /// Verifies every hop: that it was signed by who it says, over all before it, for the next one; the last one by the peer,
-    /// for us.
+    /// Verifies every hop: that it was signed by who it says, over all before it, for the next one; the last one by the
+    /// peer, for us.
     pub(super) fn verify(
         &self,
         between: Between<'_>,
@@ -192,8 +193,8 @@ impl Passed {
         self.hops.load().iter().map(|hop| hop.peer().not_after()).min().unwrap_or(UnixMillis(0))
     }
 
-    /// The instant at which the first of its certificates ends, that of the last hop aside: who made that one proves anew, for
-    /// as long as the connection lives, who it is. Those before are nowhere asked again.
+    /// The instant at which the first of its certificates ends, that of the last hop aside: who made that one proves
+    /// anew, for as long as the connection lives, who it is. Those before are nowhere asked again.
     pub(super) fn ends_under_way_at(&self) -> UnixMillis {
         let hops = self.hops.load();
         let before = hops.split_last().map(|(_, before)| before).unwrap_or_default();

@@ -1,5 +1,5 @@
-//! What the app is given of its request's user, and gives back on its own calls: sealed by this process, of no use anywhere
-//! else, and good for as long as the user's token, and the certificates of who passed the user on.
+//! What the app is given of its request's user, and gives back on its own calls: sealed by this process, of no use
+//! anywhere else, and good for as long as the user's token, and the certificates of who passed the user on.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -91,7 +91,8 @@ impl Handles {
         Ok(value)
     }
 
-    /// Until when a handle of ours is good, and what it stands for: the user's token, with who passed it on after a tilde.
+    /// Until when a handle of ours is good, and what it stands for: the user's token, with who passed it on after a
+    /// tilde.
     ///
     /// # Errors
     /// Why the handle is none, as a stable name.

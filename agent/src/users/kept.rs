@@ -10,8 +10,8 @@ pub(super) type Hash = [u8; 32];
 const MOST: usize = 2_048;
 const MOST_BYTES: usize = 4 * 1024 * 1024;
 
-/// Bounded: when the young are too many they become the old, and the old are forgotten that nobody has shown since. Whoever has
-/// many good ones has those verified again and again, and others theirs once in a generation.
+/// Bounded: when the young are too many they become the old, and the old are forgotten that nobody has shown since.
+/// Whoever has many good ones has those verified again and again, and others theirs once in a generation.
 pub(super) struct Kept<T> {
     young: HashMap<Hash, Item<T>>,
     young_bytes: usize,

@@ -27,8 +27,8 @@ pub(super) enum Claimed {
 #[derive(Debug, Clone)]
 pub struct MadeFor {
     claimed: Claimed,
-    /// The view by which its header was looked at; none where its port took no tokens, or where a view came since by which
-    /// they may stand in other fields.
+    /// The view by which its header was looked at; none where its port took no tokens, or where a view came since by
+    /// which they may stand in other fields.
     looked_by: Option<Arc<NodeView>>,
     /// Where its own token stood.
     found_at: Option<Place>,
@@ -94,8 +94,8 @@ impl MadeFor {
         Self { claimed, looked_by, found_at }
     }
 
-    /// What the app is given, to give it back on its own calls. Where there is a user and none can be made, the request is
-    /// refused: what the app did because of it would be for no user.
+    /// What the app is given, to give it back on its own calls. Where there is a user and none can be made, the request
+    /// is refused: what the app did because of it would be for no user.
     pub fn handle(&mut self, handles: &Handles) -> Option<HeaderValue> {
         self.handle_by(|identity| handles.seal(identity))
     }
@@ -112,7 +112,8 @@ impl MadeFor {
         handle
     }
 
-    /// Holds whom the token was minted for, and who passed the user on, against what is trusted, and who is refused, by now.
+    /// Holds whom the token was minted for, and who passed the user on, against what is trusted, and who is refused, by
+    /// now.
     fn hold_against(&mut self, view: &NodeView, context: &Context) {
         let Claimed::User(identity) = &self.claimed else { return };
         let (trusted, denied) = (&context.identity.current(), &*context.mesh.denied);
@@ -155,8 +156,8 @@ impl MadeFor {
         }
     }
 
-    /// Looks again where another view is in force than that which was looked by. Says for whom it is made now, where that is
-    /// not what it was.
+    /// Looks again where another view is in force than that which was looked by. Says for whom it is made now, where
+    /// that is not what it was.
     pub fn look_again(&mut self, view: &Arc<NodeView>, port: u16, context: &Context) -> Option<OnBehalfOf> {
         self.hold_against(view, context);
         if self.looked_by.as_ref().is_some_and(|former| Arc::ptr_eq(former, view)) {
@@ -187,14 +188,10 @@ impl MadeFor {
         let takes_tokens = view.port(port).is_some_and(|port| port.users.is_some());
         let found = match &view.users {
             Some(users) if takes_tokens || identity.passed.is_some() => {
-                users.verify(&identity.token, denied, now).and_then(|user| {
-                    if self.found_at.as_ref().is_some_and(|place| users.place_of(&user) != Some(place)) {
-                        return Err(place::MISPLACED);
-                    }
-                    Ok(match (&identity.passed, &identity.passed_on) {
-                        (Some(passed), Some(text)) => Arc::new(user.passed(Arc::clone(passed), text)),
-                        _ => user,
-                    })
+                users.verify_again(identity, denied, now).and_then(|user| {
+                    let is_at_home =
+                        self.found_at.as_ref().is_none_or(|place| users.place_of(&user) == Some(place));
+                    if is_at_home { Ok(user) } else { Err(place::MISPLACED) }
                 })
             }
             Some(_) | None => Err(reason::UNKNOWN_ISSUER),

@@ -1,8 +1,8 @@
 //! Users: for whom a request is made, by a token that an issuer of the mesh has signed.
 //!
-//! A token is verified where the call comes in from outside of the chain of agents, by the keys that the view brings. One that
-//! is no good denies the request, also where none is needed. What a token says is kept for as long as the issuers stay what
-//! they are, so that it costs a hash the next time.
+//! A token is verified where the call comes in from outside of the chain of agents, by the keys that the view brings.
+//! One that is no good denies the request, also where none is needed. What a token says is kept for as long as the
+//! issuers stay what they are, so that it costs a hash the next time.
 //!
 //! Behind the first agent the user goes on in `hauberk-identity`: between agents the token itself with who passed it on
 //! (`chain`), between agent and app a handle that is of no use to anybody else (`handles`).
@@ -167,6 +167,20 @@ impl Users {
         identity.check(denied).map(|()| identity)
     }
 
+    /// Verifies the token of a user anew, who was passed on, if so, by the same as before.
+    fn verify_again(
+        &self,
+        identity: &Identity,
+        denied: &Denied,
+        now: UnixMillis,
+    ) -> Result<Arc<Identity>, &'static str> {
+        let user = self.verify(&identity.token, denied, now)?;
+        Ok(match (&identity.passed, &identity.passed_on) {
+            (Some(passed), Some(text)) => Arc::new(user.passed(Arc::clone(passed), text)),
+            _ => user,
+        })
+    }
+
     /// Who a header value between agents makes the request to be for.
     fn verify_passed(
         &self,
@@ -174,7 +188,16 @@ impl Users {
         between: Between<'_>,
         now: UnixMillis,
     ) -> Result<Arc<Identity>, &'static str> {
-        let text = value.to_str().map_err(|_| "identity_malformed")?;
+        self.verify_passed_text(value.to_str().map_err(|_| "identity_malformed")?, between, now)
+    }
+
+    /// The same for its text.
+    fn verify_passed_text(
+        &self,
+        text: &str,
+        between: Between<'_>,
+        now: UnixMillis,
+    ) -> Result<Arc<Identity>, &'static str> {
         if text.len() > chain::MAX_LEN {
             return Err("identity_too_large");
         }

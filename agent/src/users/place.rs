@@ -16,7 +16,8 @@ pub(super) enum Place {
     Field(Arc<str>),
 }
 
-/// The header fields in which tokens stand by a view; `authorization` aside. Every request holds on to them: cheap to clone.
+/// The header fields in which tokens stand by a view; `authorization` aside. Every request holds on to them: cheap to
+/// clone.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct TokenFields(Arc<[Arc<str>]>);
 
@@ -41,8 +42,8 @@ pub(super) const AMBIGUOUS: &str = "user_token_ambiguous";
 pub(super) const MISPLACED: &str = "user_token_misplaced";
 
 impl Users {
-    /// The token of a request, where there is one. Those of every issuer are looked for: users of one whose users are none at a
-    /// port are denied there, and their tokens come to no app.
+    /// The token of a request, where there is one. Those of every issuer are looked for: users of one whose users are
+    /// none at a port are denied there, and their tokens come to no app.
     pub(super) fn find<'h>(&self, headers: &'h HeaderMap) -> Result<Option<(&'h str, Place)>, &'static str> {
         let mut found: Option<(&str, Place)> = None;
         for place in self.places() {
@@ -103,9 +104,9 @@ pub(super) fn place(header: Option<&str>) -> Place {
     header.map_or(Place::Bearer, |name| Place::Field(name.into()))
 }
 
-/// The token of `Authorization: Bearer` (RFC 6750 §2.1). Other schemes are the app's own, but none that has the word anywhere
-/// else: apps are known that look for it after white space, Unicode's too, or after a comma, and would find a token that
-/// nobody has verified.
+/// The token of `Authorization: Bearer` (RFC 6750 §2.1). Other schemes are the app's own, but none that has the word
+/// anywhere else: apps are known that look for it after white space, Unicode's too, or after a comma, and would find a
+/// token that nobody has verified.
 pub(super) fn bearer(headers: &HeaderMap) -> Result<Option<&str>, &'static str> {
     let mut lines = headers.get_all(header::AUTHORIZATION).iter();
     if !headers.get_all(header::AUTHORIZATION).iter().any(|line| names_bearer(line.as_bytes())) {

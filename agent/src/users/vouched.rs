@@ -1,8 +1,9 @@
-//! Certificates of those who pass users on. All users of one agent come with the same: its chain is verified once, not once for
-//! each of them.
+//! Certificates of those who pass users on. All users of one agent come with the same: its chain is verified once, not
+//! once for each of them.
 //!
-//! What is remembered is what verifying the very same bytes would find. Trust that changes ends all of it; that a certificate has
-//! ended or has yet to begin is looked at on each use, and by the denylist whoever uses it holds what it finds each time.
+//! What is remembered is what verifying the very same bytes would find. Trust that changes ends all of it; that a
+//! certificate has ended or has yet to begin is looked at on each use, and by the denylist whoever uses it holds what
+//! it finds each time.
 
 use std::sync::{Arc, Mutex, PoisonError};
 

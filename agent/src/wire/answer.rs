@@ -1,7 +1,7 @@
 //! Answers that an agent gives itself instead of passing the request on.
 
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
-use http::{Response, StatusCode};
+use http::{Response, StatusCode, Version};
 
 use super::body::ResponseBody;
 use super::headers::{DECISION, ERROR, GRPC_STATUS};
@@ -51,6 +51,21 @@ pub(crate) fn denial<G>(form: Form, decision: &str) -> Response<ResponseBody<G>>
         response.headers_mut().insert(DECISION, id);
     }
     response
+}
+
+/// The end of an answer over gRPC that may not go on. The caller learns the decision's id and nothing else.
+pub(crate) fn denial_trailers(decision: &str) -> HeaderMap {
+    let mut trailers = denial::<()>(Form::Grpc, decision).into_parts().0.headers;
+    trailers.remove(CONTENT_TYPE);
+    trailers
+}
+
+/// Whether an answer with this head, to a caller who speaks `version`, ends by trailers that say how the call ended. gRPC for
+/// browsers has them in its content; over HTTP/1.1 few look for trailers, and where a length was promised content must come.
+pub(crate) fn ends_by_trailers(version: Version, head: &HeaderMap) -> bool {
+    let kind = head.get(CONTENT_TYPE).and_then(|kind| kind.as_bytes().strip_prefix(b"application/grpc"));
+    let is_grpc = kind.is_some_and(|rest| matches!(rest, [] | [b'+' | b';' | b' ', ..]));
+    is_grpc && version == Version::HTTP_2 && !head.contains_key(CONTENT_LENGTH)
 }
 
 fn plain<G>(status: StatusCode, text: &str) -> Response<ResponseBody<G>> {
@@ -116,6 +131,31 @@ mod tests {
         assert_eq!(response.status(), 200);
         assert_eq!(response.headers()["grpc-status"], "7");
         assert_eq!(response.headers()["hauberk-decision"], "abc-1");
+    }
+
+    #[test]
+    fn trailers_end_what_grpc_ends_by_trailers() {
+        let trailers = denial_trailers("abc-1");
+        assert_eq!(trailers["grpc-status"], "7");
+        assert_eq!(trailers["hauberk-decision"], "abc-1");
+        assert_eq!(trailers.len(), 3);
+        let ends = |version, kind: &'static str, length: Option<&'static str>| {
+            let mut head = HeaderMap::new();
+            head.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+            if let Some(length) = length {
+                head.insert(CONTENT_LENGTH, HeaderValue::from_static(length));
+            }
+            ends_by_trailers(version, &head)
+        };
+        for kind in ["application/grpc", "application/grpc+proto", "application/grpc; charset=utf-8"] {
+            assert!(ends(Version::HTTP_2, kind, None), "{kind}");
+            assert!(!ends(Version::HTTP_11, kind, None), "{kind}");
+            assert!(!ends(Version::HTTP_2, kind, Some("10")), "{kind}");
+        }
+        for kind in ["application/grpc-web", "application/grpc-web+proto", "text/plain", ""] {
+            assert!(!ends(Version::HTTP_2, kind, None), "{kind}");
+        }
+        assert!(!ends_by_trailers(Version::HTTP_2, &HeaderMap::new()));
     }
 
     #[test]

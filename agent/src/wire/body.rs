@@ -10,10 +10,11 @@ use hyper::body::Incoming;
 use thiserror::Error;
 
 use super::exchange::Link;
-use super::headers::{OBS_TEXT, hold_obs_text, scrub_trailers, scrub_undecided};
+use super::headers::{DECISION, OBS_TEXT, hold_obs_text, scrub_trailers, scrub_undecided};
 use super::http1::LinkPool;
 use super::http2::StreamLease;
 use super::meter::{Direction, Meter};
+use super::origin::Origin;
 use crate::connections::{DecidedFields, Leave, Passage};
 
 /// Why a body ends before its end.
@@ -22,6 +23,9 @@ pub(crate) enum BodyError {
     /// It is no longer allowed.
     #[error("the exchange is no longer allowed")]
     Cut,
+    /// It is no longer allowed, which the code of a reset can say to its caller.
+    #[error("the call is no longer allowed")]
+    CutCall(#[source] h2::Error),
     /// Its trailers hold bytes beyond ASCII.
     #[error("{}", super::headers::WHY_NO_OBS_TEXT)]
     ObsText,
@@ -78,6 +82,7 @@ pub(crate) enum ResponseBody<G> {
 pub(crate) struct Relay<G> {
     body: Option<Metered>,
     via: Via,
+    origin: Origin,
     _guard: G,
 }
 
@@ -100,6 +105,8 @@ struct Metered {
     body: Incoming,
     meter: Arc<Meter>,
     direction: Direction,
+    /// What it says of decisions is another agent's word.
+    is_from_agent: bool,
 }
 
 impl RequestBody {
@@ -107,7 +114,8 @@ impl RequestBody {
     pub(crate) fn relay(body: Incoming, meter: Arc<Meter>) -> Self {
         // A body that has ended already needs no watching over, and may be sent a second time.
         let is_empty = body.is_end_stream();
-        let body = (!is_empty).then_some(Metered { body, meter, direction: Direction::In });
+        let body =
+            (!is_empty).then_some(Metered { body, meter, direction: Direction::In, is_from_agent: false });
         Self { body, under: None }
     }
 
@@ -155,9 +163,10 @@ impl Via {
 
 impl<G> ResponseBody<G> {
     /// Passes `body` on, by way of what it comes from.
-    pub(crate) fn relay(body: Incoming, meter: Arc<Meter>, via: Via, guard: G) -> Self {
-        let body = Some(Metered { body, meter, direction: Direction::Out });
-        Self::Relayed(Box::new(Relay { body, via, _guard: guard }))
+    pub(crate) fn relay(body: Incoming, meter: Arc<Meter>, via: Via, guard: G, origin: Origin) -> Self {
+        let is_from_agent = matches!(origin, Origin::Agent { .. });
+        let body = Some(Metered { body, meter, direction: Direction::Out, is_from_agent });
+        Self::Relayed(Box::new(Relay { body, via, origin, _guard: guard }))
     }
 
     /// No body.
@@ -199,7 +208,12 @@ impl Metered {
             self.meter.count(self.direction, data.len());
         } else if let Some(trailers) = frame.trailers_mut() {
             self.meter.note_grpc_status(trailers);
+            let decision = self.is_from_agent.then(|| trailers.remove(DECISION)).flatten();
             scrub_trailers(trailers);
+            if let Some(decision) = decision {
+                self.meter.note_decision(decision.to_str().unwrap_or_default());
+                trailers.insert(DECISION, decision);
+            }
         }
         Poll::Ready(Some(Ok(frame)))
     }
@@ -283,10 +297,26 @@ impl<G> Relay<G> {
                 metered.poll_frame(cx, &mut Context::from_waker(&waker))
             }
         };
-        if matches!(polled, Poll::Ready(None)) {
-            self.finish();
+        Poll::Ready(match ready!(polled) {
+            Some(Ok(frame)) => Some(self.origin.pass(frame)),
+            Some(Err(BodyError::Cut)) => Some(self.end_cut()),
+            Some(Err(error)) => Some(Err(error)),
+            None => {
+                self.finish();
+                None
+            }
+        })
+    }
+
+    fn end_cut(&mut self) -> Result<Frame<Bytes>, BodyError> {
+        let meter = self.body.as_ref().map(|metered| Arc::clone(&metered.meter));
+        let end = self.origin.end(meter.as_ref().and_then(|meter| meter.decision()));
+        if let (Some(meter), Some(trailers)) = (&meter, end.as_ref().ok().and_then(Frame::trailers_ref)) {
+            meter.note_grpc_status(trailers);
+            // Nothing is read from here on.
+            self.body = None;
         }
-        polled
+        end
     }
 
     fn finish(&mut self) {

@@ -1,7 +1,7 @@
 //! A stream that breaks as soon as its connection is cut, whichever task reads it.
 //!
-//! hyper drives a client's HTTP/2 in a task of its own, which goes on for as long as there are streams, whatever becomes of
-//! what was handed out: only the stream below can end it.
+//! hyper drives a client's HTTP/2 in a task of its own, which goes on for as long as there are streams, whatever
+//! becomes of what was handed out: only the stream below can end it.
 
 use std::io;
 use std::pin::Pin;

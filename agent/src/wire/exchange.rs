@@ -35,9 +35,9 @@ pub(crate) struct Link {
 
 type Driver = Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>;
 
-/// The task that uses a link. hyper keeps the waker by which a connection was polled, and wakes it whenever something is
-/// read from the body of a response, or the body is dropped: so the task would wake itself in every exchange, and with it
-/// a second thread for nothing.
+/// The task that uses a link. hyper keeps the waker by which a connection was polled, and wakes it whenever something
+/// is read from the body of a response, or the body is dropped: so the task would wake itself in every exchange, and
+/// with it a second thread for nothing.
 #[derive(Debug, Default)]
 struct User {
     /// None while the link rests.
@@ -109,7 +109,8 @@ impl Link {
         &mut self,
         request: Request<RequestBody>,
     ) -> Result<Response<Incoming>, Box<SendFailure>> {
-        // Unconstrained, since a future out of tokio's budget asks to be polled again by the waker that it is not given.
+        // Unconstrained, since a future out of tokio's budget asks to be polled again by the waker that it is not
+        // given.
         let response = tokio::task::unconstrained(self.sender.try_send_request(request));
         let mut response = std::pin::pin!(response);
         let Self { driver, lease, user, waker, .. } = self;
@@ -196,10 +197,11 @@ mod tests {
     use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
-    use crate::wire::body::{ResponseBody, Via};
+    use crate::wire::body::{BodyError, ResponseBody, Via};
     use crate::wire::budget::Budget;
     use crate::wire::http1::LinkPool;
     use crate::wire::meter::Meter;
+    use crate::wire::origin::Origin;
 
     #[derive(Default)]
     struct Count(AtomicUsize);
@@ -237,7 +239,7 @@ mod tests {
         let response = link.send(request).await.unwrap();
         let mut body = response
             .map(|body| {
-                ResponseBody::relay(body, Arc::new(Meter::default()), Via::Link(Some(link), pool), ())
+                ResponseBody::relay(body, Arc::default(), Via::Link(Some(link), pool), (), Origin::Server)
             })
             .into_body();
         let wakes = Arc::new(Count::default());
@@ -260,5 +262,44 @@ mod tests {
         assert_eq!(wakes_from_head_to_end(known).await, (3, 0));
         let chunked = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nye\r\n1\r\ns\r\n0\r\n\r\n";
         assert_eq!(wakes_from_head_to_end(chunked).await, (3, 0));
+    }
+    /// How a gRPC call's answer ends that this cuts after its first piece of content, which is still on its way or not.
+    async fn end_of_call(cut: fn(&Meter), is_on_its_way: bool) -> Result<http::HeaderMap, BodyError> {
+        let budget = Budget::of(4);
+        let mut link =
+            link_to(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nye\r\n", &budget).await;
+        let mut request = Request::new(RequestBody::empty());
+        request.headers_mut().insert(http::header::HOST, "app".parse().unwrap());
+        let (_, content) = link.send(request).await.unwrap().into_parts();
+        let (meter, via) = (Arc::<Meter>::default(), Via::Once(Some(link)));
+        let origin = Origin::GrpcServer(Arc::default());
+        let mut body = ResponseBody::relay(content, Arc::clone(&meter), via, (), origin);
+        let mut next = async || std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await;
+        let piece = next().await.unwrap().unwrap().into_data().unwrap();
+        assert_eq!(*piece, *b"ye");
+        let on_its_way = is_on_its_way.then_some(piece);
+        cut(&meter);
+        let end = next().await.unwrap()?;
+        drop(on_its_way);
+        assert!(next().await.is_none());
+        assert_eq!(meter.grpc_status(), Some(7));
+        Ok(end.into_trailers().unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_call_that_is_cut_ends_by_the_trailers_of_its_denial() {
+        let by_decision = |meter: &Meter| {
+            meter.note_decision("abc-1");
+            meter.cut();
+        };
+        let trailers = end_of_call(by_decision, false).await.unwrap();
+        assert_eq!(trailers["grpc-status"], "7");
+        assert_eq!(trailers["hauberk-decision"], "abc-1");
+        // Trailers would have to wait for what is on its way: nothing of that may come any more.
+        let end = end_of_call(by_decision, true).await;
+        assert!(matches!(end, Err(BodyError::CutCall(_))), "{end:?}");
+        // There is no decision where the whole connection ends.
+        let end = end_of_call(Meter::cut, false).await;
+        assert!(matches!(end, Err(BodyError::Cut)), "{end:?}");
     }
 }

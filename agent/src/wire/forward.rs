@@ -24,16 +24,16 @@ pub(crate) fn address_http1(request: &mut Request<RequestBody>, head: &RequestHe
     }
 }
 
-/// Whether a request may be more than one to the server it is sent to over HTTP/1.1: it has content, which many servers leave
-/// unread with its method and then take for the next request on the connection. What came of that was decided by nobody.
-/// Those that read the content of the methods left out here are all that serve them.
+/// Whether a request may be more than one to the server it is sent to over HTTP/1.1: it has content, which many servers
+/// leave unread with its method and then take for the next request on the connection. What came of that was decided by
+/// nobody. Those that read the content of the methods left out here are all that serve them.
 pub(crate) fn hides_content(request: &Request<RequestBody>) -> bool {
     let is_read = [Method::POST, Method::PUT, Method::PATCH].contains(request.method());
     !is_read && !request.body().is_empty()
 }
 
-/// Says to the server that nothing more comes on the connection, which is then neither read for another request nor used again.
-/// Not for a request that asks for another protocol.
+/// Says to the server that nothing more comes on the connection, which is then neither read for another request nor
+/// used again. Not for a request that asks for another protocol.
 pub(crate) fn end_with(request: &mut Request<RequestBody>) {
     let close = match request.headers().contains_key(header::TE) {
         true => HeaderValue::from_static("te, close"),

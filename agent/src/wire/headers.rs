@@ -17,7 +17,8 @@ pub(crate) const SERVICE: HeaderName = HeaderName::from_static("hauberk-service"
 pub(crate) const DECISION: HeaderName = HeaderName::from_static("hauberk-decision");
 /// Why an agent, not the app, answered with an error: one stable word.
 pub(crate) const ERROR: HeaderName = HeaderName::from_static("hauberk-error");
-/// For which user a request is made: between agents the user's token and who passed it on, between agent and app a handle.
+/// For which user a request is made: between agents the user's token and who passed it on, between agent and app a
+/// handle.
 pub(crate) const IDENTITY: HeaderName = HeaderName::from_static("hauberk-identity");
 /// Says who called, in Envoy's format; set by the app's own agent.
 pub(crate) const CLIENT_CERTIFICATE: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
@@ -30,6 +31,8 @@ const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection")
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 const UPGRADE: HeaderValue = HeaderValue::from_static("upgrade");
+/// Says that a connection over HTTP/1.1 ends with this message.
+pub(crate) const CLOSE: HeaderValue = HeaderValue::from_static("close");
 
 /// What a request's headers said to the agent itself, now that they are ready to be passed on.
 #[derive(Debug, Default)]
@@ -39,8 +42,8 @@ pub(crate) struct RequestHead {
     /// What `hauberk-identity` says, if anything.
     pub(crate) identity: Option<HeaderValue>,
     /// The protocol that the caller wants to change to, if any. Only a GET without content has one: with any other
-    /// request `Upgrade` is left out (RFC 9110 §7.8 permits to pass it over), so that no method, and no body, is read by
-    /// the next server as something else than it was here.
+    /// request `Upgrade` is left out (RFC 9110 §7.8 permits to pass it over), so that no method, and no body, is read
+    /// by the next server as something else than it was here.
     pub(crate) upgrade: Option<HeaderValue>,
     /// The caller takes trailers.
     pub(crate) takes_trailers: bool,
@@ -203,8 +206,8 @@ pub(crate) fn scrub_response(headers: &mut HeaderMap, keeps: &[HeaderName]) {
     }
 }
 
-/// Takes out of a request's trailers what it was decided by among its header fields: some servers take a field from either
-/// place, and trailers come after the decision.
+/// Takes out of a request's trailers what it was decided by among its header fields: some servers take a field from
+/// either place, and trailers come after the decision.
 pub(crate) fn scrub_undecided(trailers: &mut HeaderMap, is_decided_by: impl Fn(&str) -> bool) {
     let undecided: Vec<_> = trailers.keys().filter(|name| is_decided_by(name.as_str())).cloned().collect();
     for name in undecided {
@@ -334,7 +337,8 @@ fn is_of_connection(name: &HeaderName) -> bool {
         header::UPGRADE,
         header::TE,
         header::TRANSFER_ENCODING,
-        // We have answered it, and content follows at once: an app that turns it down would take that for the next request.
+        // We have answered it, and content follows at once: an app that turns it down would take that for the next
+        // request.
         header::EXPECT,
         KEEP_ALIVE,
         PROXY_CONNECTION,

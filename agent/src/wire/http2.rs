@@ -56,7 +56,8 @@ pub(crate) fn server(tasks: Tasks) -> server::Builder<Tasks> {
     builder
 }
 
-/// An HTTP/2 connection to a server, driven by a task of its own, which ends when this is dropped and no stream is left.
+/// An HTTP/2 connection to a server, driven by a task of its own, which ends when this is dropped and no stream is
+/// left.
 #[derive(Debug)]
 pub(crate) struct Multiplexed {
     sender: client::SendRequest<RequestBody>,
@@ -201,7 +202,8 @@ impl MultiplexedPool {
         stream
     }
 
-    /// Closes connections that nobody has used for long, and forgets those that the server has closed. Whether any is left.
+    /// Closes connections that nobody has used for long, and forgets those that the server has closed. Whether any is
+    /// left.
     pub(crate) fn prune(&self) -> bool {
         let now = Instant::now();
         let mut open = self.open();
@@ -232,8 +234,9 @@ impl KeepsIdle for MultiplexedPool {
     }
 }
 
-/// Sends a request as one stream of a connection, which is opened where there is none with room. `claim` counts one that
-/// nobody uses as in use, or says why it may not be. Where it may not, or none can be opened, one that is in use must do.
+/// Sends a request as one stream of a connection, which is opened where there is none with room. `claim` counts one
+/// that nobody uses as in use, or says why it may not be. Where it may not, or none can be opened, one that is in use
+/// must do.
 ///
 /// # Errors
 /// There is no response, and perhaps the request may be tried elsewhere.

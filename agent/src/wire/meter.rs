@@ -10,6 +10,7 @@ use futures_util::task::AtomicWaker;
 use http::HeaderMap;
 
 use super::headers;
+use crate::decisions::DecisionId;
 use crate::metrics::Traffic;
 
 /// The meter and the valve of one request or stream: its two directions count here, and both stop when it is cut.
@@ -18,6 +19,8 @@ pub(crate) struct Meter {
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
     is_cut: AtomicBool,
+    /// The decision by which it may not go on, where it was cut by one.
+    decision: OnceLock<Box<str>>,
     /// Nobody sends the request's body any more.
     is_sent: AtomicBool,
     /// Why the caller's side came to no end.
@@ -52,6 +55,22 @@ impl Meter {
         self.outgoing.wake();
     }
 
+    /// The same by this decision, whose id its caller is given where it can still be told.
+    pub(crate) fn cut_by(&self, decision: &DecisionId) {
+        self.note_decision(decision.as_str());
+        self.cut();
+    }
+
+    /// Notes that it ended by this decision.
+    pub(crate) fn note_decision(&self, id: &str) {
+        let _ = self.decision.set(id.into());
+    }
+
+    /// The id of the decision by which it ended, if it was one that ended it.
+    pub(crate) fn decision(&self) -> Option<&str> {
+        self.decision.get().map(AsRef::as_ref)
+    }
+
     /// Whether it has been cut.
     pub(crate) fn is_cut(&self) -> bool {
         self.is_cut.load(Ordering::Acquire)
@@ -69,6 +88,9 @@ impl Meter {
     /// Notes that nobody sends the request's body any more: it has been sent, or never will be.
     pub(crate) fn sent(&self) {
         self.is_sent.store(true, Ordering::Release);
+        if self.is_cut() {
+            self.outgoing.wake();
+        }
     }
 
     /// Whether nothing of the request's body is left to send.
@@ -129,6 +151,15 @@ pub(crate) async fn until_cut<T>(meter: &Meter, work: impl Future<Output = T>) -
     .await
 }
 
+/// Waits until nobody sends the request's body any more, after it was cut.
+pub(crate) async fn until_sent(meter: &Meter) {
+    std::future::poll_fn(|cx| {
+        meter.outgoing.register(cx.waker());
+        if meter.is_sent() { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -138,5 +169,13 @@ mod tests {
         let meter = Meter::default();
         assert_eq!(until_cut(&meter, async { 1 }).await, Some(1));
         assert_eq!(until_cut(&meter, async { meter.cut() }).await, None);
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_for_the_end_of_a_body_that_was_cut_is_woken() {
+        let meter = Meter::default();
+        meter.cut();
+        tokio::join!(until_sent(&meter), async { meter.sent() });
+        until_sent(&meter).await;
     }
 }

@@ -11,6 +11,7 @@ pub(crate) mod headers;
 pub(crate) mod http1;
 pub(crate) mod http2;
 pub(crate) mod meter;
+pub(crate) mod origin;
 pub(crate) mod prompt;
 pub(crate) mod pump;
 pub(crate) mod serve;

@@ -1,9 +1,9 @@
 //! Where an HTTP/2 connection ends whose peer leaves something unfinished.
 //!
-//! A peer that has not sent the whole preface, a frame, or a header block (RFC 9113 §3.4, §4.1, §4.3) holds a connection
-//! without having asked for anything, so that neither rules nor the limits of streams reach it. [`PromptFrames`] follows
-//! the framing of what is read and gives each of these a deadline. The content of a request may come as slowly as it
-//! likes, and so may the first request, unless that is awaited too.
+//! A peer that has not sent the whole preface, a frame, or a header block (RFC 9113 §3.4, §4.1, §4.3) holds a
+//! connection without having asked for anything, so that neither rules nor the limits of streams reach it.
+//! [`PromptFrames`] follows the framing of what is read and gives each of these a deadline. The content of a request
+//! may come as slowly as it likes, and so may the first request, unless that is awaited too.
 
 use std::future::Future;
 use std::io;

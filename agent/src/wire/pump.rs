@@ -132,8 +132,8 @@ impl HalfPump {
                 Poll::Pending => return Ok(Poll::Pending),
                 Poll::Ready(outcome) => outcome?,
             }
-            // Asked after the read: a side that sends without a pause is not passed on until it has one, and what it sends
-            // once the cut was told to be done does not pass at all.
+            // Asked after the read: a side that sends without a pause is not passed on until it has one, and what it
+            // sends once the cut was told to be done does not pass at all.
             if meter.is_cut() {
                 return Err(cut());
             }

@@ -153,8 +153,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for StrictRequests<S> {
 }
 
 impl<S> StrictRequests<S> {
-    /// hyper's answer to a fault that we have handed it, with the fault's name. Without one whatever is written is an app's, and
-    /// what passes through a tunnel is too.
+    /// hyper's answer to a fault that we have handed it, with the fault's name. Without one whatever is written is an
+    /// app's, and what passes through a tunnel is too.
     fn named(&self, written: &[u8]) -> Option<Bytes> {
         if self.opaque.has_begun() { None } else { named::answer(written, self.fault?) }
     }

@@ -58,7 +58,8 @@ pub(crate) fn client() -> h2::client::Builder {
 }
 
 /// Copies both ways between a socket and a stream of a tunnel, until both directions have ended, one has failed, or
-/// `meter` is cut. `outward` is the direction from the socket into the tunnel; `early` is what has been read of it already.
+/// `meter` is cut. `outward` is the direction from the socket into the tunnel; `early` is what has been read of it
+/// already.
 ///
 /// The end of one direction is passed on while the other goes on. After a failure each side is told that the stream
 /// was broken off, by RST_STREAM or by a TCP reset, so that nobody takes the part that came for the whole.

@@ -1,8 +1,8 @@
 //! Streams of whole answers, each as it is written.
 //!
-//! tonic encodes an answer into a buffer of its stream's own and keeps that for as long as the stream lives. But an answer may
-//! hold revocation lists of megabytes, and a program may have a hundred streams on each of its connections. So answers are encoded
-//! here, all but the lists: those are everybody's one copy, and are written from where they are.
+//! tonic encodes an answer into a buffer of its stream's own and keeps that for as long as the stream lives. But an
+//! answer may hold revocation lists of megabytes, and a program may have a hundred streams on each of its connections.
+//! So answers are encoded here, all but the lists: those are everybody's one copy, and are written from where they are.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;

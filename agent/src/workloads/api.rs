@@ -24,12 +24,12 @@ use super::docker::Docker;
 use super::given::{Given, Suffices, Sufficiency, has_certificate, has_identity};
 use super::jwt;
 use super::keeper::{Keeper, Kept};
-use super::looks::Looks;
 use super::matching::Matching;
 use super::nobody;
 use super::pieces::Content;
 use super::tokens::Tokens;
 use super::told::{Board, RevocationLists};
+use super::unjoined::Front;
 use crate::mesh::Denied;
 use crate::metrics::WorkloadService::WorkloadApi;
 use crate::metrics::{Metrics, WorkloadMetrics};
@@ -50,7 +50,6 @@ pub(crate) struct Shared {
     kept: watch::Receiver<Kept>,
     pub(super) live: LiveIdentity,
     matching: Arc<Matching>,
-    pub(super) looks: Looks,
     pub(super) tokens: Tokens,
     pub(super) board: Board,
     pub(super) denied: Arc<Denied>,
@@ -59,22 +58,12 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(
-        keeper: &Keeper,
-        tokens: Tokens,
-        board: Board,
-        docker: Option<Docker>,
-        metrics: Arc<Metrics>,
-        stop: CancellationToken,
-    ) -> Arc<Self> {
+    pub(crate) fn new(keeper: &Keeper, tokens: Tokens, docker: Option<Docker>, front: &Front) -> Arc<Self> {
         let (kept, live, denied) = (keeper.kept(), keeper.live().clone(), Arc::clone(keeper.denied()));
+        let (board, stop) = (front.board().clone(), front.stop().clone());
         let matching = Arc::new(Matching::new(docker, board.denials()));
-        let looks = Looks::new(stop.clone());
-        Arc::new(Self { kept, live, matching, looks, tokens, board, denied, metrics, stop })
-    }
-
-    pub(super) fn stop(&self) -> &CancellationToken {
-        &self.stop
+        let metrics = front.all_metrics();
+        Arc::new(Self { kept, live, matching, tokens, board, denied, metrics, stop })
     }
 
     pub(super) fn metrics(&self) -> &WorkloadMetrics {
@@ -111,9 +100,9 @@ pub(super) struct Following {
 }
 
 impl Api {
-    pub(crate) fn new(shared: Arc<Shared>, caller: Caller) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, caller: Arc<Caller>) -> Self {
         let tokens_at_once = Arc::new(Semaphore::new(TOKENS_AT_ONCE));
-        Self { shared, caller: Arc::new(caller), tokens_at_once }
+        Self { shared, caller, tokens_at_once }
     }
 
     pub(super) fn follow(&self) -> Following {
@@ -130,13 +119,7 @@ impl Api {
     }
 
     fn check_metadata<T>(&self, request: &Request<T>) -> Result<(), Status> {
-        let said: Vec<_> = request.metadata().get_all(METADATA).iter().collect();
-        if matches!(said[..], [value] if value == "true") {
-            return Ok(());
-        }
-        Err(self.refusing(Status::invalid_argument(
-            "the metadata `workload.spiffe.io: true` is missing: is this a client of the SPIFFE Workload API?",
-        )))
+        check_marked(request).map_err(|status| self.refusing(status))
     }
 
     /// A turn to have a token minted or verified.
@@ -176,9 +159,21 @@ impl Api {
     }
 }
 
+/// # Errors
+/// It does not say that it is meant.
+pub(super) fn check_marked<T>(request: &Request<T>) -> Result<(), Status> {
+    let said: Vec<_> = request.metadata().get_all(METADATA).iter().collect();
+    if matches!(said[..], [value] if value == "true") {
+        return Ok(());
+    }
+    Err(Status::invalid_argument(
+        "the metadata `workload.spiffe.io: true` is missing: is this a client of the SPIFFE Workload API?",
+    ))
+}
+
 impl Following {
-    /// What the caller is given, once it suffices: now, or, where it `has_been_told`, once something has changed. Who it is
-    /// is looked at each time.
+    /// What the caller is given, once it suffices: now, or, where it `has_been_told`, once something has changed. Who
+    /// it is is looked at each time.
     ///
     /// # Errors
     /// The status that ends its stream.
@@ -228,7 +223,8 @@ impl Following {
         }
     }
 
-    /// Waits until something has changed of which the caller may be given something else. Whoever stops waiting misses nothing.
+    /// Waits until something has changed of which the caller may be given something else. Whoever stops waiting misses
+    /// nothing.
     ///
     /// # Errors
     /// The agent stops.
@@ -396,7 +392,7 @@ mod tests {
         let mut stalled = Stalled::new();
         let own = rustix::process::geteuid().as_raw();
         for disk in [1, 1, 2, 2] {
-            stalled.look(&served.shared.looks, programs(own, disk), Depth::Surface);
+            stalled.look(served.front.looks(), programs(own, disk), Depth::Surface);
         }
         stalled.begun(4).await;
         let (mut following, since) = (served.api().follow(), Instant::now());
@@ -471,6 +467,7 @@ mod tests {
         fn of(names: &[&str]) -> Self {
             let mut served = Served::new();
             let (kept, receiver) = watch::channel(Kept::default());
+            served.front.close();
             Arc::get_mut(&mut served.shared).unwrap().kept = receiver;
             let stage = Self { authorities: Authorities::new(), kept, served };
             stage.enroll(names);

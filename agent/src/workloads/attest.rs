@@ -24,13 +24,14 @@ pub(crate) struct Caller {
     /// What was found out of it that takes asking others.
     pub(super) container: docker::Remembered,
     pub(super) unit_file: systemd::Remembered,
-    /// Kept by the connection, not by the file: where file systems come and go, another file may look like this one some day.
+    /// Kept by the connection, not by the file: where file systems come and go, another file may look like this one
+    /// some day.
     hashed: Mutex<Option<Hashed>>,
 }
 
 impl Caller {
-    /// Asks the kernel who has connected, and holds on to that process. No disk is asked: whoever accepts connections waits for
-    /// this, so that it is early.
+    /// Asks the kernel who has connected, and holds on to that process. No disk is asked: whoever accepts connections
+    /// waits for this, so that it is early.
     ///
     /// # Errors
     /// It has ended, or that cannot be told: whoever inherited its socket is not the user that connected.
@@ -73,8 +74,8 @@ impl Caller {
             .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "its process is not to be seen from here"))
     }
 
-    /// What is true of it now, as far as the kernel tells at once. Of a process that has ended, and of one that runs as somebody
-    /// else than whoever connected, nothing is true.
+    /// What is true of it now, as far as the kernel tells at once. Of a process that has ended, and of one that runs as
+    /// somebody else than whoever connected, nothing is true.
     pub(super) fn selectors(&self) -> BTreeSet<Selector> {
         let Some(process) = &self.process else {
             let by_socket = BTreeSet::from([Selector::UnixUid(self.uid), Selector::UnixGid(self.gid)]);

@@ -1,7 +1,7 @@
-//! What the C implementation of gRPC (that of Python, C++, Ruby …) says as `:authority` over a Unix socket: the socket's
-//! path, with `%2F` for its slashes. That is no authority by RFC 3986 §3.2 as our HTTP/2 library reads it, which resets the
-//! stream. Nothing here depends on what it says, so the percent signs are replaced on the way in: a byte by a byte, so
-//! that no length and no table of HPACK (RFC 7541) changes.
+//! What the C implementation of gRPC (that of Python, C++, Ruby …) says as `:authority` over a Unix socket: the
+//! socket's path, with `%2F` for its slashes. That is no authority by RFC 3986 §3.2 as our HTTP/2 library reads it,
+//! which resets the stream. Nothing here depends on what it says, so the percent signs are replaced on the way in: a
+//! byte by a byte, so that no length and no table of HPACK (RFC 7541) changes.
 
 use std::io;
 use std::pin::Pin;
@@ -100,7 +100,8 @@ impl Filter {
                 }
             }
             Search::Name { .. } => Search::Name { matched: usize::from(NAME.first() == Some(byte)) },
-            // Huffman coding has its own bit, and longer lengths than 126 more bytes (RFC 7541 §5): these are left alone.
+            // Huffman coding has its own bit, and longer lengths than 126 more bytes (RFC 7541 §5): these are left
+            // alone.
             Search::Length if (1..127).contains(byte) => Search::Value { left: usize::from(*byte) },
             Search::Length => Search::Name { matched: 0 },
             Search::Value { left } => {

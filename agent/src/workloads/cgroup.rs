@@ -66,8 +66,9 @@ impl Cgroups {
         Ok(found)
     }
 
-    /// The unit of the system's systemd, as systemd itself reads it from the path of its own hierarchy: the first part that
-    /// is no slice. `None` where that is no unit, or where paths are told from within a part of the tree that is not ours.
+    /// The unit of the system's systemd, as systemd itself reads it from the path of its own hierarchy: the first part
+    /// that is no slice. `None` where that is no unit, or where paths are told from within a part of the tree that is
+    /// not ours.
     pub(super) fn unit(&self) -> Option<Selector> {
         let of = |controllers: &str| self.places.iter().find(|place| place.controllers == controllers);
         let path = &of("name=systemd").or_else(|| of(""))?.path;
@@ -93,8 +94,8 @@ impl fmt::Display for ContainerId {
     }
 }
 
-/// The container that /proc/PID/mountinfo (proc(5)) names as the root of mounted control groups. Whoever may mount decides what
-/// stands there.
+/// The container that /proc/PID/mountinfo (proc(5)) names as the root of mounted control groups. Whoever may mount
+/// decides what stands there.
 ///
 /// # Errors
 /// It names several.

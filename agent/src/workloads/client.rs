@@ -37,10 +37,7 @@ pub enum ApiError {
     #[error("the connection to the agent broke: {0}")]
     Broken(#[from] tonic::transport::Error),
     /// The agent knows nobody like us.
-    #[error(
-        "no identity for this program ({0}): no enrollment of the agent's node has selectors that are all true of it; the agent's log \
-         (workload_denied) and `hauberk describe enrollment NAME` say which are missing"
-    )]
+    #[error("no identity for this program ({0}): {why}", why = why(.0))]
     NoIdentity(String),
     /// The agent answers something else.
     #[error("the agent answers {:?}: {}", .0.code(), .0.message())]
@@ -100,6 +97,30 @@ pub(super) fn judge(status: Status) -> ApiError {
     ApiError::NoIdentity(refusal::reason(&status).unwrap_or_else(|| "no reason given".to_owned()))
 }
 
+/// What a reason means, and what to do about it.
+fn why(reason: &str) -> &'static str {
+    match reason {
+        refusal::NO_ENROLLMENT => {
+            "no enrollment has the agent's node as its parent: `hauberk get enrollments` lists those that there are"
+        }
+        refusal::AGENT_REFUSED => {
+            "the agent is revoked, or its node is in quarantine, so that everybody refuses it and it vouches for nobody: `hauberk get \
+             instances` says which"
+        }
+        refusal::NOT_ITS_IDENTITY => {
+            "it has identities, and not the one that was asked for: without --spiffe-id it is given those that it has"
+        }
+        refusal::NOT_VOUCHED_FOR => {
+            "the control plane does not let the agent vouch for it, or not any longer: its enrollment was changed or deleted, or the \
+             agent is refused; the audit log (workload.mint) says why"
+        }
+        _ => {
+            "no enrollment of the agent's node has selectors that are all true of it; the agent's log (workload_denied) and `hauberk \
+             describe enrollment NAME` say which are missing"
+        }
+    }
+}
+
 /// The stream ended.
 pub(super) fn nothing() -> ApiError {
     ApiError::Answer(Status::internal("the stream ended without an answer"))
@@ -124,4 +145,26 @@ pub(super) fn bare(id: &str) -> &str {
 /// Reads the roots of a trust domain.
 pub(super) fn read_bundle(trust_domain: &str, der: &[u8]) -> Result<TrustBundle, ApiError> {
     Ok(TrustBundle::from_concatenated_der(TrustDomain::parse(trust_domain)?, der)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_reason_is_told_in_its_own_words() {
+        let told = |reason: &str| {
+            judge(refusal::with_reason(Code::PermissionDenied, reason, "no identity issued")).to_string()
+        };
+        for (reason, words) in [
+            (refusal::NO_ENROLLMENT, "no enrollment has the agent's node as its parent"),
+            (refusal::AGENT_REFUSED, "the agent is revoked, or its node is in quarantine"),
+            (refusal::NOT_ITS_IDENTITY, "not the one that was asked for"),
+            (refusal::NOT_VOUCHED_FOR, "does not let the agent vouch for it"),
+            (refusal::SELECTOR_MISSING, "selectors that are all true of it"),
+        ] {
+            let told = told(reason);
+            assert!(told.contains(reason) && told.contains(words), "{told}");
+        }
+    }
 }

@@ -3,8 +3,9 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::fs;
+use std::fs::{self, DirBuilder};
 use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -190,8 +191,15 @@ impl<'a> Files<'a> {
 
     fn put(&mut self, name: &str, content: &[u8]) -> Result<(), ApiError> {
         let Some(directory) = self.directory else { return Ok(()) };
-        replace_among_others(directory, name, content)
-            .map_err(|source| ApiError::Write { path: directory.join(name).display().to_string(), source })?;
+        let failed = |path: &Path| {
+            let path = path.display().to_string();
+            move |source| ApiError::Write { path, source }
+        };
+        // As `api watch` makes it.
+        if !directory.exists() {
+            DirBuilder::new().mode(0o755).create(directory).map_err(failed(directory))?;
+        }
+        replace_among_others(directory, name, content).map_err(failed(&directory.join(name)))?;
         self.written.insert(name.to_owned());
         Ok(())
     }
@@ -215,8 +223,8 @@ impl<'a> Files<'a> {
         Ok(there.chain([0]).collect())
     }
 
-    /// Removes what an earlier call has written and this one has not: identities that were withdrawn, roots of trust domains that
-    /// are followed no longer. Whatever else is in the directory stays.
+    /// Removes what an earlier call has written and this one has not: identities that were withdrawn, roots of trust
+    /// domains that are followed no longer. Whatever else is in the directory stays.
     fn tidy(self) -> Result<(), ApiError> {
         let Some(directory) = self.directory else { return Ok(()) };
         for name in self.names(self.what)?.into_iter().filter(|name| !self.written.contains(name)) {
@@ -238,7 +246,9 @@ impl<'a> Files<'a> {
 
     /// The names in the directory that a call for this writes.
     fn names(&self, what: Fetched) -> Result<Vec<String>, ApiError> {
-        let Some(directory) = self.directory else { return Ok(Vec::new()) };
+        let Some(directory) = self.directory.filter(|directory| directory.exists()) else {
+            return Ok(Vec::new());
+        };
         let names = || -> io::Result<Vec<String>> {
             let names = fs::read_dir(directory)?.map(|entry| Ok(entry?.file_name().into_string().ok()));
             let names = names.collect::<io::Result<Vec<_>>>()?;

@@ -1,6 +1,6 @@
-//! Files that belong together and change at once, as Kubernetes does it for mounted secrets: each lies in the directory of
-//! its generation, `..data` is a link to the newest of those, and every file that programs know is a link through it. One
-//! rename of `..data` changes all of them. The generation before stays, for who is reading there.
+//! Files that belong together and change at once, as Kubernetes does it for mounted secrets: each lies in the directory
+//! of its generation, `..data` is a link to the newest of those, and every file that programs know is a link through
+//! it. One rename of `..data` changes all of them. The generation before stays, for who is reading there.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;

@@ -1,7 +1,7 @@
 //! What a program is given at one moment, and whether it is answered with that.
 //!
-//! Clients take the first identity of an answer for the one to act as. So an answer is held back for a while where one of a
-//! program's certificates is still on its way, and another identity is never given in the place of its first.
+//! Clients take the first identity of an answer for the one to act as. So an answer is held back for a while where one
+//! of a program's certificates is still on its way, and another identity is never given in the place of its first.
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
@@ -92,8 +92,8 @@ impl Given {
         }
     }
 
-    /// Of its own trust domain first, then of the others that have roots: clients take an empty set for a mistake, or for
-    /// no check at all.
+    /// Of its own trust domain first, then of the others that have roots: clients take an empty set for a mistake, or
+    /// for no check at all.
     pub(super) fn x509_bundles(&self) -> impl Iterator<Item = &TrustBundle> {
         let others = self.federated.iter().map(|bundle| bundle.x509());
         [&*self.bundle].into_iter().chain(others.filter(|bundle| !bundle.roots().is_empty()))

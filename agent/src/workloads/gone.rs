@@ -46,8 +46,8 @@ struct Answers {
 }
 
 impl Disk {
-    /// With a copy of this program. Says `asked` whenever it is asked for that and does not answer. `None` where that takes
-    /// rights that we do not have.
+    /// With a copy of this program. Says `asked` whenever it is asked for that and does not answer. `None` where that
+    /// takes rights that we do not have.
     pub(super) fn with(program: &Path, asked: mpsc::Sender<&'static str>) -> Option<Self> {
         let connection = File::options().read(true).write(true).open("/dev/fuse").ok()?;
         // The program that mounts it must have it.

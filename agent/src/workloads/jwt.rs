@@ -78,19 +78,14 @@ pub(super) fn bundles(given: &Given) -> BTreeMap<String, Vec<u8>> {
     all.map(|keys| (keys.trust_domain().id_string(), keys.to_jwks(KeyUse::Unsaid).into_bytes())).collect()
 }
 
-/// Verifies a token by the keys of exactly the trust domain that it claims to be of. For our own that takes no secret, and so
-/// no identity; of the others a program knows those whose keys it is given.
+/// Verifies a token by the keys of exactly the trust domain that it claims to be of. For our own that takes no secret,
+/// and so no identity; of the others a program knows those whose keys it is given.
 pub(super) async fn validate(
     api: &Api,
     request: ValidateJwtsvidRequest,
 ) -> Result<ValidateJwtsvidResponse, Status> {
+    let (claimed, shared) = (claimed(&request)?, &api.shared);
     let ValidateJwtsvidRequest { audience, svid } = request;
-    if audience.is_empty() || audience.len() > LONGEST_AUDIENCE {
-        return Err(Status::invalid_argument(format!("an audience has 1 to {LONGEST_AUDIENCE} bytes")));
-    }
-    let shared = &api.shared;
-    let claimed =
-        unverified_trust_domain(&svid).map_err(|error| Status::invalid_argument(error.to_string()))?;
     let verified = if claimed == *shared.live.current().bundle().trust_domain() {
         let keys = own_keys(shared).await?;
         judge(&svid, &audience, &keys, &shared.denied, shared.tokens.now())
@@ -100,11 +95,27 @@ pub(super) async fn validate(
         verify_jwt_svid(&svid, &audience, bundle.jwt(), shared.tokens.now())
             .map_err(|error| error.to_string())
     };
-    let svid = verified.map_err(Status::invalid_argument)?;
-    Ok(ValidateJwtsvidResponse {
+    Ok(told(&verified.map_err(Status::invalid_argument)?))
+}
+
+/// The trust domain that the token of a request claims to be of.
+///
+/// # Errors
+/// The request is none, or the token.
+pub(super) fn claimed(request: &ValidateJwtsvidRequest) -> Result<TrustDomain, Status> {
+    let ValidateJwtsvidRequest { audience, svid } = request;
+    if audience.is_empty() || audience.len() > LONGEST_AUDIENCE {
+        return Err(Status::invalid_argument(format!("an audience has 1 to {LONGEST_AUDIENCE} bytes")));
+    }
+    unverified_trust_domain(svid).map_err(|error| Status::invalid_argument(error.to_string()))
+}
+
+/// What is told of a token that was verified.
+pub(super) fn told(svid: &JwtSvid) -> ValidateJwtsvidResponse {
+    ValidateJwtsvidResponse {
         spiffe_id: svid.id().to_string(),
         claims: Some(Struct { fields: members(svid.claims()) }),
-    })
+    }
 }
 
 async fn own_keys(shared: &Shared) -> Result<Arc<JwtBundle>, Status> {
@@ -128,8 +139,9 @@ async fn bundle_of(trust_domain: &TrustDomain, api: &Api) -> Result<Arc<SpiffeBu
     })
 }
 
-/// The one check of a token by our own keys, and whether everybody refuses whom it names, or the instance that it was minted for.
-fn judge(
+/// The one check of a token by our own keys, and whether everybody refuses whom it names, or the instance that it was
+/// minted for.
+pub(super) fn judge(
     token: &str,
     audience: &str,
     keys: &JwtBundle,

@@ -23,7 +23,7 @@ use tonic::{Code, Status};
 use super::Told;
 use super::entry::{Certified, Entries, Entry};
 use super::hold::Held;
-use crate::clock::Clock;
+use crate::clock::{Clock, millis};
 use crate::config::HostPort;
 use crate::control_plane;
 use crate::credentials::Credentials;
@@ -33,8 +33,8 @@ use crate::mesh::{Denied, Issuers};
 const AT_ONCE: usize = 8;
 /// For how long programs are told nothing of what was obtained, so that they are told of much at once.
 const TOLD_TOGETHER: Duration = Duration::from_millis(50);
-/// Reasons for which this agent is given nothing for an enrollment, whatever becomes of the agent. Others are about the agent itself,
-/// as long as it is in quarantine, or about nobody.
+/// Reasons for which this agent is given nothing for an enrollment, whatever becomes of the agent. Others are about the
+/// agent itself, as long as it is in quarantine, or about nobody.
 const REFUSALS: [&str; 2] = [refusal::NOT_ENROLLED, refusal::NAME_OF_CONTROL_PLANE];
 /// The longest sleep without looking at the clock, which may be set or stand still while the host sleeps.
 const LOOK: Duration = Duration::from_secs(15);
@@ -79,7 +79,8 @@ pub(super) struct Obtained {
 /// Why there is no certificate.
 struct Unissued {
     problem: String,
-    /// Asking again helps nothing as long as the enrollment is as it is. `None`: there was no answer, so what was said last holds.
+    /// Asking again helps nothing as long as the enrollment is as it is. `None`: there was no answer, so what was said
+    /// last holds.
     is_refused: Option<bool>,
 }
 
@@ -216,8 +217,8 @@ impl Keeper {
         }
     }
 
-    /// Takes over what the control plane says now. What is no longer vouched for goes at once; where an enrollment is another by its
-    /// DNS names or its life alone, the former certificate is given until the new one is there.
+    /// Takes over what the control plane says now. What is no longer vouched for goes at once; where an enrollment is
+    /// another by its DNS names or its life alone, the former certificate is given until the new one is there.
     fn take_entries(&mut self) {
         let told = self.told.borrow_and_update().clone();
         let none = Entries::new();
@@ -243,13 +244,13 @@ impl Keeper {
                 held.is_refused = is_refused.unwrap_or(held.is_refused);
                 let wait = held.try_again_after(self.clock.now());
                 tracing::warn!(event = "workload_certificate_delayed", enrollment = %name, problem,
-                    retry_in_ms = wait.as_millis() as u64);
+                    retry_in_ms = millis(wait));
             }
         }
     }
 
-    /// Drops certificates that nobody accepts any longer; others are asked for at once. Those of an authority that signs no
-    /// longer are renewed as the agent's own is.
+    /// Drops certificates that nobody accepts any longer; others are asked for at once. Those of an authority that
+    /// signs no longer are renewed as the agent's own is.
     fn judge(&mut self) {
         let now = self.clock.now();
         let (trust, live) = (self.credentials.trust(), self.credentials.live().current());
@@ -286,7 +287,8 @@ impl Keeper {
         next.map_or(LOOK, |next| next.since(now).clamp(Duration::from_millis(1), LOOK))
     }
 
-    /// Asks for what is due, as far as there is room, beside what is being asked for: a new enrollment waits for no other.
+    /// Asks for what is due, as far as there is room, beside what is being asked for: a new enrollment waits for no
+    /// other.
     fn ask_due(&mut self) {
         let now = self.clock.now();
         let Asking { running, names, connection } = &mut self.asking;

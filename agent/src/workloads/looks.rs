@@ -1,9 +1,9 @@
-//! Looks at programs that may never end: executables lie where whoever runs them likes, on a disk that has gone too. So each look
-//! has a thread that nothing else waits for, no user has many of them, and several users do not have all. Where everything runs as one
-//! user, as in many containers, programs of one disk leave some to those of others.
+//! Looks at programs that may never end: executables lie where whoever runs them likes, on a disk that has gone too. So
+//! each look has a thread that nothing else waits for, no user has many of them, and several users do not have all.
+//! Where everything runs as one user, as in many containers, programs of one disk leave some to those of others.
 //!
-//! What the kernel keeps in memory (/proc, but for the files that it leads to) is not asked of a disk, and is read wherever it is
-//! wanted.
+//! What the kernel keeps in memory (/proc, but for the files that it leads to) is not asked of a disk, and is read
+//! wherever it is wanted.
 
 use std::collections::HashMap;
 use std::pin::pin;
@@ -30,8 +30,8 @@ pub(super) enum Depth {
 }
 
 impl Depth {
-    /// Looks at once at a user's programs that lie on one disk. One executable of them is read at a time: whoever connects a thousand
-    /// times does not take the whole processor.
+    /// Looks at once at a user's programs that lie on one disk. One executable of them is read at a time: whoever
+    /// connects a thousand times does not take the whole processor.
     fn of_disk(self) -> usize {
         match self {
             Self::Surface => 2,
@@ -44,8 +44,9 @@ impl Depth {
         2 * self.of_disk()
     }
 
-    /// How long one may take, from its beginning; and how long whoever waits for a turn waits while no look of those before it
-    /// ends. Many that come at once, as after a restart, each have theirs so, and nobody waits for a disk that has gone.
+    /// How long one may take, from its beginning; and how long whoever waits for a turn waits while no look of those
+    /// before it ends. Many that come at once, as after a restart, each have theirs so, and nobody waits for a disk
+    /// that has gone.
     fn within(self) -> Duration {
         match self {
             Self::Surface => Duration::from_secs(5),
@@ -123,8 +124,8 @@ impl Looks {
         Self(Arc::new(Shared { places, freed, lines, stop }))
     }
 
-    /// Does something that may wait for ever, for one of these programs. Turns go to whoever waits, in order: only a task of its
-    /// own may, for a future that is left half-way keeps a turn that it does not use.
+    /// Does something that may wait for ever, for one of these programs. Turns go to whoever waits, in order: only a
+    /// task of its own may, for a future that is left half-way keeps a turn that it does not use.
     ///
     /// # Errors
     /// It does, or so do others of the user's.

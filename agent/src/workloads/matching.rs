@@ -1,5 +1,6 @@
 //! Which identities a program gets: those of the entries all of whose selectors are true of it.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -20,8 +21,8 @@ use super::systemd::{BusError, Systemd};
 const TOLD: usize = 1_024;
 const TOLD_FOR: Duration = Duration::from_secs(3_600);
 
-/// How much of a refusal the control plane is told: what an enrollment asks for whole, and of what is true of the program so many
-/// selectors and characters of each.
+/// How much of a refusal the control plane is told: what an enrollment asks for whole, and of what is true of the
+/// program so many selectors and characters of each.
 const MOST_TOLD: usize = 32;
 const LONGEST_TOLD: usize = 200;
 
@@ -48,6 +49,8 @@ enum Costly {
 struct Lack {
     enrollment: Name,
     missing: Vec<Selector>,
+    /// How many of its selectors are true of the program.
+    held: usize,
 }
 
 impl Matching {
@@ -55,10 +58,12 @@ impl Matching {
         Self { docker, systemd: Systemd::new(), told: Mutex::default(), denials }
     }
 
-    /// The enrollments that are the caller's, in order. Why it has none goes into the log and to the control plane, once in a while.
+    /// The enrollments that are the caller's, in order. Why it has none goes into the log and to the control plane,
+    /// once in a while.
     ///
-    /// A task of its own finds them out, with the turns that this takes: who waits for it may be left half-way for as long as a
-    /// program leaves other answers unread (`untaken.rs`), and would keep turns meanwhile for which other programs wait.
+    /// A task of its own finds them out, with the turns that this takes: who waits for it may be left half-way for as
+    /// long as a program leaves other answers unread (`untaken.rs`), and would keep turns meanwhile for which other
+    /// programs wait.
     ///
     /// # Errors
     /// It cannot be looked at in time.
@@ -146,11 +151,11 @@ impl Matching {
     }
 
     async fn tell(&self, caller: &Arc<Caller>, holds: &BTreeSet<Selector>, lacks: Vec<Lack>) {
-        let nearest = lacks.into_iter().min_by_key(|lack| lack.missing.len());
+        let nearest = lacks.into_iter().min_by_key(Lack::distance);
         let lacks_path = nearest.as_ref().is_some_and(Lack::is_of_path);
         let lacking = nearest.as_ref().map(|lack| words(&lack.missing)).unwrap_or_default();
         let (enrollment, missing) = match &nearest {
-            Some(Lack { enrollment, missing }) => (enrollment.to_string(), in_words(missing)),
+            Some(Lack { enrollment, missing, held: _ }) => (enrollment.to_string(), in_words(missing)),
             None => ("none".to_owned(), "no enrollment has this node as its parent".to_owned()),
         };
         let has = words(holds);
@@ -182,6 +187,12 @@ impl Matching {
 }
 
 impl Lack {
+    /// The nearer, the less. One of which something is true comes before all of which nothing is: those are about other programs,
+    /// however little they ask for. Of equals the first by name stays, for entries come in that order.
+    fn distance(&self) -> (bool, usize, Reverse<usize>) {
+        (self.held == 0, self.missing.len(), Reverse(self.held))
+    }
+
     fn is_of_path(&self) -> bool {
         self.missing.iter().any(|selector| matches!(selector, Selector::UnixPath(_)))
     }
@@ -219,7 +230,8 @@ fn judge(entries: &Entries, holds: &BTreeSet<Selector>) -> (Vec<Name>, Vec<Lack>
         if missing.is_empty() {
             found.push(name.clone());
         } else {
-            lacks.push(Lack { enrollment: name.clone(), missing });
+            let held = entry.selectors.len() - missing.len();
+            lacks.push(Lack { enrollment: name.clone(), missing, held });
         }
     }
     (found, lacks)
@@ -316,6 +328,30 @@ mod tests {
         let matching = Arc::new(Matching::new(None, denials.clone()));
         assert!(matching.of(&caller, &entries).await.unwrap().is_empty());
         assert_eq!(denials.next()[0].missing, selectors);
+    }
+
+    #[tokio::test]
+    async fn the_nearest_is_one_of_which_something_is_true() {
+        let uid = format!("unix:uid:{}", rustix::process::geteuid().as_raw());
+        let gid = format!("unix:gid:{}", rustix::process::getegid().as_raw());
+        let none = "unix:uid:4000000000";
+        let worker: &[&str] = &[&uid, "unix:path:/usr/bin/none", "docker:label:a:b"];
+        for (all, wanted) in [
+            // Fewer selectors are no nearer where none is true.
+            (vec![("aa-one", &[none][..]), ("worker", worker)], "worker"),
+            // Then as few as possible missing, as many as possible true, and the first by name.
+            (vec![("aa-two", worker), ("one", &[&uid, none][..])], "one"),
+            (vec![("aa-one", &[&uid, none][..]), ("more", &[&uid, &gid, none])], "more"),
+            (vec![("b", &[&uid, none][..]), ("a", &[&uid, none])], "a"),
+            (vec![("aa-two", &[none, "docker:label:a:b"][..]), ("one", &[none])], "one"),
+        ] {
+            let (ours, _theirs) = tokio::net::UnixStream::pair().unwrap();
+            let caller = Arc::new(Caller::of(&ours, &Looks::new(CancellationToken::new())).unwrap());
+            let denials = Denials::default();
+            let matching = Arc::new(Matching::new(None, denials.clone()));
+            assert!(matching.of(&caller, &entries(&all)).await.unwrap().is_empty());
+            assert_eq!(denials.next()[0].nearest, wanted);
+        }
     }
 
     #[tokio::test]

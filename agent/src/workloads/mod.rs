@@ -1,8 +1,8 @@
 //! Identities for programs beside the agent: the SPIFFE Workload API and Envoy's SDS on a Unix socket.
 //!
 //! The control plane tells which workloads this node's agents vouch for ([`Entries`]); `Keeper` holds a certificate for
-//! each of them, `Tokens` the tokens that were asked for; `serve` gives them to programs of which all that an entry asks
-//! for is true.
+//! each of them, `Tokens` the tokens that were asked for; `serve` gives them to programs of which all that an entry
+//! asks for is true.
 
 mod answers;
 mod api;
@@ -38,6 +38,7 @@ mod testing;
 mod token_cache;
 mod tokens;
 mod told;
+mod unjoined;
 mod unmapped;
 mod untaken;
 pub mod validate;
@@ -53,6 +54,7 @@ pub use entry::{Certified, Entries, Entry};
 pub(crate) use looks::AT_ONCE as LOOKS_AT_ONCE;
 pub use socket::{ApiSocket, SocketError};
 pub use told::{Board, Told};
+pub(crate) use unjoined::Front;
 
 use crate::config::Config;
 use crate::context::Context;
@@ -73,32 +75,35 @@ pub(crate) fn files(is_served: bool, connections: usize) -> u64 {
     if is_served { (3 * connections + 2 * asking + serve::REFUSED_AT_ONCE) as u64 } else { 0 }
 }
 
-/// Forgets the keys that verify tokens: where no Workload API is served nobody is told of their changes, and one that is served
-/// again is not to believe what was revoked meanwhile.
+/// Forgets the keys that verify tokens: where no Workload API is served nobody is told of their changes, and one that
+/// is served again is not to believe what was revoked meanwhile.
 fn forget_keys(state: &State) {
     if let Err(error) = state.forget_jwt_keys() {
         tracing::error!(event = "state_not_saved", %error, "keys that verify tokens are still on the disk");
     }
 }
 
-/// Begins to obtain certificates, and to serve them and what the board holds over so many connections, if there is where.
+/// Lets programs in over so many connections. Until [`start`] they are told to wait.
+pub(crate) fn accept(socket: ApiSocket, connections: usize, front: &Arc<Front>, tasks: &mut JoinSet<()>) {
+    tasks.spawn(serve(socket, Places::new(connections), Arc::clone(front)));
+}
+
+/// Begins to obtain certificates, and to serve them and what the board holds, if programs are let in.
 pub(crate) fn start(
-    (socket, connections): (Option<ApiSocket>, usize),
-    board: &Board,
+    front: Option<&Front>,
     config: &Config,
     (credentials, context): (Credentials, &Context),
     tasks: &mut JoinSet<()>,
     stop: &CancellationToken,
 ) {
-    let Some(socket) = socket else { return forget_keys(credentials.state()) };
+    let Some(front) = front else { return forget_keys(credentials.state()) };
+    let board = front.board();
     board.reload(credentials.state(), credentials.live().current().bundle().trust_domain());
-    let (clock, metrics) = (context.clock, Arc::clone(&context.metrics));
     let mesh = (Arc::clone(&context.mesh.denied), Arc::clone(&context.mesh.issuers));
-    let control_plane = config.control_plane.clone();
+    let (control_plane, clock) = (config.control_plane.clone(), context.clock);
     let tokens = Tokens::new(control_plane.clone(), credentials.clone(), clock);
     let keeper = Keeper::new(control_plane, credentials, clock, board.entries(), mesh);
     let docker = config.docker_socket.clone().map(Docker::new);
-    let shared = Shared::new(&keeper, tokens, board.clone(), docker, metrics, stop.clone());
+    front.open(Shared::new(&keeper, tokens, docker, front));
     tasks.spawn(keeper.run(stop.clone()));
-    tasks.spawn(serve(socket, Places::new(connections), shared));
 }

@@ -22,8 +22,8 @@ pub(super) struct Content {
 }
 
 impl Piece {
-    /// A message as far as it is none in pieces. What is written after it is merged into it: the other fields (Protocol Buffers
-    /// Encoding, Last One Wins).
+    /// A message as far as it is none in pieces. What is written after it is merged into it: the other fields (Protocol
+    /// Buffers Encoding, Last One Wins).
     pub(super) fn of(message: &impl Message) -> Self {
         Self::Own(message.encode_to_vec())
     }

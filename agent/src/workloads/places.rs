@@ -1,9 +1,9 @@
 //! Places for connections, shared out among users so that few of them cannot keep the others out.
 //!
-//! A user is let in only while as many places are left free as the user then has. So the first may have half of all places, the
-//! next half of what that one leaves, and so on: `k` users together leave at least one in `2^k` of them free, whatever they do, and
-//! in whatever order. (Of users in the order of their last admissions, each had at most half of what the former ones still hold
-//! did leave.) A user with few connections gets one more even then.
+//! A user is let in only while as many places are left free as the user then has. So the first may have half of all
+//! places, the next half of what that one leaves, and so on: `k` users together leave at least one in `2^k` of them
+//! free, whatever they do, and in whatever order. (Of users in the order of their last admissions, each had at most
+//! half of what the former ones still hold did leave.) A user with few connections gets one more even then.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -21,7 +21,8 @@ const LARGEST_EXECUTABLE: u64 = 512 * 1024 * 1024;
 /// What a file of /proc holds at the most; that of groups is the longest.
 const LARGEST_FILE: u64 = 1024 * 1024;
 
-/// A process, by its directory in /proc. Once it has ended nothing can be read there any longer, whoever has its number.
+/// A process, by its directory in /proc. Once it has ended nothing can be read there any longer, whoever has its
+/// number.
 #[derive(Debug)]
 pub(super) struct Process {
     directory: File,
@@ -87,9 +88,9 @@ impl Process {
         Ok(process)
     }
 
-    /// Holds on to the process that has connected; `None` where it is not to be seen from here: it has no number in our pid
-    /// namespace, or lives and is hidden in /proc. Where the kernel does not tell for certain which one has connected, it is
-    /// whichever has the number now.
+    /// Holds on to the process that has connected; `None` where it is not to be seen from here: it has no number in our
+    /// pid namespace, or lives and is hidden in /proc. Where the kernel does not tell for certain which one has
+    /// connected, it is whichever has the number now.
     ///
     /// # Errors
     /// It has ended, or that cannot be told: whoever has its socket now may be anybody.
@@ -109,7 +110,8 @@ impl Process {
         self.executable.map(|executable| executable.device)
     }
 
-    /// What is true of it now; an error if it has ended. Its path may lead to a disk that has gone, which is waited for.
+    /// What is true of it now; an error if it has ended. Its path may lead to a disk that has gone, which is waited
+    /// for.
     pub(super) fn facts(&self) -> io::Result<ProcessFacts> {
         self.check_same()?;
         let status = self.read("status")?;
@@ -119,8 +121,8 @@ impl Process {
         Ok(facts)
     }
 
-    /// The SHA-256 of its executable, or what is known where that has not been written since; an error where it is too large, or
-    /// we may not read it. It may lie on a disk that has gone, which is waited for.
+    /// The SHA-256 of its executable, or what is known where that has not been written since; an error where it is too
+    /// large, or we may not read it. It may lie on a disk that has gone, which is waited for.
     pub(super) fn digest(&self, known: Option<Hashed>) -> io::Result<Hashed> {
         let mut file = self.open("exe")?;
         let metadata = file.metadata()?;
@@ -168,11 +170,12 @@ impl Process {
         Ok(text)
     }
 
-    /// Its executable, where that is the same file for us under the same path: in a mount namespace of its own a process may
-    /// give any file any name. That it has such a namespace is not held against it: services of systemd often do.
+    /// Its executable, where that is the same file for us under the same path: in a mount namespace of its own a
+    /// process may give any file any name. That it has such a namespace is not held against it: services of systemd
+    /// often do.
     ///
-    /// Once it was, it is for as long as the process executes that very file: an update that puts another file in its place
-    /// makes no other program of one that runs.
+    /// Once it was, it is for as long as the process executes that very file: an update that puts another file in its
+    /// place makes no other program of one that runs.
     ///
     /// # Errors
     /// It is not, or we may not see it.
@@ -202,7 +205,8 @@ impl Process {
         Ok(self.path.get_or_init(|| Found { path: path.to_owned(), _file: file }).path.clone())
     }
 
-    /// Which file it executes, as the kernel has it in memory: neither number changes, and a disk that has gone is not waited for.
+    /// Which file it executes, as the kernel has it in memory: neither number changes, and a disk that has gone is not
+    /// waited for.
     fn executable(&self) -> io::Result<FileId> {
         let known = statx(&self.directory, "exe", AtFlags::STATX_DONT_SYNC, StatxFlags::INO)?;
         Ok(FileId { device: makedev(known.stx_dev_major, known.stx_dev_minor), inode: known.stx_ino })

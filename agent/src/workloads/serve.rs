@@ -1,14 +1,14 @@
 //! Who is let in at the Workload API's socket, and what each connection is served.
 
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use hauberk_proto::sds::envoy::service::secret::v3::secret_discovery_service_server::{
     SERVICE_NAME as SECRETS, SecretDiscoveryServiceServer,
 };
 use hauberk_proto::workload::spiffe_workload_api_server::SpiffeWorkloadApiServer;
-use http::Request;
+use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -27,6 +27,7 @@ use super::authority::ReadableAuthority;
 use super::places::{NoPlace, Places};
 use super::sds::{self, Secrets};
 use super::socket::ApiSocket;
+use super::unjoined::Front;
 use super::untaken::Untaken;
 use crate::wire::accept::Refusals;
 use crate::wire::http2;
@@ -42,8 +43,8 @@ const REFUSED_WITHIN: Duration = Duration::from_secs(1);
 /// The largest request, in bytes: there is next to nothing in one.
 const LARGEST_REQUEST: usize = 64 * 1024;
 
-/// What one connection may have under way: programs open a few streams, an Envoy one for each secret, and ask for next to
-/// nothing.
+/// What one connection may have under way: programs open a few streams, an Envoy one for each secret, and ask for next
+/// to nothing.
 const MAX_STREAMS: u32 = 100;
 const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 256 * 1024;
@@ -52,9 +53,9 @@ const SEND_BUFFER: usize = 16 * 1024;
 /// How long the streams of a connection may take to end when the agent stops.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// Serves until the agent stops.
-pub(super) async fn serve(socket: ApiSocket, places: Places, shared: Arc<Shared>) {
-    let stop = shared.stop().clone();
+/// Serves until the agent stops; whoever asks before the agent is somebody is told to wait.
+pub(super) async fn serve(socket: ApiSocket, places: Places, front: Arc<Front>) {
+    let stop = front.stop().clone();
     let mut connections = JoinSet::new();
     let mut refused = JoinSet::new();
     let mut refusals = Refusals::at("workload API");
@@ -65,10 +66,10 @@ pub(super) async fn serve(socket: ApiSocket, places: Places, shared: Arc<Shared>
             Some(_ended) = refused.join_next() => {}
             accepted = socket.listener.accept() => match accepted {
                 Ok((stream, _)) => {
-                    let caller = match Caller::of(&stream, &shared.looks) {
+                    let caller = match Caller::of(&stream, front.looks()) {
                         Ok(caller) => caller,
                         Err(error) => {
-                            shared.metrics().turned_away("unknown");
+                            front.metrics().turned_away("unknown");
                             refusals.tell(&error);
                             continue;
                         }
@@ -77,7 +78,7 @@ pub(super) async fn serve(socket: ApiSocket, places: Places, shared: Arc<Shared>
                     let place = match places.take(uid) {
                         Ok(place) => place,
                         Err(NoPlace { of_user, all }) => {
-                            shared.metrics().turned_away("too_many");
+                            front.metrics().turned_away("too_many");
                             tracing::warn!(event = "workload_connection_refused", uid, of_user, all);
                             if refused.len() < REFUSED_AT_ONCE {
                                 refused.spawn(refuse(stream, of_user));
@@ -85,10 +86,10 @@ pub(super) async fn serve(socket: ApiSocket, places: Places, shared: Arc<Shared>
                             continue;
                         }
                     };
-                    let shared = Arc::clone(&shared);
+                    let front = Arc::clone(&front);
                     connections.spawn(async move {
-                        let open = Open::count(&shared);
-                        serve_one(stream, caller, shared).await;
+                        let open = Open::count(&front);
+                        serve_one(stream, caller, front).await;
                         drop((place, open));
                     });
                 }
@@ -121,12 +122,12 @@ async fn refuse(stream: UnixStream, of_user: usize) {
 }
 
 /// Counts a connection while it lives.
-struct Open(Arc<Shared>);
+struct Open(Arc<Front>);
 
 impl Open {
-    fn count(shared: &Arc<Shared>) -> Self {
-        shared.metrics().opened();
-        Self(Arc::clone(shared))
+    fn count(front: &Arc<Front>) -> Self {
+        front.metrics().opened();
+        Self(Arc::clone(front))
     }
 }
 
@@ -136,24 +137,63 @@ impl Drop for Open {
     }
 }
 
-async fn serve_one(stream: UnixStream, caller: Caller, shared: Arc<Shared>) {
-    let (stop, uid) = (shared.stop().clone(), caller.uid);
-    let lists = shared.board.revocation_lists();
-    let api = Api::new(shared, caller);
-    let secrets = SecretDiscoveryServiceServer::new(Secrets::new(api.clone()))
-        .max_decoding_message_size(sds::LARGEST_REQUEST);
-    let workload = SpiffeWorkloadApiServer::new(api).max_decoding_message_size(LARGEST_REQUEST);
+/// The services of one connection, once the agent is somebody.
+#[derive(Clone)]
+struct Services {
+    secrets: SecretDiscoveryServiceServer<Secrets>,
+    workload: SpiffeWorkloadApiServer<Api>,
+}
+
+impl Services {
+    fn new(shared: Arc<Shared>, caller: Arc<Caller>) -> Self {
+        let api = Api::new(shared, caller);
+        let secrets = SecretDiscoveryServiceServer::new(Secrets::new(api.clone()))
+            .max_decoding_message_size(sds::LARGEST_REQUEST);
+        let workload = SpiffeWorkloadApiServer::new(api).max_decoding_message_size(LARGEST_REQUEST);
+        Self { secrets, workload }
+    }
+
+    async fn call(mut self, request: Request<Body>) -> Response<Body> {
+        let answer = if request.uri().path().split('/').nth(1) == Some(SECRETS) {
+            self.secrets.call(request).await
+        } else {
+            self.workload.call(request).await
+        };
+        answer.unwrap_or_else(|never| match never {})
+    }
+}
+
+/// Answers one request. What there is once the agent is somebody is made once for a connection: some of it is counted.
+async fn answer(
+    request: Request<Body>,
+    front: &Front,
+    caller: &Arc<Caller>,
+    services: &OnceLock<Services>,
+) -> Response<Body> {
+    if let Some(verifier) = front.verifier_for(&request) {
+        let answer = verifier.max_decoding_message_size(LARGEST_REQUEST).call(request).await;
+        return answer.unwrap_or_else(|never| match never {});
+    }
+    match front.shared().await {
+        Ok(shared) => {
+            let services = services.get_or_init(|| Services::new(shared, Arc::clone(caller))).clone();
+            services.call(request).await
+        }
+        Err(status) => status.into_http(),
+    }
+}
+
+async fn serve_one(stream: UnixStream, caller: Caller, front: Arc<Front>) {
+    let (stop, uid) = (front.stop().clone(), caller.uid);
+    let lists = front.board().revocation_lists();
+    let (caller, services) = (Arc::new(caller), Arc::new(OnceLock::new()));
     let untaken = Untaken::none();
     let counted = Arc::clone(&untaken);
     let service = service_fn(move |request: Request<Incoming>| {
-        let (mut secrets, mut workload, untaken) = (secrets.clone(), workload.clone(), Arc::clone(&counted));
+        let (front, caller, services) = (Arc::clone(&front), Arc::clone(&caller), Arc::clone(&services));
+        let untaken = Arc::clone(&counted);
         async move {
-            let answer = if request.uri().path().split('/').nth(1) == Some(SECRETS) {
-                secrets.call(request.map(Body::new)).await
-            } else {
-                workload.call(request.map(Body::new)).await
-            };
-            let mut answer = answer.unwrap_or_else(|never| match never {});
+            let mut answer = answer(request.map(Body::new), &front, &caller, &services).await;
             let streaming = carried(&mut answer);
             Ok::<_, Infallible>(answer.map(|body| untaken.of(body, streaming)))
         }
@@ -217,7 +257,7 @@ mod tests {
         ask(sender).await.into_body()
     }
 
-    async fn ask(sender: &mut client::SendRequest<Bytes>) -> http::Response<h2::RecvStream> {
+    async fn ask(sender: &mut client::SendRequest<Bytes>) -> Response<h2::RecvStream> {
         let request = Request::post("http://localhost/SpiffeWorkloadAPI/FetchX509Bundles")
             .header("content-type", "application/grpc")
             .header("te", "trailers")
@@ -235,7 +275,7 @@ mod tests {
         let socket = ApiSocket::bind(&path).unwrap();
         served.board.take_entries(pb::WorkloadEntries { entries: vec![worker()] });
         let mut tasks = JoinSet::new();
-        tasks.spawn(serve(socket, Places::new(PLACES), Arc::clone(&served.shared)));
+        tasks.spawn(serve(socket, Places::new(PLACES), Arc::clone(&served.front)));
         let mut held = Vec::new();
         for _ in 0..PLACES / 2 {
             let mut sender = connect(&path, 1 << 20, &mut tasks).await;
@@ -266,11 +306,11 @@ mod tests {
             let socket = ApiSocket::bind(&path).unwrap();
             served.board.take_entries(pb::WorkloadEntries { entries: vec![worker()] });
             let mut tasks = JoinSet::new();
-            tasks.spawn(serve(socket, Places::new(PLACES), Arc::clone(&served.shared)));
+            tasks.spawn(serve(socket, Places::new(PLACES), Arc::clone(&served.front)));
             let (mut stalled, own) = (Stalled::new(), rustix::process::geteuid().as_raw());
             for uid in own + 1..=own + 4 {
                 for disk in [1, 1, 2, 2] {
-                    stalled.look(&served.shared.looks, programs(uid, disk), Depth::Surface);
+                    stalled.look(served.front.looks(), programs(uid, disk), Depth::Surface);
                 }
             }
             stalled.begun(4 * 4).await;
@@ -278,7 +318,7 @@ mod tests {
             let mut sender = connect(&path, 1 << 20, &mut tasks).await;
             assert!(!follow(&mut sender).await.data().await.unwrap().unwrap().is_empty());
             for disk in [1, 1, 2, 2] {
-                stalled.look(&served.shared.looks, programs(own, disk), Depth::Surface);
+                stalled.look(served.front.looks(), programs(own, disk), Depth::Surface);
             }
             stalled.begun(4).await;
             // and let in, where even their own user's other programs stall.
@@ -306,7 +346,7 @@ mod tests {
         let socket = ApiSocket::bind(&path).unwrap();
         served.board.take_entries(pb::WorkloadEntries { entries: vec![worker()] });
         let mut tasks = JoinSet::new();
-        tasks.spawn(serve(socket, Places::new(PLACES), Arc::clone(&served.shared)));
+        tasks.spawn(serve(socket, Places::new(PLACES), Arc::clone(&served.front)));
 
         let mut silent = connect(&path, 0, &mut tasks).await;
         let since = Instant::now();

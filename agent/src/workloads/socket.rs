@@ -44,8 +44,8 @@ pub enum SocketError {
 }
 
 impl ApiSocket {
-    /// Binds the socket: 0777, for every program of the host may ask who it is (SPIFFE Workload Endpoint §3). Its directory
-    /// is made, 0755, where it is missing.
+    /// Binds the socket: 0777, for every program of the host may ask who it is (SPIFFE Workload Endpoint §3). Its
+    /// directory is made, 0755, where it is missing.
     pub(crate) fn bind(path: &Path) -> Result<Self, SocketError> {
         let failed = |source| SocketError::Make { path: path.to_owned(), source };
         if let Some(directory) = path.parent().filter(|directory| !directory.exists()) {
@@ -79,8 +79,8 @@ fn remove_dead(path: &Path) -> Result<(), SocketError> {
     std::fs::remove_file(path).map_err(|source| SocketError::Make { path: path.to_owned(), source })
 }
 
-/// Lets every program connect. What others may have put in the socket's place keeps its mode, and so does what a link of theirs
-/// leads to: of what is opened here nothing can be changed by exchanging names.
+/// Lets every program connect. What others may have put in the socket's place keeps its mode, and so does what a link
+/// of theirs leads to: of what is opened here nothing can be changed by exchanging names.
 fn open_to_all(path: &Path) -> Result<(), SocketError> {
     let failed = |source| SocketError::Make { path: path.to_owned(), source };
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;

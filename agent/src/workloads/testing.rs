@@ -15,6 +15,7 @@ use super::attest::Caller;
 use super::keeper::Keeper;
 use super::tokens::Tokens;
 use super::told::Board;
+use super::unjoined::Front;
 use crate::clock::Clock;
 use crate::config::HostPort;
 use crate::credentials::{Credentials, Issued};
@@ -28,6 +29,7 @@ pub(super) struct Served {
     pub(super) live: LiveIdentity,
     pub(super) state: Arc<State>,
     pub(super) shared: Arc<Shared>,
+    pub(super) front: Arc<Front>,
     _tasks: JoinSet<()>,
     _folder: TempDir,
 }
@@ -51,16 +53,19 @@ impl Served {
         let mesh = (mesh.denied, mesh.issuers);
         let keeper = Keeper::new(control_plane.clone(), credentials.clone(), clock, board.entries(), mesh);
         let tokens = Tokens::new(control_plane, credentials, clock);
-        let shared = Shared::new(&keeper, tokens, board.clone(), None, Arc::default(), stop.clone());
+        let front = Front::new(board.clone(), Arc::default(), Arc::clone(&state), clock, stop.clone());
+        let shared = Shared::new(&keeper, tokens, None, &front);
+        front.open(Arc::clone(&shared));
         let mut tasks = JoinSet::new();
         tasks.spawn(keeper.run(stop));
-        Self { board, live, state, shared, _tasks: tasks, _folder: folder }
+        Self { board, live, state, shared, front, _tasks: tasks, _folder: folder }
     }
 
     /// As this process is served it.
     pub(super) fn api(&self) -> Api {
         let (ours, _theirs) = UnixStream::pair().unwrap();
-        Api::new(Arc::clone(&self.shared), Caller::of(&ours, &self.shared.looks).unwrap())
+        let caller = Caller::of(&ours, self.front.looks()).unwrap();
+        Api::new(Arc::clone(&self.shared), Arc::new(caller))
     }
 }
 

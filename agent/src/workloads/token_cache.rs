@@ -1,10 +1,11 @@
-//! Tokens that were minted, kept until half of their lives has passed, and those that are being asked for. In memory only, and
-//! never printed.
+//! Tokens that were minted, kept until half of their lives has passed, and those that are being asked for. In memory
+//! only, and never printed.
 //!
-//! There is one way to a token: it is asked for by a task that goes on whether or not somebody waits, once for all who want it. A
-//! first token is one that is asked for with none at hand.
+//! There is one way to a token: it is asked for by a task that goes on whether or not somebody waits, once for all who
+//! want it. A first token is one that is asked for with none at hand.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -31,7 +32,12 @@ const REST: Duration = Duration::from_secs(10);
 /// How long a program waits for a fresh token where there is one that is good as well.
 pub(super) const FRESH_WITHIN: Duration = Duration::from_secs(2);
 
+/// How often a program waits for what is asked for in place of what it waited for.
+const DISPLACED: usize = 3;
+
 pub(super) const UNMINTED: &str = "the control plane has minted no token: the agent's log says why";
+
+const CHANGED: &str = "what is vouched for, or a key that signs, was changed at this moment: ask again";
 
 /// In compact form.
 pub(super) type Token = Arc<Zeroizing<String>>;
@@ -106,6 +112,8 @@ pub(super) type Place = Arc<Mutex<Slot>>;
 
 /// Another that is being asked for; no longer once this is dropped.
 struct Asking {
+    /// No other has it.
+    number: u64,
     terms: Terms,
     begun: Instant,
     /// What came of it.
@@ -113,7 +121,15 @@ struct Asking {
     task: AbortHandle,
 }
 
-type Ended = Shared<oneshot::Receiver<Result<Token, Status>>>;
+/// Not told where something else was asked for in its place.
+type Ended = Shared<oneshot::Receiver<Result<Minted, Status>>>;
+
+/// A token as it came.
+#[derive(Clone)]
+struct Minted {
+    token: Token,
+    key_id: String,
+}
 
 impl Drop for Asking {
     fn drop(&mut self) {
@@ -127,6 +143,8 @@ pub(super) struct TokenCache {
     slots: Mutex<BTreeMap<Name, VecDeque<(Audience, Place)>>>,
     /// What asks: for each slot at most one, which goes when the slot does.
     tasks: Mutex<JoinSet<()>>,
+    /// Counts what was asked for.
+    asked: AtomicU64,
 }
 
 impl TokenCache {
@@ -149,10 +167,11 @@ impl TokenCache {
         lock(&self.slots).retain(|enrollment, _| is_enrolled(enrollment));
     }
 
-    /// A token by these terms, with half of its life left, or more; with less, or by a key that is tainted, where another does not
-    /// come soon: that is then for whoever asks next. One by a key that is known no longer, or that lives for longer than one may
-    /// now, is given to nobody. One that was minted while a clock was ahead is not kept for longer than it takes to ask again.
-    /// `mint` asks for one; it has an end, and is not begun where that is not due.
+    /// A token by these terms, with half of its life left, or more; with less, or by a key that is tainted, where
+    /// another does not come soon: that is then for whoever asks next. One by a key that is known no longer, or that
+    /// lives for longer than one may now, is given to nobody. One that was minted while a clock was ahead is not kept
+    /// for longer than it takes to ask again. `mint` asks for one; it has an end, and is not begun where that is not
+    /// due.
     ///
     /// # Errors
     /// There is none, for the reason that `mint` gave.
@@ -169,7 +188,7 @@ impl TokenCache {
         let verdict = |held: &HeldToken| {
             held.verdict(terms, Standing::of(&held.key_id, board), clock.now(), Instant::now())
         };
-        let (begun, ended) = {
+        let mut waited_for = {
             let mut slot = lock(place);
             slot.held.take_if(|held| verdict(held) == Verdict::Drop);
             if let Some(held) = slot.held.as_ref().filter(|held| verdict(held) == Verdict::Give) {
@@ -180,21 +199,34 @@ impl TokenCache {
                 slot.asking.take_if(|asking| asking.terms == *terms && asking.ended.peek().is_none());
             let asking = former.unwrap_or_else(|| self.ask(place, terms, was_tainted, mint));
             let asking = slot.asking.insert(asking);
-            (asking.begun, asking.ended.clone())
+            Some((asking.begun, asking.ended.clone()))
         };
-        let outcome = match timeout_at(begun + FRESH_WITHIN, ended.clone()).await {
-            Ok(outcome) => outcome,
-            Err(_) => {
-                let good = lock(place).good(verdict);
-                match good {
-                    // Another is there for whoever asks next.
-                    Some(token) => return Ok(token),
-                    None => ended.await,
+        let mut outcome = Err(Status::unavailable(CHANGED));
+        for _ in 0..=DISPLACED {
+            let Some((begun, ended)) = waited_for else { break };
+            let told = match timeout_at(begun + FRESH_WITHIN, ended.clone()).await {
+                Ok(told) => told,
+                Err(_) => {
+                    let good = lock(place).good(verdict);
+                    match good {
+                        // Another is there for whoever asks next.
+                        Some(token) => return Ok(token),
+                        None => ended.await,
+                    }
                 }
+            };
+            if let Ok(told) = told {
+                outcome = told;
+                break;
             }
-        };
-        let outcome = outcome.unwrap_or_else(|_| Err(Status::unavailable(UNMINTED)));
+            // By other terms by now: for the same identity it is as good.
+            waited_for = lock(place).asking_for(&terms.id);
+        }
         // Time has passed, and keys may have gone.
+        let outcome = outcome.and_then(|minted| match Standing::of(&minted.key_id, board) {
+            Standing::Gone => Err(Status::unavailable(CHANGED)),
+            Standing::Good | Standing::Tainted => Ok(minted.token),
+        });
         outcome.or_else(|status| lock(place).good(verdict).ok_or(status))
     }
 
@@ -204,6 +236,7 @@ impl TokenCache {
         M: Future<Output = Result<HeldToken, Status>> + Send + 'static,
     {
         let (tell, ended) = oneshot::channel();
+        let number = self.asked.fetch_add(1, Ordering::Relaxed);
         let (place, terms, asked) = (Arc::downgrade(place), terms.clone(), terms.clone());
         let mut tasks = lock(&self.tasks);
         while tasks.try_join_next().is_some() {}
@@ -212,38 +245,45 @@ impl TokenCache {
             let Some(place) = place.upgrade() else { return };
             let rest = Rest { since: Instant::now(), was_tainted, life: terms.life };
             let mut slot = lock(&place);
-            let told = slot.settle(&terms, outcome, rest);
+            // Otherwise something else was asked for when this had its answer already.
+            let Some(this) = slot.asking.take_if(|asking| asking.number == number) else { return };
             // Whoever has waited may have gone.
-            let _gone = tell.send(told);
+            let _gone = tell.send(slot.settle(&terms, outcome, rest));
             // Last of all: this task ends with it.
-            slot.asking.take_if(|asking| asking.terms == terms);
+            drop(this);
         });
-        Asking { terms: asked, begun: Instant::now(), ended: ended.shared(), task }
+        Asking { number, terms: asked, begun: Instant::now(), ended: ended.shared(), task }
     }
 }
 
 impl Slot {
+    /// What is being asked for of this identity, and since when.
+    fn asking_for(&self, id: &SpiffeId) -> Option<(Instant, Ended)> {
+        let asking = self.asking.as_ref().filter(|asking| asking.terms.id == *id)?;
+        Some((asking.begun, asking.ended.clone()))
+    }
+
     /// The token that is held, where it may be given.
     fn good(&self, verdict: impl Fn(&HeldToken) -> Verdict) -> Option<Token> {
         self.held.as_ref().filter(|held| verdict(held) != Verdict::Drop).map(|held| Arc::clone(&held.token))
     }
 
-    /// Takes over what came of asking for another: it takes the place of the one that is held, a denial takes that away, and after
-    /// anything else it stays.
+    /// Takes over what came of asking for another: it takes the place of the one that is held, a denial takes that
+    /// away, and after anything else it stays.
     fn settle(
         &mut self,
         terms: &Terms,
         outcome: Result<HeldToken, Status>,
         rest: Rest,
-    ) -> Result<Token, Status> {
+    ) -> Result<Minted, Status> {
         match outcome {
             Ok(mut minted) => {
                 // The next one would be as well, until a clock is set, or all control planes know how long it may live.
                 let is_no_better = minted.is_ahead(minted.asked_at()) || minted.is_too_long(terms.life);
                 minted.rest = is_no_better.then_some(rest);
-                let token = Arc::clone(&minted.token);
+                let told = Minted { token: Arc::clone(&minted.token), key_id: minted.key_id.clone() };
                 self.held = Some(minted);
-                Ok(token)
+                Ok(told)
             }
             Err(status) => {
                 if status.code() == Code::PermissionDenied {
@@ -275,8 +315,8 @@ impl HeldToken {
         }
     }
 
-    /// Whether it begins later than clocks may differ: it was minted while one was ahead, and nobody can say how long it is
-    /// good.
+    /// Whether it begins later than clocks may differ: it was minted while one was ahead, and nobody can say how long
+    /// it is good.
     fn is_ahead(&self, now: UnixMillis) -> bool {
         self.since.since(now) > TOLERATED
     }
@@ -293,7 +333,8 @@ impl HeldToken {
 }
 
 impl Rest {
-    /// Whether nothing better is to be had by asking again: that was done just now, with all the reasons that there are.
+    /// Whether nothing better is to be had by asking again: that was done just now, with all the reasons that there
+    /// are.
     fn holds(&self, now: Instant, is_tainted: bool, life: Option<Duration>) -> bool {
         let is_shortened = life.is_some_and(|life| self.life.is_none_or(|former| life < former));
         now.duration_since(self.since) < REST && (self.was_tainted || !is_tainted) && !is_shortened
@@ -316,7 +357,7 @@ fn lock<T>(what: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::AtomicUsize;
 
     use futures_util::future::join_all;
     use hauberk_identity::TrustDomain;
@@ -473,7 +514,8 @@ mod tests {
         let unsaid = Terms { life: None, ..short.clone() };
         world.hold(held("old", NOW, 12 * LIFE));
         assert_eq!(given(&unsaid, Ok(LIFE)).await, Ok("old".to_owned()));
-        // Of several control planes one may not know it yet: what it mints is of use for a while, for want of a better one.
+        // Of several control planes one may not know it yet: what it mints is of use for a while, for want of a better
+        // one.
         lock(&world.place).held = None;
         assert_eq!(given(&short, Ok(2 * LIFE)).await, Ok("5".to_owned()));
         assert_eq!(given(&short, Ok(2 * LIFE)).await, Ok("5".to_owned()));
@@ -491,7 +533,8 @@ mod tests {
                 world.given(one, SECOND, Ok(life(one))),
                 world.given(other, SECOND, Ok(life(other)))
             );
-            assert!(latter.is_ok() && former == Err(Code::Unavailable), "{former:?} {latter:?}");
+            assert!(latter.is_ok(), "{latter:?}");
+            assert_eq!(former, latter, "what was on its way first is given to nobody");
             let held = lock(&world.place).held.take().unwrap();
             assert_eq!(Some(held.life), other.life);
         }
@@ -524,6 +567,32 @@ mod tests {
         tell(&[&other], &[]);
         assert_eq!(given().await, Err(Code::Unavailable));
         assert!(lock(&world.place).held.is_none());
+        // Nor what comes just then.
+        assert_eq!(
+            world.given(&terms, SECOND, Ok(LIFE)).await,
+            Err(Code::Unavailable),
+            "by a key that none is"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_displaced_when_it_had_its_answer_takes_nothing_from_its_successor() {
+        let world = World::new();
+        let (cache, terms) = (Arc::new(TokenCache::default()), terms(LIFE));
+        let mint = {
+            let (cache, place, terms) = (Arc::clone(&cache), Arc::clone(&world.place), terms.clone());
+            async move {
+                let successor = cache.ask(&place, &terms, false, async {
+                    sleep(SECOND).await;
+                    Ok(held("second", NOW, LIFE))
+                });
+                let former = lock(&place).asking.replace(successor);
+                drop(former);
+                Ok(held("first", NOW, LIFE))
+            }
+        };
+        let given = cache.token(&world.place, &terms, (&world.board, world.clock), mint).await;
+        assert_eq!(given.unwrap().as_str(), "second");
     }
 
     #[tokio::test(start_paused = true)]
@@ -544,7 +613,7 @@ mod tests {
         }
         let until = async |left| {
             while running() > left {
-                tokio::task::yield_now().await;
+                sleep(Duration::from_millis(1)).await;
             }
             assert_eq!(running(), left);
         };
@@ -598,13 +667,13 @@ mod tests {
         let mut slot = Slot { held: Some(held("one", NOW, LIFE)), asking: None };
         assert!(slot.settle(&terms, Err(Status::unavailable("no")), rest).is_err());
         assert_eq!(slot.held.as_ref().unwrap().rest, Some(rest));
-        assert_eq!(slot.settle(&terms, Ok(held("two", NOW, LIFE)), rest).unwrap().as_str(), "two");
+        assert_eq!(slot.settle(&terms, Ok(held("two", NOW, LIFE)), rest).unwrap().token.as_str(), "two");
         assert_eq!(slot.held.as_ref().unwrap().rest, None);
         let ahead = HeldToken { since: NOW.plus(2 * LIFE), ..held("ahead", NOW, LIFE) };
         assert!(slot.settle(&terms, Ok(ahead), rest).is_ok());
         assert_eq!(slot.held.as_ref().unwrap().rest, Some(rest), "the next would be too");
         let denied = slot.settle(&terms, Err(Status::permission_denied("no")), rest);
-        assert_eq!(denied.unwrap_err().code(), Code::PermissionDenied);
+        assert_eq!(denied.err().unwrap().code(), Code::PermissionDenied);
         assert!(slot.held.is_none());
     }
 

@@ -27,7 +27,8 @@ use crate::clock::Clock;
 use crate::config::HostPort;
 use crate::credentials::Credentials;
 
-/// How many tokens are asked for at once, for all programs together; the control plane takes as many calls of a connection.
+/// How many tokens are asked for at once, for all programs together; the control plane takes as many calls of a
+/// connection.
 const AT_ONCE: usize = 16;
 
 /// How long minting one may take, whether or not somebody waits.
@@ -138,8 +139,8 @@ fn unavailable(identity: &Identity, problem: &str) -> Status {
     Status::unavailable(UNMINTED)
 }
 
-/// Takes a token over. Its instants are by the control plane's clock: how far they are apart is used, and whether that clock
-/// is far ahead.
+/// Takes a token over. Its instants are by the control plane's clock: how far they are apart is used, and whether that
+/// clock is far ahead.
 fn read(
     answer: pb::MintTokenResponse,
     id: &SpiffeId,

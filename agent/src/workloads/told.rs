@@ -34,7 +34,8 @@ pub struct Board {
 pub(super) struct RevocationLists {
     /// In DER, one of each authority; none until they were told.
     pub(super) ders: Arc<[Bytes]>,
-    /// All of them in PEM, for programs that refuse each certificate that no list covers; `None` where that would be good ones.
+    /// All of them in PEM, for programs that refuse each certificate that no list covers; `None` where that would be
+    /// good ones.
     pub(super) complete: Option<Bytes>,
     /// The same for programs that hold a peer's own certificate against lists, and none above it.
     pub(super) of_leaves: Option<Bytes>,
@@ -55,8 +56,8 @@ impl Board {
         }
     }
 
-    /// Puts in force what was kept of the keys that verify tokens, so that tokens are verified while the control plane is
-    /// away.
+    /// Puts in force what was kept of the keys that verify tokens, so that tokens are verified while the control plane
+    /// is away.
     pub(crate) fn reload(&self, state: &State, trust_domain: &TrustDomain) {
         let kept = match state.jwt_keys() {
             Ok(None) => return,

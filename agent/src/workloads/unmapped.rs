@@ -1,7 +1,8 @@
 //! The user and the group in whose place an agent in a user namespace sees all those who have no number there.
 //!
-//! The kernel tells such an agent one number for all of them (user_namespaces(7), "Unmapped user and group IDs"). It says nothing
-//! about who somebody is, so that no selector holds by it; nor by the same number of somebody who has it in that namespace.
+//! The kernel tells such an agent one number for all of them (user_namespaces(7), "Unmapped user and group IDs"). It
+//! says nothing about who somebody is, so that no selector holds by it; nor by the same number of somebody who has it
+//! in that namespace.
 
 use std::collections::BTreeSet;
 use std::{fs, io};
@@ -46,8 +47,8 @@ impl Unmapped {
     }
 }
 
-/// The number that stands for all who have none here; `None` where everybody has one. What cannot be read is not believed to be
-/// whole.
+/// The number that stands for all who have none here; `None` where everybody has one. What cannot be read is not
+/// believed to be whole.
 fn in_place_of_others(map: io::Result<String>, overflow: impl FnOnce() -> Option<String>) -> Option<u32> {
     match map {
         Ok(map) if is_whole(&map) => None,
@@ -57,8 +58,8 @@ fn in_place_of_others(map: io::Result<String>, overflow: impl FnOnce() -> Option
     }
 }
 
-/// Whether everybody of the namespace above has a number here. Nobody may map numbers that the namespace above does not have, so
-/// that this says it of all above.
+/// Whether everybody of the namespace above has a number here. Nobody may map numbers that the namespace above does not
+/// have, so that this says it of all above.
 fn is_whole(map: &str) -> bool {
     let length = |line: &str| line.split_ascii_whitespace().nth(2)?.parse().ok();
     // They do not overlap.

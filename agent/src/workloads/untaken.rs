@@ -1,9 +1,10 @@
 //! Answers that their program does not take.
 //!
 //! An answer waits here for as long as the program opens no window for it (RFC 9113 §5.2), and an answer may hold whole
-//! revocation lists. So each stream has one of them at a time, and the next is made of what is true once that one is written; a connection
-//! has few of them at once, whatever streams it has; and one that leaves an answer for too long ends. Lists are shared, but
-//! each that was replaced takes memory while an answer with it waits: where many were replaced, that is not waited for.
+//! revocation lists. So each stream has one of them at a time, and the next is made of what is true once that one is
+//! written; a connection has few of them at once, whatever streams it has; and one that leaves an answer for too long
+//! ends. Lists are shared, but each that was replaced takes memory while an answer with it waits: where many were
+//! replaced, that is not waited for.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -108,8 +108,8 @@ struct Certificates {
 /// Runs until it is stopped, or, with `--once`, until the files are there.
 ///
 /// # Errors
-/// The flags do not go together, or the directory takes no files at first. An agent that is away, or knows nobody like us, is
-/// waited for, and so is a disk that was full only later.
+/// The flags do not go together, or the directory takes no files at first. An agent that is away, or knows nobody like
+/// us, is waited for, and so is a disk that was full only later.
 pub async fn watch(flags: &WatchFlags) -> Result<(), ApiError> {
     let wanted = Wanted::new(flags)?;
     let (change, changes) = watch::channel(());
@@ -172,7 +172,8 @@ impl<'a> Wanted<'a> {
     fn files(&self, found: &mut Found) -> Option<Vec<SetFile>> {
         let is_whole = self.tokens.keys().all(|name| found.tokens.text(name).is_some());
         let x509 = found.x509.as_ref().filter(|_| is_whole)?;
-        // Keys of other trust domains verify nobody of ours, and a JWK set does not say whose they are: each has a file of its own.
+        // Keys of other trust domains verify nobody of ours, and a JWK set does not say whose they are: each has a file
+        // of its own.
         let jwks = found.jwks.get(&x509.trust_domain)?;
         let mut files = vec![public("jwks.json", jwks.clone())];
         for (id, jwks) in found.jwks.iter().filter(|(id, _)| **id != x509.trust_domain) {

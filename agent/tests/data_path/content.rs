@@ -1,5 +1,5 @@
-//! Requests within the content of others: whatever an app leaves unread, no request comes of it, and an answer is nobody
-//! else's.
+//! Requests within the content of others: whatever an app leaves unread, no request comes of it, and an answer is
+//! nobody else's.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};

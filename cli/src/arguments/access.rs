@@ -41,7 +41,8 @@ pub(crate) struct TokenCreate {
     /// The enrollment that says, by the token's labels, what the agents become
     #[arg(long, value_name = "NAME", requires = "labels")]
     pub(crate) enrollment: Option<String>,
-    /// What is said of the agents, for the rules of the enrollment: selector join_token:label:NAME:VALUE; may be repeated
+    /// What is said of the agents, for the rules of the enrollment: selector join_token:label:NAME:VALUE; may be
+    /// repeated
     #[arg(long = "label", value_name = "NAME=VALUE", value_parser = label, requires = "enrollment", conflicts_with_all = ["node", "gateway"])]
     pub(crate) labels: Vec<(String, String)>,
     /// How long it can be used; at most 24h
@@ -114,10 +115,11 @@ pub(crate) enum Role {
     Viewer,
     /// Changes meshes, nodes, gateways and services, as far as no policy names them: grants nothing
     Editor,
-    /// Changes policies and what they are made of (roles, templates, data classes, issuers, external services), and what an
-    /// editor does, also where a policy names it
+    /// Changes policies and what they are made of (roles, templates, data classes, issuers, external services), and
+    /// what an editor does, also where a policy names it
     PolicyAdmin,
-    /// Makes tokens, changes enrollments and federation, revokes, and replaces, signs and installs authorities: can be anybody
+    /// Makes tokens, changes enrollments and federation, revokes, and replaces, signs and installs authorities: can be
+    /// anybody
     IdentityAdmin,
     /// Changes boundaries, and nothing else but what they name together with an editor's or policy-admin's role
     BoundaryAdmin,

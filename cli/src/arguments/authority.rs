@@ -69,16 +69,17 @@ Examples:
     },
     /// Take in what was signed, or a root alone that everybody shall trust early: it is prepared
     Install {
-        /// PEM: the issuing authority's certificate, those between it and the root, and the root's, unless that is known here;
+        /// PEM: the issuing authority's certificate, those between it and the root, and the root's, unless that is
+        /// known here;
         /// - for standard input
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
         /// PEM: the certificate that everybody is to trust, where it is not a self-signed one of these
         #[arg(long, value_name = "FILE")]
         root: Option<PathBuf>,
-        /// Nobody else signs certificates of this trust domain's members under the root: Envoys are given revocation lists, and refuse
-        /// what is on none of them. Takes it back: --exclusive=false. Of an intermediate that everybody trusts already: FILE and --root
-        /// are both it
+        /// Nobody else signs certificates of this trust domain's members under the root: Envoys are given revocation
+        /// lists, and refuse what is on none of them. Takes it back: --exclusive=false. Of an intermediate that
+        /// everybody trusts already: FILE and --root are both it
         #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
         exclusive: Option<bool>,
     },

@@ -99,8 +99,8 @@ pub(crate) enum TextFormat {
 /// `explain`
 #[derive(Debug, Args)]
 pub(crate) struct Explain {
-    /// What the denied caller was given, in the `hauberk-decision` header or by tap; or a kind of resource or a field of
-    /// it: virtualnode.spec.listeners
+    /// What the denied caller was given, in the `hauberk-decision` header or by tap; or a kind of resource or a field
+    /// of it: virtualnode.spec.listeners
     #[arg(value_name = "DECISION|KIND[.FIELD]", add = ArgValueCandidates::new(resource_words))]
     pub(crate) subject: String,
     /// How to show a decision

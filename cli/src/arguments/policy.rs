@@ -56,9 +56,11 @@ pub(crate) enum TableFormat {
 pub(crate) enum PolicyCommand {
     /// Run assertions from files (exit code 0: all hold, 1: some do not, 2: they could not be run)
     Test(PolicyTest),
-    /// Print the schema that policies are checked against, as Cedar's own tools take it; its first line says its version
+    /// Print the schema that policies are checked against, as Cedar's own tools take it; its first line says its
+    /// version
     Schema,
-    /// Show for whom a draft would change what (exit code 0: for nobody, 1: for somebody, or it is not compared, 2: it failed)
+    /// Show for whom a draft would change what (exit code 0: for nobody, 1: for somebody, or it is not compared, 2: it
+    /// failed)
     Diff(PolicyDiff),
 }
 
@@ -68,8 +70,8 @@ pub(crate) struct PolicyTest {
     /// Files of assertions
     #[arg(required = true, value_name = "FILE")]
     pub(crate) tests: Vec<PathBuf>,
-    /// Resources to ask instead of the control plane's, which then is not needed: a file, a folder, or - for standard input;
-    /// may be repeated
+    /// Resources to ask instead of the control plane's, which then is not needed: a file, a folder, or - for standard
+    /// input; may be repeated
     #[arg(long = "filename", short = 'f', value_name = "FILE")]
     pub(crate) files: Vec<PathBuf>,
 }

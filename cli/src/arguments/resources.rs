@@ -16,7 +16,9 @@ pub(crate) struct Apply {
     /// A file, a folder, or - for standard input; may be repeated
     #[arg(long = "filename", short = 'f', required = true, value_name = "FILE")]
     pub(crate) files: Vec<PathBuf>,
-    /// Change nothing: check here (client), or say what the control plane would do (server)
+    /// Change nothing: check here (client), or say what the control plane would do, and what becomes of recorded calls
+    /// then (server). The exit code tells acceptance alone (0: accepted, 1: refused); for a gate take
+    /// `hauberk simulate`
     #[arg(long, value_enum, num_args = 0..=1, require_equals = true, default_missing_value = "server", value_name = "WHERE")]
     pub(crate) dry_run: Option<DryRun>,
     /// Return when every agent concerned enforces the change [default when given: 30s]
@@ -85,8 +87,8 @@ pub(crate) struct Delete {
     /// It is no error if it is not there
     #[arg(long)]
     pub(crate) ignore_not_found: bool,
-    /// Say what would be removed, and what becomes of recorded calls then, but remove nothing (exit code 0: none is known to be
-    /// denied then, 1: some are, 2: it failed)
+    /// Say what would be removed, and what becomes of recorded calls then, but remove nothing (exit code 0: none is
+    /// known to be denied then, 1: some are, 2: it failed)
     #[arg(long, conflicts_with = "wait")]
     pub(crate) dry_run: bool,
     /// Return when every agent concerned enforces the change [default when given: 30s]

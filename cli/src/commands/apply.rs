@@ -10,7 +10,7 @@ use tonic::Status;
 use tonic_types::StatusExt as _;
 
 use crate::arguments::{Apply, DryRun, Global};
-use crate::commands::{simulate, wait};
+use crate::commands::{issuer_keys, simulate, wait};
 use crate::context::ContextStore;
 use crate::documents::{self, Documents, ReadError};
 use crate::error::CommandError;
@@ -18,8 +18,8 @@ use crate::kinds;
 use crate::output;
 use crate::session::Session;
 
-/// Stands for the trust domain of files that name none, without a context: nobody has a name below `.invalid` (RFC 2606 §2), so that
-/// whatever they write with a full id is of another one.
+/// Stands for the trust domain of files that name none, without a context: nobody has a name below `.invalid` (RFC 2606
+/// §2), so that whatever they write with a full id is of another one.
 const UNKNOWN_TRUST_DOMAIN: &str = "unknown.invalid";
 
 /// Runs the command.
@@ -183,7 +183,17 @@ pub(crate) async fn finish(
 ) -> Result<(), CommandError> {
     tell_warnings(&answer.warnings);
     let changed = answer.resources.iter().any(|applied| applied.outcome() != Outcome::Unchanged);
-    if validate_only { Ok(()) } else { until_enforced(session, answer.revision, changed, timeout).await }
+    if validate_only {
+        return Ok(());
+    }
+    let Some(patience) = timeout else {
+        return until_enforced(session, answer.revision, changed, timeout).await;
+    };
+    // What is waited for is that users are let in, and the keys by which they are come after the resource.
+    let begun = Instant::now();
+    let is_later = issuer_keys::fetch_first(session, answer, patience).await;
+    let revision = if is_later { 0 } else { answer.revision };
+    wait::until_enforced(session, revision, "", (begun, patience)).await
 }
 
 /// Shows what a person should know.

@@ -218,7 +218,7 @@ mod tests {
             message,
             format!(
                 "after 5s, 1 of 3 trust and hold what they should; waiting for \
-                 spiffe://shop.local/mesh/shop/node/orders: {why}"
+                 spiffe://shop.local/mesh/shop/node/orders: {why}; and for spiffe://shop.local/mesh/shop/node/web"
             )
         );
         assert_eq!(help, ["web1: delete it", "orders1: delete it"]);

@@ -35,9 +35,9 @@ async fn ask(global: &Global, arguments: Can) -> Result<Outlook, CommandError> {
         (Some(rpc), None) if rpc.contains('/') && !rpc.starts_with('/') => (String::new(), rpc),
         (Some(path), None) if path.starts_with('/') => ("GET".to_owned(), path),
         (Some(method), None) if !method.is_empty() => {
+            let asked = format!("hauberk can {} {}", arguments.caller, arguments.target);
             return Err(CommandError::Usage(format!(
-                "which path? Write: hauberk can {} {} {method} /PATH",
-                arguments.caller, arguments.target
+                "which path? Write: {asked} {method} /PATH, or of a gRPC method: {asked} PACKAGE.SERVICE/METHOD"
             )));
         }
         (method, path) => (method.unwrap_or_default(), path.unwrap_or_default()),

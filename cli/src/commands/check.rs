@@ -25,6 +25,11 @@ const AUTHORITY_WARNING: Duration = Duration::from_secs(30 * 86_400);
 /// The control plane renews its certificate at half of 24 h.
 const SERVER_WARNING: Duration = Duration::from_secs(3600);
 
+/// The group of what is told of instances.
+const AGENTS: &str = "agents";
+/// How the control plane's words about an instance end that is revoked, or whose node is in quarantine.
+const REFUSED: &str = ": everybody refuses it";
+
 /// How one thing stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Level {
@@ -207,7 +212,6 @@ fn control_plane(report: &mut Report, status: &api::GetStatusResponse, asked: Un
 }
 
 async fn mesh(report: &mut Report, session: &Session, global: &Global) -> Result<(), CommandError> {
-    const AGENTS: &str = "agents";
     let mesh = global.mesh.clone().unwrap_or_default();
     let meshes = session.list(Kind::Mesh, "").await?;
     if meshes.is_empty() {
@@ -238,30 +242,37 @@ async fn mesh(report: &mut Report, session: &Session, global: &Global) -> Result
     }
     report.good(AGENTS, format!("{connected} of {count} instances are connected"));
     for instance in &instances {
-        let name = format!("instance {} of {}/{}", instance.id, instance.mesh, instance.node);
-        if !instance.connected {
-            report.warning(
-                AGENTS,
-                format!("{name} is away; it acts on what it has"),
-                "if it is gone for good, its certificate expires by itself",
-            );
-        } else if instance.enforced_revision < instance.latest_revision || !instance.lag_reason.is_empty() {
-            let reason = if instance.lag_reason.is_empty() {
-                "not acknowledged yet"
-            } else {
-                instance.lag_reason.as_str()
-            };
-            report.bad(
-                AGENTS,
-                format!(
-                    "{name} enforces revision {}, not {}: {reason}",
-                    instance.enforced_revision, instance.latest_revision
-                ),
-                "look at that agent's log; hauberk get instances -o wide says where it runs",
-            );
-        }
+        one(report, instance);
     }
     Ok(())
+}
+
+/// How an instance stands.
+fn one(report: &mut Report, instance: &api::Instance) {
+    let name = format!("instance {} of {}/{}", instance.id, instance.mesh, instance.node);
+    if !instance.connected
+        && let Some(denial) = instance.lag_reason.strip_suffix(REFUSED)
+    {
+        // What it acts on concerns nobody.
+        report.good(AGENTS, format!("{name} is away and {denial}: everybody refuses it"));
+    } else if !instance.connected {
+        report.warning(
+            AGENTS,
+            format!("{name} is away; it acts on what it has"),
+            "if it is gone for good, its certificate expires by itself",
+        );
+    } else if instance.enforced_revision < instance.latest_revision || !instance.lag_reason.is_empty() {
+        let told = Some(instance.lag_reason.as_str()).filter(|reason| !reason.is_empty());
+        let reason = told.unwrap_or("not acknowledged yet");
+        report.bad(
+            AGENTS,
+            format!(
+                "{name} enforces revision {}, not {}: {reason}",
+                instance.enforced_revision, instance.latest_revision
+            ),
+            "look at that agent's log; hauberk get instances -o wide says where it runs",
+        );
+    }
 }
 
 /// What lets default denials through is said loudly.
@@ -382,4 +393,32 @@ fn tree(finding: &Finding) -> Tree {
         ("summary", Tree::text(&finding.summary)),
         ("fix", Tree::text(&finding.fix)),
     ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_instance_that_everybody_refuses_is_nothing_to_look_at() {
+        let told = |lag_reason: &str| {
+            let mut report = Report::default();
+            let instance = api::Instance {
+                id: "a".to_owned(),
+                mesh: "shop".to_owned(),
+                node: "web".to_owned(),
+                lag_reason: lag_reason.to_owned(),
+                ..api::Instance::default()
+            };
+            one(&mut report, &instance);
+            let Finding { level, summary, .. } = report.0.swap_remove(0);
+            (level, summary)
+        };
+        for denial in ["revoked", "quarantined"] {
+            let summary = format!("instance a of shop/web is away and {denial}: everybody refuses it");
+            assert_eq!(told(&format!("{denial}: everybody refuses it")), (Level::Good, summary));
+        }
+        let (level, summary) = told("not connected");
+        assert!(level == Level::Warning && summary.ends_with("it acts on what it has"), "{summary}");
+    }
 }

@@ -10,8 +10,8 @@ use crate::output::printable;
 /// The policies of one decision that are shown; the others are counted.
 const SHOWN_POLICIES: usize = 5;
 
-/// Who calls `node`, as short as can be: as [`short_name`] has it, but those of other trust domains than the node's, which is ours,
-/// by their full SPIFFE ids. A partner's `web` is none of ours.
+/// Who calls `node`, as short as can be: as [`short_name`] has it, but those of other trust domains than the node's,
+/// which is ours, by their full SPIFFE ids. A partner's `web` is none of ours.
 pub(crate) fn caller_name(caller: &str, node: &str) -> String {
     let is_foreign = |id: &SpiffeId| {
         // What leaves the mesh has no node: only our own are decided about then.

@@ -17,8 +17,8 @@ const TROUBLE: u8 = 2;
 /// Runs the command.
 ///
 /// # Errors
-/// Something is not there, or others still refer to it; not enforced in time. Of a dry run `Exit(1)` where something would be
-/// denied that is allowed, `Exit(2)` after a failure.
+/// Something is not there, or others still refer to it; not enforced in time. Of a dry run `Exit(1)` where something
+/// would be denied that is allowed, `Exit(2)` after a failure.
 pub(crate) async fn run(global: &Global, arguments: Delete) -> Result<(), CommandError> {
     let is_dry = arguments.dry_run;
     match delete(global, arguments).await {

@@ -21,8 +21,8 @@ pub(crate) struct Draft {
 }
 
 impl Draft {
-    /// Reads the files, and what is written as `KIND/NAME`. Those are of the mesh that is named, else of the only one of the files,
-    /// else of the only one there is.
+    /// Reads the files, and what is written as `KIND/NAME`. Those are of the mesh that is named, else of the only one
+    /// of the files, else of the only one there is.
     ///
     /// # Errors
     /// What is wrong in the files, or with the names; there is no usable context, or no control plane.

@@ -82,7 +82,8 @@ async fn target(session: &Session, mesh: &str, text: &str) -> Result<GrantTarget
     )))
 }
 
-/// Callers, of which those that are nodes or gateways of this mesh must exist: a rule for a misspelt name would never apply.
+/// Callers, of which those that are nodes or gateways of this mesh must exist: a rule for a misspelt name would never
+/// apply.
 async fn callers(session: &Session, mesh: &str, texts: &[String]) -> Result<Vec<GrantCaller>, CommandError> {
     let (trust_domain, mesh_name) = session.names(mesh)?;
     let mut callers = Vec::new();

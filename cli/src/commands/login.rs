@@ -59,7 +59,8 @@ pub(crate) async fn run(arguments: Login) -> Result<(), CommandError> {
     Ok(())
 }
 
-/// Asks until there is an answer: one that was lost has used up the token for every key but this one, which ends with the command.
+/// Asks until there is an answer: one that was lost has used up the token for every key but this one, which ends with
+/// the command.
 async fn until_answered<T>(
     mut ask: impl AsyncFnMut() -> Result<Result<Response<T>, Status>, ClientError>,
 ) -> Result<T, CommandError> {

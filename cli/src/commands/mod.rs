@@ -19,6 +19,7 @@ mod draft;
 pub(crate) mod explain;
 pub(crate) mod get;
 pub(crate) mod grant;
+mod issuer_keys;
 pub(crate) mod login;
 pub(crate) mod policy_diff;
 pub(crate) mod policy_test;

@@ -26,7 +26,8 @@ use crate::output::{self, printable};
 use crate::session::Session;
 use crate::times;
 
-/// The program that answers without a control plane: it is the control plane's own, so that what is tested is what will hold.
+/// The program that answers without a control plane: it is the control plane's own, so that what is tested is what will
+/// hold.
 const ANSWERER: &str = "hauberk-control-plane";
 
 /// How long it may take.

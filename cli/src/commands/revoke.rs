@@ -6,7 +6,7 @@ use hauberk_proto::admin::v1::{NodeTarget, QuarantineRequest, RevokeRequest};
 use tokio::time::Instant;
 
 use crate::arguments::{Global, Quarantine, Revoke, WaitEnforced};
-use crate::commands::wait;
+use crate::commands::{apply, wait};
 use crate::error::CommandError;
 use crate::kinds::{node_label, node_named};
 use crate::output;
@@ -61,9 +61,7 @@ pub(crate) async fn revoke(global: &Global, command: Revoke) -> Result<(), Comma
             tokens.join(", ")
         ));
     }
-    for what in &answer.unread {
-        output::note(output::printable(what));
-    }
+    apply::tell_warnings(&answer.unread);
     finish(&session, answer.revision, waiting, begun).await
 }
 
@@ -125,7 +123,15 @@ async fn finish(
 ) -> Result<(), CommandError> {
     match waiting.timeout {
         // Of every mesh: nobody anywhere may believe a revoked certificate. There is no revision 0 to wait for.
-        Some(timeout) if revision > 0 => wait::until_enforced(session, revision, "", (begun, timeout)).await,
+        Some(timeout) if revision > 0 => {
+            let waited = wait::until_enforced(session, revision, "", (begun, timeout)).await;
+            if waited.is_err() {
+                output::note(format_args!(
+                    "it is recorded all the same: `hauberk wait --revision {revision}` goes on waiting for the agents"
+                ));
+            }
+            waited
+        }
         Some(_) => Ok(()),
         None => {
             output::note(format_args!(

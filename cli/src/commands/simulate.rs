@@ -11,7 +11,7 @@ use crate::arguments::{Global, Simulate};
 use crate::clock;
 use crate::commands::draft::{self, Draft};
 use crate::commands::{apply, decision};
-use crate::documents::{Defaults, tree_of};
+use crate::documents::{Defaults, Tree, tree_of};
 use crate::error::CommandError;
 use crate::output;
 use crate::session::Session;
@@ -44,7 +44,8 @@ async fn simulate(global: &Global, arguments: Simulate) -> Result<u64, CommandEr
     draft.check_removed(answer.removed)?;
     match arguments.output.for_programs() {
         Some(format) => {
-            let tree = tree_of("hauberk.admin.v1.SimulateResponse", &answer, Defaults::Show);
+            let mut tree = tree_of("hauberk.admin.v1.SimulateResponse", &answer, Defaults::Show);
+            tell_undecidable(&mut tree);
             output::trees(format, vec![tree], true)?;
         }
         None => {
@@ -54,6 +55,23 @@ async fn simulate(global: &Global, arguments: Simulate) -> Result<u64, CommandEr
     }
     warn_of_undecided(&answer);
     Ok(answer.denied)
+}
+
+/// Says of flips whose verdicts cannot be said just that: a field that is not there reads as a mistake.
+fn tell_undecidable(answer: &mut Tree) {
+    let Tree::Map(fields) = answer else { return };
+    let flips = fields.iter_mut().filter(|(name, _)| name == "flips").filter_map(|(_, flips)| match flips {
+        Tree::List(flips) => Some(flips),
+        _ => None,
+    });
+    for flip in flips.flatten() {
+        let Tree::Map(fields) = flip else { continue };
+        for (_, verdict) in fields.iter_mut().filter(|(name, _)| name == "now" || name == "draft") {
+            if *verdict == Tree::Text("unspecified".to_owned()) {
+                *verdict = Tree::Text("undecidable".to_owned());
+            }
+        }
+    }
 }
 
 fn warn_of_undecided(answer: &SimulateResponse) {
@@ -70,8 +88,8 @@ fn undecided(answer: &SimulateResponse) -> Option<String> {
     (answer.undecidable > 0).then_some(warning)
 }
 
-/// Shows what would become of recorded calls, beside what a dry run says; gives how many flows would be denied. The exit code tells that
-/// of removals alone.
+/// Shows what would become of recorded calls, beside what a dry run says; gives how many flows would be denied. The
+/// exit code tells that of removals alone.
 ///
 /// # Errors
 /// What the control plane answers; where it records nothing, being of a former release, only if something is removed.
@@ -86,9 +104,7 @@ pub(crate) async fn beside_dry_run(
             let answer = answer.into_inner();
             draft::check_removed(&removed, answer.removed)?;
             show(&answer)?;
-            if !removed.is_empty() {
-                warn_of_undecided(&answer);
-            }
+            warn_of_undecided(&answer);
             Ok(answer.denied)
         }
         Err(status) if status.code() == Code::Unimplemented => not_recorded(&removed),
@@ -241,6 +257,7 @@ pub(super) fn counted(count: u64, what: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::documents::to_json;
 
     fn flip(now: Verdict, draft: Verdict, reason: &str, policies: &[&str]) -> Flip {
         Flip {
@@ -297,6 +314,12 @@ mod tests {
         );
         let shown = format!("{table}{}\n", remarks(&answer, now).join("\n"));
         insta::assert_snapshot!(anstream::adapter::strip_str(&shown).to_string());
+        let mut tree = tree_of("hauberk.admin.v1.SimulateResponse", &answer, Defaults::Show);
+        tell_undecidable(&mut tree);
+        let json = to_json(&tree);
+        assert!(!json.contains("unspecified"), "{json}");
+        let undecidable = "\"now\": \"undecidable\",\n      \"draft\": \"undecidable\"";
+        assert!(json.contains(undecidable) && json.contains("\"now\": \"allow\""), "{json}");
         let warning = "of 1 flow (7 calls) nothing can be said, and the exit code says nothing of them";
         assert_eq!(undecided(&answer).as_deref(), Some(warning));
         assert_eq!(undecided(&SimulateResponse { undecidable: 0, ..answer }), None);

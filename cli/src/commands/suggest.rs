@@ -61,7 +61,7 @@ fn remarks(answer: &SuggestResponse, now: UnixMillis) -> Vec<String> {
             output::printable(&uncovered.action),
             output::printable(&uncovered.route),
             counted(uncovered.count, "call"),
-            why(&uncovered.reason)
+            why(&uncovered.reason, uncovered.count)
         ));
     }
     if !answer.generalisations.is_empty() {
@@ -85,13 +85,19 @@ fn remarks(answer: &SuggestResponse, now: UnixMillis) -> Vec<String> {
     lines
 }
 
-fn why(reason: &str) -> &str {
+fn why(reason: &str, count: u64) -> &str {
     match reason {
+        "facts_not_recorded" if count != 1 => {
+            "which depend on what is not recorded, such as their users: keep the policy that lets them through"
+        }
         "denied_now" => "which would be denied today",
         "facts_not_recorded" => {
-            "which depends on what is not recorded, such as their users: keep the policy that lets them through"
+            "which depends on what is not recorded, such as its user: keep the policy that lets it through"
         }
         "unreadable_record" => "which the port would not take",
+        "too_many_to_record" if count == 1 => {
+            "whose path was one of too many to be recorded: declare routes for them"
+        }
         "too_many_to_record" => "whose paths were too many to be recorded: declare routes for them",
         "cannot_be_written" => "which no policy can be written for",
         other => other,
@@ -122,18 +128,22 @@ mod tests {
             generalisations: vec!["orders:8080 /orders/{id}: every path of the declared route".to_owned()],
             seen: 3_001,
             covered: 2_999,
-            uncovered: ["too_many_to_record", "facts_not_recorded"]
-                .map(|reason| Uncovered {
-                    caller: node("web"),
-                    node: node("orders"),
-                    port: 8080,
-                    action: "GET".to_owned(),
-                    route: "*undeclared".to_owned(),
-                    count: 1,
-                    reason: reason.to_owned(),
-                    external: String::new(),
-                })
-                .to_vec(),
+            uncovered: [
+                ("GET", 1, "too_many_to_record"),
+                ("GET", 139, "facts_not_recorded"),
+                ("PUT", 1, "facts_not_recorded"),
+            ]
+            .map(|(action, count, reason)| Uncovered {
+                caller: node("web"),
+                node: node("orders"),
+                port: 8080,
+                action: action.to_owned(),
+                route: "*undeclared".to_owned(),
+                count,
+                reason: reason.to_owned(),
+                external: String::new(),
+            })
+            .to_vec(),
             used: vec![
                 PermitUse { policy: "shop-open".to_owned(), count: 2_999 },
                 PermitUse { policy: "unused".to_owned(), count: 0 },

@@ -128,7 +128,8 @@ fn laggards(last: Option<WaitResponse>, timeout: Duration) -> CommandError {
     )
 }
 
-/// Says at once of whom no waiting helps: their views cannot be made as the configuration is. `told`: of whom it was said.
+/// Says at once of whom no waiting helps: their views cannot be made as the configuration is. `told`: of whom it was
+/// said.
 pub(crate) fn tell_obstructed(laggards: &[Laggard], told: &mut BTreeSet<String>) {
     for laggard in laggards.iter().filter(|laggard| laggard.obstructed) {
         if told.len() < MOST_ADVISED && told.insert(laggard.instance_id.clone()) {
@@ -140,13 +141,28 @@ pub(crate) fn tell_obstructed(laggards: &[Laggard], told: &mut BTreeSet<String>)
     }
 }
 
-/// For whom is waited: one for whom waiting does not help, with the reason, before any other; nothing where nobody is late.
+/// For whom is waited: one for whom waiting does not help, with the reason, before any other; nothing where nobody is
+/// late.
 pub(crate) fn waiting_for(laggards: &[Laggard]) -> String {
     let first = laggards.iter().find(|laggard| laggard.obstructed).or(laggards.first());
-    let Some(laggard) = first else { return String::new() };
-    let Laggard { spiffe_id, reason, .. } = laggard;
-    let reason = if laggard.obstructed { format!(": {reason}") } else { String::new() };
-    format!("; waiting for {}", output::printable(&format!("{spiffe_id}{reason}")))
+    let Some(Laggard { spiffe_id, reason, obstructed, .. }) = first else { return String::new() };
+    // Instances of one node are named once.
+    let others: BTreeSet<&str> = laggards.iter().map(|laggard| laggard.spiffe_id.as_str()).collect();
+    let others = others.into_iter().filter(|other| other != spiffe_id).collect::<Vec<_>>();
+    let mut said = format!("; waiting for {spiffe_id}");
+    if *obstructed {
+        said += &format!(": {reason}");
+    }
+    if !others.is_empty() {
+        let named: Vec<_> = others.iter().copied().take(MOST_ADVISED - 1).collect();
+        said += if *obstructed { "; and for " } else { ", " };
+        said += &named.join(", ");
+        let more = others.len() - named.len();
+        if more > 0 {
+            said += &format!(" and {more} more");
+        }
+    }
+    output::printable(&said).to_string()
 }
 
 /// What to do about the first of those who are late.
@@ -166,4 +182,19 @@ pub(crate) fn advice(laggards: &[Laggard]) -> Vec<String> {
 /// So many, in words.
 pub(crate) fn instances(count: u32) -> String {
     if count == 1 { "1 instance".to_owned() } else { format!("{count} instances") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_nodes_that_are_waited_for_are_named_up_to_a_bound() {
+        let late = |node: &str| Laggard { spiffe_id: node.to_owned(), ..Laggard::default() };
+        assert_eq!(waiting_for(&[]), "");
+        assert_eq!(waiting_for(&[late("b"), late("b")]), "; waiting for b");
+        assert_eq!(waiting_for(&[late("b"), late("a"), late("b")]), "; waiting for b, a");
+        let many: Vec<_> = "gfedcba".split("").filter(|node| !node.is_empty()).map(late).collect();
+        assert_eq!(waiting_for(&many), "; waiting for g, a, b, c, d and 2 more");
+    }
 }

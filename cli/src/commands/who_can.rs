@@ -40,7 +40,8 @@ pub(crate) async fn who_can(global: &Global, arguments: WhoCan) -> Result<(), Co
         request.page_token = page.next_page_token;
     }
     let nobody = "nobody: no caller can do that (--all shows why for each)";
-    show(arguments.output, found, ("CALLER", &prospect::caller), nobody)
+    let columns = callers(&found);
+    show(arguments.output, found, &columns, nobody)
 }
 
 /// Runs `what-can`.
@@ -65,17 +66,21 @@ pub(crate) async fn what_can(global: &Global, arguments: WhatCan) -> Result<(), 
         request.page_token = page.next_page_token;
     }
     let nothing = "nothing: no policy lets it call anything (--all shows why for each)";
-    show(arguments.output, found, ("TARGET", &prospect::target), nothing)
+    show(arguments.output, found, &[("TARGET", prospect::target)], nothing)
 }
 
-type Column<'a> = (&'static str, &'a dyn Fn(&Prospect) -> String);
+/// A title, and what stands below it.
+type Column = (&'static str, fn(&Prospect) -> String);
 
-fn show(
-    format: TableFormat,
-    found: Vec<Prospect>,
-    (title, first): Column<'_>,
-    none: &str,
-) -> Result<(), CommandError> {
+/// Who calls; and what, where that is several ports, of which each has its own answer.
+fn callers(found: &[Prospect]) -> Vec<Column> {
+    let called = |one: &Prospect| (one.node.clone(), one.external.clone(), one.port);
+    let is_one = found.windows(2).all(|pair| matches!(pair, [one, next] if called(one) == called(next)));
+    let target: &[Column] = if is_one { &[] } else { &[("TARGET", prospect::target)] };
+    [&[("CALLER", prospect::caller as fn(&Prospect) -> String)][..], target].concat()
+}
+
+fn show(format: TableFormat, found: Vec<Prospect>, first: &[Column], none: &str) -> Result<(), CommandError> {
     let trees = |found: &[Prospect]| -> Vec<Tree> {
         found.iter().map(|one| tree_of("hauberk.admin.v1.Prospect", one, Defaults::Omit)).collect()
     };
@@ -86,12 +91,12 @@ fn show(
             output::note(none);
             Ok(())
         }
-        TableFormat::Table => output::raw(&table(&found, title, first)),
+        TableFormat::Table => output::raw(&table(&found, first)),
     }
 }
 
 /// One row for all actions of which the same is to be said, and the conditions below.
-fn table(found: &[Prospect], title: &'static str, first: &dyn Fn(&Prospect) -> String) -> String {
+fn table(found: &[Prospect], first: &[Column]) -> String {
     let mut rows: Vec<(Prospect, Vec<String>)> = Vec::new();
     for prospect in found {
         let action = prospect::action(prospect);
@@ -103,16 +108,17 @@ fn table(found: &[Prospect], title: &'static str, first: &dyn Fn(&Prospect) -> S
     }
     let mut notes = Notes::default();
     let rows = rows.iter().map(|(prospect, actions)| {
-        vec![
-            first(prospect),
+        let of_all = [
             actions.join(","),
             prospect::route(prospect),
             prospect::word(prospect.outlook()).to_owned(),
             notes.grounds(prospect),
-        ]
+        ];
+        first.iter().map(|(_, column)| column(prospect)).chain(of_all).collect()
     });
     let rows = rows.collect();
-    output::table(&[title, "ACTIONS", "ROUTE", "MAY", "BY"], rows) + &notes.text()
+    let titles = first.iter().map(|(title, _)| *title).chain(["ACTIONS", "ROUTE", "MAY", "BY"]);
+    output::table(&titles.collect::<Vec<_>>(), rows) + &notes.text()
 }
 
 #[cfg(test)]
@@ -150,6 +156,13 @@ mod tests {
             ..of("POST", Outlook::Conditional)
         };
         let found = [of("GET", Outlook::Always), of("HEAD", Outlook::Always), part];
-        insta::assert_snapshot!(table(&found, "CALLER", &prospect::caller));
+        insta::assert_snapshot!(table(&found, &callers(&found)));
+        // Of several ports each row says which one it is about.
+        let admin = Prospect { port: 9090, ..of("GET", Outlook::Never) };
+        let found = [of("GET", Outlook::Always), admin];
+        let told = table(&found, &callers(&found));
+        let rows: Vec<Vec<&str>> =
+            told.lines().map(|line| line.split_whitespace().take(2).collect()).collect();
+        assert_eq!(rows, [["CALLER", "TARGET"], ["web", "orders:8080"], ["web", "orders:9090"]]);
     }
 }

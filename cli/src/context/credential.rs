@@ -94,8 +94,8 @@ async fn learn_trust(store: &ContextStore, name: &str, credential: &Credential, 
     issuer.is_some_and(|issuer| answer.renew_issuers.contains(&issuer))
 }
 
-/// Renews the credential if it is past half of its life, or its authority signs no longer, and nobody else is doing so. What
-/// goes wrong is said, and the command goes on with the credential that there is.
+/// Renews the credential if it is past half of its life, or its authority signs no longer, and nobody else is doing so.
+/// What goes wrong is said, and the command goes on with the credential that there is.
 pub(crate) async fn renew_if_due(
     store: &ContextStore,
     name: &str,

@@ -1,5 +1,5 @@
-//! A small OpenID Connect issuer for the people of the shop. It really signs what it says, and asks nobody for a password: who
-//! reaches it on this machine is whom they say.
+//! A small OpenID Connect issuer for the people of the shop. It really signs what it says, and asks nobody for a
+//! password: who reaches it on this machine is whom they say.
 
 use std::io;
 use std::net::SocketAddr;

@@ -16,8 +16,8 @@ use tokio::task::JoinSet;
 
 use super::error::DemoError;
 
-/// Answers HTTP/1.1 requests until it is told to stop; whatever is open then ends. `open` makes of a socket what is spoken over, or nothing where
-/// nobody is there to speak to.
+/// Answers HTTP/1.1 requests until it is told to stop; whatever is open then ends. `open` makes of a socket what is
+/// spoken over, or nothing where nobody is there to speak to.
 pub(super) async fn serve<S, Open, Answer>(
     listener: TcpListener,
     open: impl Fn(TcpStream) -> Open,

@@ -29,8 +29,8 @@ pub(crate) struct ServeArguments {
     /// Where it listens; keep it to the loopback, so that nobody reaches it past its agent
     #[arg(long, value_name = "IP:PORT")]
     listen: SocketAddr,
-    /// What it calls before it answers: http://SERVICE/PATH, after a METHOD where it is not GET; for paths that end so alone, or
-    /// nothing for them. The first one that fits; may be repeated
+    /// What it calls before it answers: http://SERVICE/PATH, after a METHOD where it is not GET; for paths that end so
+    /// alone, or nothing for them. The first one that fits; may be repeated
     #[arg(long, value_name = "[/END=]TARGET")]
     calls: Vec<String>,
     /// A service of which the very same is asked that this one is asked, before it answers

@@ -1,5 +1,5 @@
-//! Descriptions of interfaces in files of their own, `openapiFile:` and `protobufFile:`. Public ones have many megabytes, of which routes
-//! need little: the rest stays here.
+//! Descriptions of interfaces in files of their own, `openapiFile:` and `protobufFile:`. Public ones have many
+//! megabytes, of which routes need little: the rest stays here.
 
 mod json;
 mod openapi;
@@ -67,8 +67,8 @@ impl Flaw {
     }
 }
 
-/// Puts what files describe into the document that names them. `folder` is where the document's own file lies; standard input lies
-/// nowhere.
+/// Puts what files describe into the document that names them. `folder` is where the document's own file lies; standard
+/// input lies nowhere.
 pub(super) fn fill(document: &mut Node, folder: Option<&Path>, defects: &mut Vec<Defect>) {
     let listeners = field(document, "spec").and_then(|spec| field(spec, "listeners"));
     let Some(Content::List(listeners)) = listeners.map(|listeners| &mut listeners.content) else { return };

@@ -160,7 +160,19 @@ impl Documents {
             return Some(Problem { source, at, length, path: path.to_owned(), message });
         }
         let (at, length) = locate(&document.node, path);
-        Some(Problem { source, at, length, path: path.to_owned(), message: message.to_owned() })
+        Some(Problem { source, at, length, path: path.to_owned(), message: self.in_files(message) })
+    }
+
+    /// A message that ends with another resource's place in the request, with the place in the files instead.
+    fn in_files(&self, message: &str) -> String {
+        let other = message.strip_suffix(']').and_then(|message| message.rsplit_once(" resources["));
+        let found = other.and_then(|(before, index)| {
+            let document = self.documents.get(index.parse::<usize>().ok()?)?;
+            let source = self.sources.get(document.source)?;
+            let (at, _) = locate(&document.node, "name");
+            Some(format!("{before} in {}, line {}", source.name, at.line))
+        });
+        found.unwrap_or_else(|| message.to_owned())
     }
 }
 

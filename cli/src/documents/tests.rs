@@ -213,7 +213,7 @@ spec:
     let violations = vec![
         ("resources[1].spec.cedar".to_owned(), "2:9: expected an identifier".to_owned()),
         ("resources[1].labels.app.example/name".to_owned(), "too long".to_owned()),
-        ("resources[1].name".to_owned(), "taken".to_owned()),
+        ("resources[1].name".to_owned(), "Policy shop/p is already resources[0]".to_owned()),
         ("resources[1].spec.mode".to_owned(), "not there".to_owned()),
         ("page".to_owned(), "elsewhere".to_owned()),
     ];

@@ -47,7 +47,7 @@ pub enum AppError {
     #[error("TLS cannot be set up")]
     Tls(#[from] SetupError),
     /// A port is taken or not ours to take.
-    #[error("cannot listen on {address} ({setting}): {source}. Free it, or choose another")]
+    #[error("cannot listen on {address} ({setting}): free it, or choose another")]
     Listen {
         /// Where.
         address: SocketAddr,

@@ -40,15 +40,14 @@ pub enum Unreached {
         source: io::Error,
     },
     /// The name leads to where nothing is asked.
-    #[error(
-        "{host} has only addresses that are not asked, such as {address}: loopback and private ones take \
-         allowPrivateAddresses, link-local ones are never asked"
-    )]
+    #[error("{}", not_asked(host, *address, *is_never))]
     Address {
-        /// The name.
+        /// The name, or the address itself.
         host: String,
         /// One of its addresses.
         address: IpAddr,
+        /// Whether that one is not asked whatever the resource says.
+        is_never: bool,
     },
     /// Nobody answers.
     #[error("no connection to {address}: {source}")]
@@ -72,6 +71,18 @@ pub enum Unreached {
     /// It answers something else. Redirects are not followed: an admin says where things come from.
     #[error("it answers with status {0}; only 200 is taken, and no redirect followed")]
     Status(StatusCode),
+}
+
+fn not_asked(host: &str, address: IpAddr, is_never: bool) -> String {
+    let why = if is_never {
+        "link-local addresses, and such that are nobody's, are never asked"
+    } else {
+        "loopback and private addresses take allowPrivateAddresses"
+    };
+    match host.parse::<IpAddr>() {
+        Ok(own) if address == own => format!("{address} is no address that is asked: {why}"),
+        _ => format!("{host} has only addresses that are not asked, such as {address}: {why}"),
+    }
 }
 
 /// What knows servers by the web's authorities: those of `web_roots`, or the system's.
@@ -134,7 +145,8 @@ async fn connect(endpoint: &WebEndpoint) -> Result<TcpStream, Unreached> {
             Err(source) => error = Some(Unreached::Connect { address, source }),
         }
     }
-    Err(error.unwrap_or_else(|| Unreached::Address { host: host.to_owned(), address }))
+    let is_never = endpoint.is_never_at(address);
+    Err(error.unwrap_or_else(|| Unreached::Address { host: host.to_owned(), address, is_never }))
 }
 
 fn question(url: &EndpointUrl) -> Result<Request<Empty<Bytes>>, Unanswered> {

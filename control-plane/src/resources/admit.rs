@@ -108,18 +108,23 @@ pub fn admit(
         let count = problems.count();
         let Some((key, normal)) = envelope::read(resource, &mut problems) else { continue };
         if let Some(first) = places.get(&key) {
+            // Whoever sent it knows by this number where that one stands.
             problems.invalid("name", format!("{key} is already resources[{first}]"));
             continue;
         }
         places.insert(key.clone(), index);
         let previous = catalog.get(&key).cloned();
         envelope::check_version(resource, previous.as_deref(), &mut problems);
-        check_rights(&key, rights, &mut problems);
         let outcome = match &previous {
             None => Outcome::Created,
             Some(previous) if envelope::is_same(previous.resource(), &normal) => Outcome::Unchanged,
             Some(_) => Outcome::Configured,
         };
+        // What stays as it is changes nothing, whoever sends it along: a whole folder is applied for one node in it. It tells nothing
+        // either: every admin reads every resource.
+        if outcome != Outcome::Unchanged {
+            check_rights(&key, rights, &mut problems);
+        }
         // What stays as it is stored is no new text, and is not refused for what only those are.
         problems.of_stored_from_here(outcome == Outcome::Unchanged);
         let model = match &normal.spec {
@@ -128,7 +133,15 @@ pub fn admit(
         };
         problems.of_stored_from_here(false);
         let Some(model) = model else { continue };
-        after.set(&key, Entry::new(normal.clone(), model));
+        match &previous {
+            // It is the very one that is stored, with all that was fetched for it.
+            Some(previous)
+                if outcome == Outcome::Unchanged && !matches!(previous.model(), Model::Unreadable(_)) => {}
+            previous => {
+                let metadata = previous.as_ref().and_then(|entry| entry.resource().metadata.clone());
+                after.set(&key, Entry::new(Resource { metadata, ..normal.clone() }, model));
+            }
+        }
         if problems.count() == count {
             changes.push(Change { key, outcome, resource: normal, previous });
         }
@@ -193,7 +206,7 @@ fn check_rights(key: &ResourceKey, rights: Rights, problems: &mut Problems) {
         }
     };
     if !may {
-        let message = format!("to change a {} takes the role {role}", key.kind.noun());
+        let message = format!("to change {} takes the role {role}", key.kind.with_article());
         problems.report(Fault::Denied, "kind", message, None);
     }
 }

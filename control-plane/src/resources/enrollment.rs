@@ -279,7 +279,7 @@ mod tests {
             EVERYTHING,
         );
         let begin = [
-            "spec.workload.path: segment 3 of the path is wrong: a name must not be empty; write what follows",
+            "spec.workload.path: segment 2 of the path is wrong: a name must not be empty; write what follows",
             "spec.workload.selectors[0]: \"unix:uids:1\" is no selector that is known; did you mean \"unix:uid:\"?",
             "spec.workload.selectors[1]: \"unix:uid:x\": a number of a user or group is needed",
             "spec.workload.selectors[3]: unix:gid:1 stands there twice",
@@ -307,7 +307,7 @@ mod tests {
     fn it_takes_a_role_of_its_own() {
         let editor = Rights { identities: false, ..EVERYTHING };
         let found = problems(enrollment(|_| {}), editor);
-        assert_eq!(found, ["kind: to change a enrollment takes the role identity-admin"]);
+        assert_eq!(found, ["kind: to change an enrollment takes the role identity-admin"]);
         let identities = Rights { identities: true, resources: false, policies: false, boundaries: false };
         assert_eq!(problems(enrollment(|_| {}), identities), [""; 0]);
     }

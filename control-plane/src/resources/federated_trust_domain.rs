@@ -93,8 +93,15 @@ impl FederatedTrustDomain {
             problems.invalid_but("spec", "it says nowhere what its members are verified by", help);
         }
         let endpoint = url.zip(profile).map(|(at, profile)| BundleEndpoint { at, profile });
+        // All of it decides where bundles come from, or whether they are believed.
+        let source = wire::FederatedTrustDomainSpec {
+            trust_domain_bundle: trust_domain_bundle.clone(),
+            bundle_endpoint_url: bundle_endpoint_url.clone(),
+            bundle_endpoint_profile: bundle_endpoint_profile.clone(),
+            allow_private_addresses: allow_private_addresses.filter(|allows| *allows),
+        };
         let mut spec_digest = [0; 32];
-        spec_digest.copy_from_slice(digest::digest(&digest::SHA256, &spec.encode_to_vec()).as_ref());
+        spec_digest.copy_from_slice(digest::digest(&digest::SHA256, &source.encode_to_vec()).as_ref());
         (problems.count() == before).then_some(Self { trust_domain, initial, endpoint, digest: spec_digest })
     }
 

@@ -15,7 +15,7 @@ use crate::registry::{StoreError, Stored, document, keys};
 pub struct FetchedKeys {
     /// Of the resource as it was made.
     uid: String,
-    /// Of its spec: what was fetched by another one counts no longer, so that an admin's word is the last.
+    /// Of where its spec says that keys come from: what was fetched from elsewhere counts no longer, so that an admin's word is the last.
     spec_digest: [u8; 32],
     keys: Arc<JwtKeySet>,
     fetched_at: UnixMillis,

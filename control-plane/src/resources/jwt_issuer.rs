@@ -5,7 +5,7 @@ use std::sync::Arc;
 use aws_lc_rs::digest;
 use hauberk_policy::{ClaimsMapping, is_listed_header};
 use hauberk_proto::mesh::v1 as wire;
-use hauberk_tls::jwt::JwtKeySet;
+use hauberk_tls::jwt::{JwtBundleError, JwtKeySet};
 use prost::Message;
 
 use super::choice;
@@ -84,16 +84,18 @@ impl JwtIssuer {
                     (Some(Arc::new(keys)), passed_over.iter().map(ToString::to_string).collect())
                 }
                 Err(error) => {
-                    problems.invalid("spec.jwks", error);
+                    match error {
+                        JwtBundleError::NoneForTokens(_) => problems.invalid_but(
+                            "spec.jwks",
+                            error,
+                            "keys of RSA and of P-256, P-384 and P-521 are known; those of `use` enc are not for this",
+                        ),
+                        error => problems.invalid("spec.jwks", error),
+                    }
                     (None, Vec::new())
                 }
             },
         };
-        if initial.as_ref().is_some_and(|keys| keys.keys().next().is_none()) {
-            let help =
-                "keys of RSA and of P-256, P-384 and P-521 are known; those of `use` enc are not for this";
-            problems.invalid_but("spec.jwks", "it has no key that verifies tokens", help);
-        }
         let allows_private = allow_private_addresses.unwrap_or_default();
         let endpoint = match jwks_url.as_str() {
             "" if jwks.is_empty() => configuration_of(problems, issuer, allows_private),
@@ -122,12 +124,8 @@ impl JwtIssuer {
         };
         let declared =
             declares.as_ref().map(|declares| read_declared(problems, declares)).unwrap_or_default();
-        // What is declared is of no matter to what is fetched.
-        let fetched_for = wire::JwtIssuerSpec { declares: None, ..spec.clone() };
-        let mut spec_digest = [0; 32];
-        spec_digest.copy_from_slice(digest::digest(&digest::SHA256, &fetched_for.encode_to_vec()).as_ref());
+        let digest = digest_of_source(spec);
         let issuer = issuer.clone();
-        let digest = spec_digest;
         let read = Self {
             issuer,
             audiences,
@@ -188,10 +186,37 @@ impl JwtIssuer {
         &self.declared
     }
 
-    /// SHA-256 of the spec, what is declared aside: what was fetched for another one no longer counts.
+    /// SHA-256 of where its keys come from: what was fetched for another source no longer counts.
     pub(crate) fn digest(&self) -> [u8; 32] {
         self.digest
     }
+}
+
+/// SHA-256 of what decides where keys come from, and whether they are believed. How tokens are read, for whom they are, and what people
+/// are told of the issuer are of no matter to its keys: who changes those must not be without any while its server is away.
+fn digest_of_source(spec: &wire::JwtIssuerSpec) -> [u8; 32] {
+    let wire::JwtIssuerSpec {
+        issuer,
+        jwks,
+        jwks_url,
+        allow_private_addresses,
+        audiences: _,
+        claims: _,
+        token_header: _,
+        description: _,
+        declares: _,
+        audience_claim: _,
+    } = spec;
+    let source = wire::JwtIssuerSpec {
+        issuer: issuer.clone(),
+        jwks: jwks.clone(),
+        jwks_url: jwks_url.clone(),
+        allow_private_addresses: allow_private_addresses.filter(|allows| *allows),
+        ..wire::JwtIssuerSpec::default()
+    };
+    let mut digest = [0; 32];
+    digest.copy_from_slice(digest::digest(&digest::SHA256, &source.encode_to_vec()).as_ref());
+    digest
 }
 
 /// Where an issuer says where its keys are (OpenID Connect Discovery 1.0 §4.1).

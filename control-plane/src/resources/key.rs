@@ -94,6 +94,13 @@ impl Kind {
         }
     }
 
+    /// The same with its article.
+    pub fn with_article(self) -> String {
+        let noun = self.noun();
+        let article = if noun.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" };
+        format!("{article} {noun}")
+    }
+
     /// The kind that a request names; `None` where it names none, or one that this release does not know.
     pub fn from_wire(kind: i32) -> Option<Self> {
         match wire::Kind::try_from(kind) {

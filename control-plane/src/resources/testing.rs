@@ -235,7 +235,7 @@ impl Scratch {
         let keys = KeyStore::new(Arc::new(kek), None);
         let store = SledStore::create(&directory.path().join("registry")).unwrap();
         let now = UnixMillis(1_790_000_000_000);
-        let (founding, _) = authority::found(&trust_domain(), Vec::new(), &keys, now).await.unwrap();
+        let (founding, _, _) = authority::found(&trust_domain(), Vec::new(), &keys, now).await.unwrap();
         store.commit(founding).await.unwrap();
         Self::start(directory, store).await
     }

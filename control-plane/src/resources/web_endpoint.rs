@@ -83,6 +83,11 @@ impl WebEndpoint {
             Locality::Special => false,
         }
     }
+
+    /// Whether it is not asked at this address whatever the resource says.
+    pub fn is_never_at(&self, address: IpAddr) -> bool {
+        matches!(locality(address), Locality::Special)
+    }
 }
 
 impl EndpointUrl {

@@ -15,6 +15,12 @@ pub enum RevocationError {
          than the certificate, put its node in quarantine"
     )]
     UnknownSerial(String),
+    /// It is an authority's.
+    #[error(
+        "{0} is the serial number of an authority, not of a certificate that it signed: `hauberk authority revoke {0}` has everybody \
+         refuse what it signed"
+    )]
+    Authority(String),
     /// The certificate is good no longer anyway.
     #[error("the certificate {0} has expired: it is refused everywhere already")]
     Expired(String),

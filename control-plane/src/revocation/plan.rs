@@ -10,7 +10,7 @@ use super::records::{self, RevokedCertificate, RevokedInstance, instance_key, se
 use super::revocations::{MOST_CERTIFICATES, Revocations, TOKENS_LIVE, Target};
 use crate::admins;
 use crate::issuance::{Holder, IssuedRecord};
-use crate::registry::{Commit, StoreError, document};
+use crate::registry::{Commit, StoreError, document, keys};
 use crate::resources::did_you_mean;
 
 /// Certificates that stay good of who held one that was revoked.
@@ -154,7 +154,14 @@ impl Revocations {
 
     async fn plan_serial(&self, serial: Serial, now: UnixMillis) -> Result<Plan, RevocationError> {
         let record = self.ledger.certificate(serial).await?;
-        let record = record.ok_or_else(|| RevocationError::UnknownSerial(serial.to_string()))?;
+        let Some(record) = record else {
+            for kind in [keys::ISSUING, keys::ROOTS] {
+                if self.store.get(&format!("{kind}{serial}")).await?.is_some() {
+                    return Err(RevocationError::Authority(serial.to_string()));
+                }
+            }
+            return Err(RevocationError::UnknownSerial(serial.to_string()));
+        };
         if record.holder == Holder::ControlPlane {
             return Err(RevocationError::ControlPlane(serial.to_string()));
         }

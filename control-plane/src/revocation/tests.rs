@@ -480,6 +480,9 @@ async fn what_cannot_be_revoked_is_named() {
     let error = revocations.revoke(&Target::Serial(unknown), &actor()).await.unwrap_err();
     assert!(matches!(error, RevocationError::UnknownSerial(_)), "{error}");
     let (_, peer) = join(&scratch).await;
+    let authority = peer.issuer_serial().unwrap();
+    let error = revocations.revoke(&Target::Serial(authority), &actor()).await.unwrap_err().to_string();
+    assert!(error.contains(&format!("`hauberk authority revoke {authority}`")), "{error}");
     scratch.clock.advance(Duration::from_secs(2 * 86_400));
     let error = revocations.revoke(&Target::Serial(peer.serial()), &actor()).await.unwrap_err();
     assert!(matches!(error, RevocationError::Expired(_)), "{error}");

@@ -286,6 +286,7 @@ fn federation(followed: &Followed, now: UnixMillis) -> Option<Finding> {
         .as_ref()
         .map(|(problem, since)| format!("its bundle cannot be fetched since {since}: {problem}"));
     let fix = "see that its endpoint answers, then `hauberk bundle refresh`; or apply the resource with its present bundle";
+    let fix = fix_of_fetch(problem.as_ref(), fix);
     if !roots.iter().any(|root| root.validity().contains(now)) {
         let what = match bundle {
             None => "there is no bundle of it",
@@ -305,6 +306,16 @@ fn federation(followed: &Followed, now: UnixMillis) -> Option<Finding> {
     ))
 }
 
+/// What to do where something is not fetched: what is not asked at all answers to nobody's care.
+fn fix_of_fetch(problem: Option<&(String, UnixMillis)>, otherwise: &'static str) -> &'static str {
+    match problem {
+        Some((problem, _)) if problem.contains("take allowPrivateAddresses") => {
+            "if it is meant to be there, apply the resource with `allowPrivateAddresses: true`"
+        }
+        _ => otherwise,
+    }
+}
+
 /// An issuer whose users are not known, or soon may not be.
 fn issuer(followed: &FollowedIssuer) -> Option<Finding> {
     let FollowedIssuer { key, keys, passed_over, problem, .. } = followed;
@@ -312,6 +323,7 @@ fn issuer(followed: &FollowedIssuer) -> Option<Finding> {
         .as_ref()
         .map(|(problem, since)| format!("its keys cannot be fetched since {since}: {problem}"));
     let fix = "see that it answers where it is asked, then `hauberk bundle refresh --issuer`; or write its keys into the resource";
+    let fix = fix_of_fetch(problem.as_ref(), fix);
     if *keys == 0 {
         let failing = failing.map(|failing| format!("; {failing}")).unwrap_or_default();
         return Some(error(format!("{key}: its tokens are refused: no key of it is known{failing}"), fix));

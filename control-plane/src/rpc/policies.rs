@@ -118,7 +118,7 @@ impl policies_server::Policies for PoliciesService {
             let name = mesh_name(mesh)?;
             let mesh = Mesh::of(catalog, trust_domain, &name)?;
             let called = mesh.called(target, *port)?;
-            let pattern = pattern(path)?;
+            let pattern = pattern(method, path)?;
             let wanted = Wanted {
                 ports: Some(called.ports.iter().map(|(number, _)| *number).collect()),
                 spoken: spoken(method, path),
@@ -285,11 +285,11 @@ fn spoken(method: &str, path: &str) -> Spoken {
     }
 }
 
-/// The paths that are asked about: of gRPC methods too, `package.Service/Method`.
-fn pattern(path: &str) -> Result<Option<PathPattern>, Status> {
+/// The paths that are asked about: of gRPC methods too, `package.Service/Method`, where no method of HTTP is named beside it.
+fn pattern(method: &str, path: &str) -> Result<Option<PathPattern>, Status> {
     let rooted = match path {
         "" => return Ok(None),
-        path if path.starts_with(['/', '*']) => path.to_owned(),
+        path if path.starts_with(['/', '*']) || !matches!(method, "" | "call") => path.to_owned(),
         path => format!("/{path}"),
     };
     PathPattern::parse(&rooted).map(Some).map_err(|error| status::bad_field("path", error))

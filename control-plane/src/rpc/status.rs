@@ -209,6 +209,7 @@ pub fn of_revocation(error: &RevocationError) -> Status {
         RevocationError::UnknownToken(_) => refused(Code::NotFound, "NO_SUCH_TOKEN"),
         RevocationError::NoSuchNode { .. } => refused(Code::NotFound, "NO_SUCH_NODE"),
         RevocationError::NoInstances { .. } => refused(Code::NotFound, "NO_INSTANCES"),
+        RevocationError::Authority(_) => refused(Code::FailedPrecondition, "AUTHORITY"),
         RevocationError::Expired(_) => refused(Code::FailedPrecondition, "EXPIRED"),
         RevocationError::ControlPlane(_) => refused(Code::FailedPrecondition, "CONTROL_PLANE"),
         RevocationError::TooMany { .. } => refused(Code::ResourceExhausted, "TOO_MANY_REVOKED"),

@@ -250,6 +250,13 @@ async fn taken_ports_and_taken_or_unfinished_places_are_named() {
     let told = refused.unwrap_err().to_string();
     assert!(told.contains("admin-listen") && told.contains(&settings.admin_listen.to_string()), "{told}");
 
+    // What could not be made is no hindrance for the next attempt.
+    let mut again = crate::testing::settings(&directory.path().join("again"));
+    again.kek_file = directory.path().join("missing").join("kek");
+    assert!(matches!(found(&again).await, Err(InitError::Seal(_))));
+    again.kek_file = again.data_dir.join("key-encryption-key");
+    found(&again).await.unwrap();
+
     // A key that stands elsewhere is left alone, and so is the directory.
     let mut elsewhere = crate::testing::settings(&directory.path().join("other"));
     elsewhere.kek_file = settings.kek_file.clone();

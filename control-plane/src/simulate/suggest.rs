@@ -240,7 +240,7 @@ impl AtPlace<'_> {
             }
             for (reason, count) in missing.into_iter().filter(|(_, count)| *count > 0) {
                 let agent::FlowSummary { caller, node, external, port, action, route, .. } = &***summary;
-                suggestion.uncovered.push(Uncovered {
+                suggestion.add_uncovered(Uncovered {
                     caller: caller.clone(),
                     node: node.clone(),
                     port: *port,
@@ -251,6 +251,17 @@ impl AtPlace<'_> {
                     external: external.clone(),
                 });
             }
+        }
+    }
+}
+
+impl Suggestion {
+    /// What only differs in what is not told of it, such as who the user was, is told once.
+    fn add_uncovered(&mut self, more: Uncovered) {
+        let is_same = |known: &&mut Uncovered| Uncovered { count: known.count, ..more.clone() } == **known;
+        match self.uncovered.iter_mut().find(is_same) {
+            Some(known) => add(&mut known.count, more.count),
+            None => self.uncovered.push(more),
         }
     }
 }

@@ -4,10 +4,12 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use hauberk_identity::UnixMillis;
 use hauberk_tls::{Acceptor, LiveIdentity, SetupError, WebCertificate, WebCertificateError};
 use zeroize::Zeroizing;
 
 use super::HANDSHAKE_DEADLINE;
+use crate::clock::Clock;
 use crate::config::CertificateFiles;
 
 /// How long reading the files may take; they may lie on a network.
@@ -45,6 +47,7 @@ pub enum WebCertificateFault {
 pub struct ServedCertificate {
     listener: &'static str,
     acceptor: Acceptor,
+    clock: Clock,
     of_operator: Option<OfOperator>,
 }
 
@@ -52,6 +55,8 @@ struct OfOperator {
     files: CertificateFiles,
     held: Pem,
     certificate: WebCertificate,
+    /// That it has ended was told.
+    is_end_told: bool,
 }
 
 #[derive(PartialEq, Eq)]
@@ -69,16 +74,18 @@ impl ServedCertificate {
         listener: &'static str,
         files: Option<&CertificateFiles>,
         own: &LiveIdentity,
+        clock: Clock,
     ) -> Result<Self, WebCertificateFault> {
         let Some(files) = files.cloned() else {
             let acceptor = own.web_acceptor(HANDSHAKE_DEADLINE)?;
-            return Ok(Self { listener, acceptor, of_operator: None });
+            return Ok(Self { listener, acceptor, clock, of_operator: None });
         };
         let held = read(listener, &files).await?;
         let certificate = WebCertificate::from_pem(&held.chain, &held.key)
             .map_err(|source| WebCertificateFault::Unusable { listener, files: files.clone(), source })?;
         let acceptor = certificate.acceptor(HANDSHAKE_DEADLINE)?;
-        Ok(Self { listener, acceptor, of_operator: Some(OfOperator { files, held, certificate }) })
+        let of_operator = OfOperator { files, held, certificate, is_end_told: false };
+        Ok(Self { listener, acceptor, clock, of_operator: Some(of_operator) })
     }
 
     /// Whose it is.
@@ -106,6 +113,10 @@ impl ServedCertificate {
                 tracing::warn!(event = "web_certificate_failed", listener, %error, cause, "the former certificate stays in use");
             }
         }
+        if let Some(not_after) = of_operator.has_ended(self.clock.now()) {
+            tracing::warn!(event = "web_certificate_ended", listener, %not_after,
+                "the certificate in use has ended, so that clients refuse it: replace its files");
+        }
     }
 }
 
@@ -119,7 +130,14 @@ impl OfOperator {
             WebCertificateFault::Unusable { listener, files: self.files.clone(), source }
         })?;
         self.held = found;
+        self.is_end_told = false;
         Ok(true)
+    }
+
+    /// When the certificate in use has ended, if that is so; said once of each.
+    fn has_ended(&mut self, now: UnixMillis) -> Option<UnixMillis> {
+        let not_after = self.certificate.not_after().filter(|not_after| *not_after < now)?;
+        (!std::mem::replace(&mut self.is_end_told, true)).then_some(not_after)
     }
 }
 
@@ -137,4 +155,36 @@ async fn read_file(
     let read = read.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
     let failed = |source| WebCertificateFault::File { listener, path: path.to_owned(), source };
     read.map(Zeroizing::new).map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use hauberk_tls::TrustBundle;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_certificate_that_has_ended_is_told_once_and_its_successor_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = CertificateFiles {
+            certificate: folder.path().join("certificate"),
+            key: folder.path().join("key"),
+        };
+        let write = || {
+            let made = rcgen::generate_simple_self_signed(["oidc.shop.test".to_owned()]).unwrap();
+            std::fs::write(&files.certificate, made.cert.pem()).unwrap();
+            std::fs::write(&files.key, made.signing_key.serialize_pem()).unwrap();
+        };
+        write();
+        let own = LiveIdentity::new(TrustBundle::empty("shop.local".parse().unwrap()));
+        let served = ServedCertificate::open("oidc", Some(&files), &own, Clock::system()).await.unwrap();
+        let mut of_operator = served.of_operator.unwrap();
+        let (good, late) = (Clock::system().now(), UnixMillis::from_secs(1 << 40));
+        assert_eq!(of_operator.has_ended(good), None);
+        assert!(of_operator.has_ended(late).is_some());
+        assert_eq!(of_operator.has_ended(late), None);
+        write();
+        assert!(of_operator.renew("oidc").await.unwrap());
+        assert!(of_operator.has_ended(late).is_some());
+    }
 }

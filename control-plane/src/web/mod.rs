@@ -173,6 +173,7 @@ fn plain(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
 
 #[cfg(test)]
 mod tests {
+    use crate::clock::Clock;
     use std::net::SocketAddr;
 
     use rustix::fs::{CWD, FileType, Mode, mknodat};
@@ -194,7 +195,10 @@ mod tests {
         let scratch = scratch().await;
         let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = socket.local_addr().unwrap();
-        let certificate = ServedCertificate::open("oidc", None, &scratch.control.identity).await.unwrap();
+        let certificate =
+            ServedCertificate::open("oidc", None, &scratch.control.identity, scratch.control.clock.clone())
+                .await
+                .unwrap();
         let listener = WebListener { socket, certificate, respond: Arc::new(|_: &str| nothing()) };
         scratch.control.tasks.spawn(listener.serve(scratch.control.stop.clone()));
         let honest = connect(address, [127, 0, 0, 1]).await;
@@ -234,7 +238,7 @@ mod tests {
         std::fs::write(&files.certificate, chain).unwrap();
         std::fs::write(&files.key, key.serialize_pem()).unwrap();
         let own = hauberk_tls::LiveIdentity::new((*scratch().await.control.authority.bundle()).clone());
-        let certificate = ServedCertificate::open("oidc", Some(&files), &own).await.unwrap();
+        let certificate = ServedCertificate::open("oidc", Some(&files), &own, Clock::system()).await.unwrap();
         std::fs::remove_file(&files.certificate).unwrap();
         mknodat(CWD, &files.certificate, FileType::Fifo, Mode::RWXU, 0).unwrap();
 

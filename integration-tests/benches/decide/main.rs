@@ -1,4 +1,5 @@
-//! `cargo bench --bench decide`: what one decision costs, in batches of 1,000, and what a change of policies does, without a network.
+//! `cargo bench --bench decide`: what one decision costs, in batches of 1,000, and what a change of policies does,
+//! without a network.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

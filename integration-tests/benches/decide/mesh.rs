@@ -1,5 +1,5 @@
-//! What a change costs one agent in a mesh of 10,000 policies and 500 nodes: to compile its view, and to decide 10,000 live
-//! requests again by it.
+//! What a change costs one agent in a mesh of 10,000 policies and 500 nodes: to compile its view, and to decide 10,000
+//! live requests again by it.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};

@@ -1,5 +1,5 @@
-//! What recorded flows cost that are held against a draft, on one core: a node with 20 policies, 50 callers and 200 routes,
-//! of each of which four methods were seen, with three paths each.
+//! What recorded flows cost that are held against a draft, on one core: a node with 20 policies, 50 callers and 200
+//! routes, of each of which four methods were seen, with three paths each.
 
 use std::hint::black_box;
 use std::sync::Arc;

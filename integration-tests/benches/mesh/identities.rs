@@ -1,5 +1,5 @@
-//! Identities: certificates issued a second, a thousand agents that arrive at once, and what programs beside an agent are
-//! told. The agents are simulated, in this process; their calls are real.
+//! Identities: certificates issued a second, a thousand agents that arrive at once, and what programs beside an agent
+//! are told. The agents are simulated, in this process; their calls are real.
 
 use std::{
     fs,
@@ -38,7 +38,8 @@ use crate::control::{self, print_spread};
 
 /// How many requests are on their way at a time.
 const IN_FLIGHT: usize = 128;
-/// Instances, each with a connection of its own, and how often each of them renews once it is connected: as often as one may.
+/// Instances, each with a connection of its own, and how often each of them renews once it is connected: as often as
+/// one may.
 const INSTANCES: usize = 768;
 const RENEWALS: usize = 9;
 const AGENTS: usize = 1_000;
@@ -81,8 +82,8 @@ pub fn issuance(runtime: &Runtime, mesh: &MeshBox) {
     print_spread(&mut each);
 }
 
-/// Renews for all of them: one after the other, or at so many a second in all. How long each took; where a rate is given,
-/// from when it was due.
+/// Renews for all of them: one after the other, or at so many a second in all. How long each took; where a rate is
+/// given, from when it was due.
 async fn renewals(prepared: &[Arc<Prepared>], rate: Option<f64>) -> (Duration, Vec<Duration>) {
     let begun = Instant::now();
     let mut tasks = JoinSet::new();
@@ -210,7 +211,8 @@ async fn obey(channel: Channel, tell: mpsc::Sender<()>) {
     }
 }
 
-/// How soon a program that waits has an identity of a new enrollment, and how fast one that asks is answered. Gives the agent.
+/// How soon a program that waits has an identity of a new enrollment, and how fast one that asks is answered. Gives the
+/// agent.
 pub fn workloads(runtime: &Runtime, mesh: &MeshBox) -> Agent {
     let socket = mesh.folder().join("workload-api.sock");
     let options =

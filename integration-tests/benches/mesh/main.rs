@@ -145,8 +145,8 @@ fn calls(runtime: &Runtime, mesh: &MeshBox, backend: SocketAddr, client: &Agent,
     deciding(runtime, client, server);
 }
 
-/// How much of the called agent's time goes to deciding, by its own count of it. Whoever is kept from a processor while it
-/// decides is counted as deciding, so that it is rather less.
+/// How much of the called agent's time goes to deciding, by its own count of it. Whoever is kept from a processor while
+/// it decides is counted as deciding, so that it is rather less.
 fn deciding(runtime: &Runtime, client: &Agent, server: &Agent) {
     let counted = || {
         let page = get(server.health(), "health", "/metrics").unwrap().body;

@@ -1,5 +1,5 @@
-//! What a change costs one agent, by its own count: to put the view of a node among 10,000 policies and 500 nodes in force,
-//! and to decide what is live again.
+//! What a change costs one agent, by its own count: to put the view of a node among 10,000 policies and 500 nodes in
+//! force, and to decide what is live again.
 
 use std::net::SocketAddr;
 

@@ -1,5 +1,5 @@
-//! The control plane is killed (kill -9) in the middle of each step that replaces an authority or a key, and right after its
-//! answer: the step was taken or was not, what was answered stands, and the mesh trades on.
+//! The control plane is killed (kill -9) in the middle of each step that replaces an authority or a key, and right
+//! after its answer: the step was taken or was not, what was answered stands, and the mesh trades on.
 
 use std::{
     fs, thread,

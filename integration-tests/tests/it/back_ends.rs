@@ -192,7 +192,8 @@ fn python(program: &str, folder: &Path, site: &Path, address: SocketAddr) -> Pro
     Process::start("python", folder, command)
 }
 
-/// Requests in the content of those that are permitted, which a server takes for the next ones on the connection if it can.
+/// Requests in the content of those that are permitted, which a server takes for the next ones on the connection if it
+/// can.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn python_finds_no_request_in_the_content_of_another() {
     let Some(program) = found("python3") else { return };

@@ -1,5 +1,5 @@
-//! What stands in a certificate: our profile, the node that the token is for, and of a request nothing but its key; and that requests for
-//! more are refused.
+//! What stands in a certificate: our profile, the node that the token is for, and of a request nothing but its key; and
+//! that requests for more are refused.
 
 use hauberk_identity::Serial;
 use hauberk_integration_tests::dial;

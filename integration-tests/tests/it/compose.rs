@@ -1,5 +1,5 @@
-//! The demo in containers: deploy/demo/compose.yaml with the image that `make image` built, driven from inside, since its
-//! apps are reachable from nowhere else.
+//! The demo in containers: deploy/demo/compose.yaml with the image that `make image` built, driven from inside, since
+//! its apps are reachable from nowhere else.
 
 use std::{
     path::{Path, PathBuf},
@@ -64,8 +64,9 @@ impl Shop {
         run(command)
     }
 
-    /// Takes the containers down and leaves the volumes. Engines are known that keep an endpoint of a container that is gone,
-    /// and so its network, until they are restarted: that is no fault of ours, and the next `up` takes the same network.
+    /// Takes the containers down and leaves the volumes. Engines are known that keep an endpoint of a container that is
+    /// gone, and so its network, until they are restarted: that is no fault of ours, and the next `up` takes the same
+    /// network.
     fn down(&self) {
         let down = self.compose(&["down", "--timeout", "5"]);
         if down.code != 0 && down.stderr.contains("has active endpoints") {

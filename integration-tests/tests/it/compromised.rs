@@ -1,5 +1,5 @@
-//! A service in an attacker's hands: with its key, its agent and its way to the control plane he reaches what it was granted,
-//! and nothing else.
+//! A service in an attacker's hands: with its key, its agent and its way to the control plane he reaches what it was
+//! granted, and nothing else.
 
 use std::{collections::BTreeSet, net::SocketAddr, sync::Mutex, time::Duration};
 
@@ -289,8 +289,8 @@ async fn asks_for_views(mesh: &MeshBox, attacker: &Attacker) {
     }
 }
 
-/// Every method and path, on each port for requests, by way of web's agent and past it. Tricks of paths by one method that reads and one
-/// that writes.
+/// Every method and path, on each port for requests, by way of web's agent and past it. Tricks of paths by one method
+/// that reads and one that writes.
 async fn asks_every_path(attacker: &Attacker, web: &Agent, targets: &[(&str, &Agent, u16)]) {
     let paths = |method: &str| {
         let tricks = if matches!(method, "GET" | "POST") { &TRICKS[..] } else { &[] };

@@ -1,5 +1,5 @@
-//! What somebody with a service's key, agent and tokens says to ports, in the protocol of each: HTTP/1.1, HTTP/2, gRPC, TCP and
-//! what is none of them.
+//! What somebody with a service's key, agent and tokens says to ports, in the protocol of each: HTTP/1.1, HTTP/2, gRPC,
+//! TCP and what is none of them.
 
 use std::net::SocketAddr;
 
@@ -202,7 +202,8 @@ async fn tokens(
     let foreign_live = LiveIdentity::new(users.partner.bundle());
     foreign_live.publish(foreign.clone(), &foreign_key).unwrap();
     let foreign_live = foreign_live.current();
-    // A node of the mesh's own, joined by the same attacker's token: another instance of web, and so another certificate.
+    // A node of the mesh's own, joined by the same attacker's token: another instance of web, and so another
+    // certificate.
     let (twin, twin_key) = dial::join(mesh, "web").await;
     let twin_live = live_of(mesh, &twin, &twin_key);
     let (_, hops) = {

@@ -1,5 +1,5 @@
-//! Where somebody with a service's key and agent goes besides ports of the mesh: to hosts outside that others may call, and to the
-//! sockets that answer without a certificate.
+//! Where somebody with a service's key and agent goes besides ports of the mesh: to hosts outside that others may call,
+//! and to the sockets that answer without a certificate.
 
 use hauberk_integration_tests::{Agent, App, MeshBox, Response, request};
 

@@ -1,5 +1,5 @@
-//! Each fact of a decision's context, as a real agent tells it to policies: with a call that a policy of it lets through, and
-//! one that it does not.
+//! Each fact of a decision's context, as a real agent tells it to policies: with a call that a policy of it lets
+//! through, and one that it does not.
 
 use std::net::Ipv4Addr;
 

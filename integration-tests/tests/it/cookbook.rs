@@ -1,5 +1,5 @@
-//! The cookbook of docs/authorization.md: each rule with its assertions, by `hauberk policy test` and no control plane; and whether the
-//! page's other resources are admitted.
+//! The cookbook of docs/authorization.md: each rule with its assertions, by `hauberk policy test` and no control plane;
+//! and whether the page's other resources are admitted.
 
 use std::fs;
 use std::path::Path;

@@ -1,5 +1,6 @@
 //! What the control plane finds when it starts: a data directory in use, damaged, of another release, on a full disk;
-//! ports that are taken; settings that cannot be. It says what is wrong and what to do, and serves nothing it cannot trust.
+//! ports that are taken; settings that cannot be. It says what is wrong and what to do, and serves nothing it cannot
+//! trust.
 
 use std::{
     fs,

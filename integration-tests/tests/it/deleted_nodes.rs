@@ -1,4 +1,5 @@
-//! Nodes that are deleted, and made anew under the same name: their former instances serve nobody and are let in nowhere.
+//! Nodes that are deleted, and made anew under the same name: their former instances serve nobody and are let in
+//! nowhere.
 
 use hauberk_integration_tests::{AgentOptions, App, MeshBox, dial, eventually, get};
 use hauberk_proto::{

@@ -207,7 +207,8 @@ async fn calls_are_decided_by_the_methods_of_a_descriptor_set() {
     assert!(told.contains("grpc.health.v1.Health/Watch"), "{told}");
     let node = mesh.hauberk(&["describe", "node", "orders"]).ok().stdout;
     assert!(node.contains("descriptor set"), "{node}");
-    // Cut in the middle it is no set, of another service its methods are others, and an OpenAPI document does not fit the port.
+    // Cut in the middle it is no set, of another service its methods are others, and an OpenAPI document does not fit
+    // the port.
     let cut = healthy(&tonic_health::pb::FILE_DESCRIPTOR_SET[..40]);
     let refused = mesh.hauberk_with_input(&["apply", "-f", "-"], &cut);
     assert!(refused.code == 1 && refused.stderr.contains("this is no FileDescriptorSet"), "{refused:?}");

@@ -377,7 +377,8 @@ fn hello(host: &str) -> Vec<u8> {
     bytes
 }
 
-/// The same with the extension `encrypted_client_hello` at its end, which is all that an agent can see of another hello inside.
+/// The same with the extension `encrypted_client_hello` at its end, which is all that an agent can see of another hello
+/// inside.
 fn hides_another(mut hello: Vec<u8>) -> Vec<u8> {
     let extension = [&[0xfe, 0x0d, 0, 16][..], &[7; 16]].concat();
     // Behind the heads of record and message: version, random, session id, cipher suites, compression methods.

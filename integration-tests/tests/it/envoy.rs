@@ -1,4 +1,5 @@
-//! An unmodified Envoy that gets its certificates from an agent by SDS: docs/identity.md's configuration, as it stands there.
+//! An unmodified Envoy that gets its certificates from an agent by SDS: docs/identity.md's configuration, as it stands
+//! there.
 
 use std::{
     fs,
@@ -192,8 +193,8 @@ fn two_envoys_trust_each_other_and_nobody_else_while_authorities_are_replaced() 
     let orders = start(&orders, Task { app: app.address(), caller: "web", callee: "nobody", peer: nobody });
     let to_orders = || Task { app: app.address(), caller: "web", callee: "orders", peer: orders.inbound };
 
-    // Whoever is known to the same roots and is not meant, has no certificate, or speaks plain text; and the other way round, a
-    // server that is not the one that is meant.
+    // Whoever is known to the same roots and is not meant, has no certificate, or speaks plain text; and the other way
+    // round, a server that is not the one that is meant.
     let other = start(&intruder, to_orders());
     let misled = start(&web, Task { peer: other.inbound, ..to_orders() });
     for sidecar in [&other, &misled] {

@@ -1,5 +1,5 @@
-//! The requests of llhttp's own tests, which Node's server reads: where it finds a fault, the app gets no request, and nowhere
-//! does it get one more than there are.
+//! The requests of llhttp's own tests, which Node's server reads: where it finds a fault, the app gets no request, and
+//! nowhere does it get one more than there are.
 
 use std::{fs, net::SocketAddr, sync::Arc, time::Duration};
 

@@ -1,5 +1,6 @@
-//! Requests of which two servers might see different ends, lines or hosts, and those beside them that are good: from the good ones
-//! the app gets what was meant, and of the others nothing that was not. docs/security-model.md says the rules.
+//! Requests of which two servers might see different ends, lines or hosts, and those beside them that are good: from
+//! the good ones the app gets what was meant, and of the others nothing that was not. docs/security-model.md says the
+//! rules.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -20,8 +21,8 @@ const ANSWERED_WITHIN: Duration = Duration::from_secs(20);
 /// What comes after each request that is no good, and must never be taken for one.
 const SMUGGLED: &str = "GET /smuggled HTTP/1.1\r\nHost: orders\r\n\r\n";
 
-/// Good requests, and how many there are in each. `CASE` stands for the case; `HEAD` for a good first line and host, `END` for the
-/// end of the connection and of the head.
+/// Good requests, and how many there are in each. `CASE` stands for the case; `HEAD` for a good first line and host,
+/// `END` for the end of the connection and of the head.
 const GOOD: [(&str, &str, usize); 17] = [
     ("no content", "GET /CASE HTTP/1.1\r\nHost: orders\r\nEND", 1),
     ("a length", "HEADContent-Length: 3\r\nENDabc", 1),

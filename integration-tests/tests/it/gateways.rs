@@ -1,5 +1,5 @@
-//! Agents of virtual gateways: they join, call what rules permit, and are taken back, as agents of nodes are; and a node and a
-//! gateway that are called the same are two.
+//! Agents of virtual gateways: they join, call what rules permit, and are taken back, as agents of nodes are; and a
+//! node and a gateway that are called the same are two.
 
 use std::net::SocketAddr;
 

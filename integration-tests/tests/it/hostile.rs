@@ -257,8 +257,8 @@ async fn only_certificates_of_the_mesh_are_heard_on_the_mesh_port() {
 
     let (revoked, key) = dial::join(&mesh, "web").await;
     mesh.hauberk(&["revoke", "serial", &revoked.serial().to_string()]).ok();
-    // Those who have joined here are no agents, and acknowledge nothing: until orders has heard it is asked. One that is open when
-    // it hears is cut, which is not counted as this is.
+    // Those who have joined here are no agents, and acknowledge nothing: until orders has heard it is asked. One that
+    // is open when it hears is cut, which is not counted as this is.
     eventually_async("a revoked one is refused, and counted", PATIENCE, async || {
         let key = KeyPair::from_pkcs8_der(&key.to_pkcs8_der()).unwrap();
         let is_empty = ask(port, Some((revoked.chain().to_vec(), key))).await.is_empty();

@@ -98,7 +98,8 @@ async fn read_frame(stream: &mut (impl AsyncRead + Unpin)) -> Option<(u8, Vec<u8
     Some((head[3], payload))
 }
 
-/// Writes all that there is, and reads until the other side ends the connection. Whether it does, with what is written still open.
+/// Writes all that there is, and reads until the other side ends the connection. Whether it does, with what is written
+/// still open.
 async fn is_thrown_out(peer: &Peer, address: SocketAddr, alpn: &[u8], bytes: Vec<u8>) -> bool {
     let stream = peer.connect("orders", address, &[alpn]).await.unwrap();
     let (mut reads, mut writes) = tokio::io::split(stream);
@@ -212,8 +213,8 @@ async fn what_http1_would_read_otherwise_never_reaches_the_app() {
     assert_eq!(ask(&peer, address, &[GET, SCHEME, AUTHORITY, ROOT], None).await, Answer::Response);
 }
 
-/// Streams that are reset at once (CVE-2023-44487), header blocks without an end (CVE-2024-27316 and its like), and blocks that grow
-/// when they are unpacked.
+/// Streams that are reset at once (CVE-2023-44487), header blocks without an end (CVE-2024-27316 and its like), and
+/// blocks that grow when they are unpacked.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn floods_of_frames_end_their_own_connection_alone() {
     let mesh = shop::open();

@@ -1,5 +1,5 @@
-//! The keys that sign tokens follow one another, and nobody who verifies notices: a day and a night by the clocks of control
-//! plane and agent, which are set forward between their starts. Skipped where faketime is not installed.
+//! The keys that sign tokens follow one another, and nobody who verifies notices: a day and a night by the clocks of
+//! control plane and agent, which are set forward between their starts. Skipped where faketime is not installed.
 
 use std::{
     path::{Path, PathBuf},
@@ -114,7 +114,8 @@ async fn one_key_follows_another_and_every_token_is_good_until_its_end() {
         assert!(day.accepts(&day.published().unwrap(), token));
     }
 
-    // The first key has ended, and its tokens with it. It is published still: what a clock says at a start is no reason to remove one.
+    // The first key has ended, and its tokens with it. It is published still: what a clock says at a start is no reason
+    // to remove one.
     day.goes_on_to(24 * HOURS + 5 * MINUTES);
     let (_, key) = day.token().await;
     assert_eq!(key, second);

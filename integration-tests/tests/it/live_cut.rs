@@ -5,19 +5,22 @@ use std::{
     time::Duration,
 };
 
-use hauberk_integration_tests::AgentOptions;
+use bytes::Bytes;
+use hauberk_integration_tests::{AgentOptions, MeshBox};
 use http_body_util::BodyExt;
+use hyper::body::Frame;
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     time::timeout,
 };
+use tonic::Code;
 
 use crate::{
-    client::{http1, http2, to},
+    client::{http1, http2, to, whole},
     grpc,
     shop::{self, PATIENCE, get_until},
-    streaming_app::empty,
+    streaming_app::{Frames, empty},
     tcp_app::TcpApp,
 };
 
@@ -113,6 +116,93 @@ async fn a_cut_answer_does_not_pass_for_a_whole_one() {
         let is_error = timeout(PATIENCE, end).await.expect("it is cut");
         assert!(is_error, "the body ended as if it were complete");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_is_cut_is_told_the_decision() {
+    let (mesh, app, _orders, web) = shop::streaming_by("both", WEB_AND_INTRUDER);
+    let channel = grpc::channel(web.outbound(), "orders-rpc");
+    grpc::until_reachable(&channel).await;
+    let drip = grpc::call_streaming(&channel, "/test.Echo/Drip", tokio_stream::pending()).await.unwrap();
+    let mut drip = drip.into_inner();
+    drip.message().await.unwrap().unwrap();
+    // Nothing is said on it at all.
+    let silent = grpc::call_streaming(&channel, "/test.Echo/Both", tokio_stream::pending()).await.unwrap();
+    let mut silent = silent.into_inner();
+    // Not answered yet.
+    let unanswered = tokio::spawn(async move {
+        grpc::call_streaming(&channel, "/test.Echo/take", tokio_stream::pending()).await.map(drop)
+    });
+    eventually_async("it has come", || app.taking() == 1).await;
+
+    shop::set_policy(&mesh, "not-web", NOT_WEB);
+    let ends = async {
+        let of_drip = loop {
+            match drip.message().await {
+                Ok(Some(_)) => {}
+                end => break end.map(drop),
+            }
+        };
+        [of_drip, silent.message().await.map(drop), unanswered.await.unwrap()]
+    };
+    for end in timeout(PATIENCE, ends).await.expect("all of them are cut") {
+        let status = end.expect_err("a call that is cut has not succeeded");
+        assert_eq!((status.code(), status.message()), (Code::PermissionDenied, "denied"));
+        explains(&mesh, status.metadata().get("hauberk-decision").unwrap().to_str().unwrap());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_that_is_cut_is_told_the_decision() {
+    let (mesh, app, _orders, web) = shop::streaming_by("both", WEB_AND_INTRUDER);
+    get_until(&web, "orders", "/", 200);
+    get_until(&web, "orders-h2", "/", 200);
+    let mut one = http1(web.outbound()).await;
+    let mut other = http2(web.outbound()).await;
+    let (one_more, body) = Frames::channel();
+    let by_one = one.send_request(to("orders", "POST", "/take").body(body).unwrap());
+    let (other_more, body) = Frames::channel();
+    let by_other = other.send_request(http::Request::post("http://orders-h2/take").body(body).unwrap());
+    let (by_one, by_other) = (tokio::spawn(by_one), tokio::spawn(by_other));
+    for more in [&one_more, &other_more] {
+        more.send(Frame::data(Bytes::from_static(b"some"))).await.unwrap();
+    }
+    eventually_async("both have come", || app.taken() == 8).await;
+
+    shop::set_policy(&mesh, "not-web", NOT_WEB);
+    // Whether it is read or not, it comes to nobody.
+    for more in [&one_more, &other_more] {
+        let _ = more.try_send(Frame::data(Bytes::from_static(b"more")));
+    }
+    for answer in [by_one, by_other] {
+        let answer = timeout(PATIENCE, answer).await.expect("it is cut").unwrap().unwrap();
+        let answer = whole(answer).await;
+        assert_eq!((answer.status, answer.headers.get("hauberk-error")), (403, None));
+        assert!(answer.body.is_empty());
+        explains(&mesh, answer.headers["hauberk-decision"].to_str().unwrap());
+    }
+    eventually_async("the app knows that neither is whole", || app.broken() == 2).await;
+    assert_eq!(app.taken(), 8);
+    // Others on the same connections go on, and what comes next is asked anew.
+    shop::remove_policy(&mesh, "not-web");
+    let request = http::Request::get("http://orders-h2/").body(empty()).unwrap();
+    assert_eq!(timeout(PATIENCE, other.send_request(request)).await.unwrap().unwrap().status(), 200);
+}
+
+/// Checks that an admin is told by which policy a caller was cut off that has seen this id.
+fn explains(mesh: &MeshBox, id: &str) {
+    let told = mesh.hauberk(&["explain", id]).ok().stdout;
+    assert!(told.contains("not-web (forbid)"), "{told}");
+}
+
+/// Waits until it is so.
+async fn eventually_async(what: &str, is_so: impl Fn() -> bool) {
+    let waiting = async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, waiting).await.unwrap_or_else(|_| panic!("{what}"));
 }
 
 #[test]

@@ -1,7 +1,7 @@
-//! Whatever changes who may do what (a rule, a boundary, a role, a label, a template, a route, a data class, where a service is, whether a
-//! listener asks for users, an issuer or its key, another domain's bundle, a host outside, a quarantine, a revocation), against
-//! whatever can be under way when it does: `--wait` returns once all that is forbidden now is cut, and what is allowed still
-//! goes on.
+//! Whatever changes who may do what (a rule, a boundary, a role, a label, a template, a route, a data class, where a
+//! service is, whether a listener asks for users, an issuer or its key, another domain's bundle, a host outside, a
+//! quarantine, a revocation), against whatever can be under way when it does: `--wait` returns once all that is
+//! forbidden now is cut, and what is allowed still goes on.
 
 use std::{any::Any, io};
 

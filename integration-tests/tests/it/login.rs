@@ -1,5 +1,5 @@
-//! A small issuer of OpenID Connect: keys of ECDSA and RSA, tokens that say what they are told to, and a key set that is served
-//! by https or written into the resource.
+//! A small issuer of OpenID Connect: keys of ECDSA and RSA, tokens that say what they are told to, and a key set that
+//! is served by https or written into the resource.
 
 use std::{
     path::PathBuf,

@@ -1,5 +1,6 @@
-//! An app that says a mark to whoever is connected, once when they come and once each time that it is given another, and remembers
-//! what it hears. With a mark that it was given after something had happened, a test sees what still passes since, without a clock.
+//! An app that says a mark to whoever is connected, once when they come and once each time that it is given another,
+//! and remembers what it hears. With a mark that it was given after something had happened, a test sees what still
+//! passes since, without a clock.
 
 use std::{
     collections::BTreeSet,

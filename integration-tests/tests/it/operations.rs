@@ -74,8 +74,8 @@ fn compare(printed: &Printed, described: &BTreeMap<String, Shape>) {
     }
 }
 
-/// The names that the control plane registers, as its sources have them: a family of which nothing is counted yet is not
-/// printed.
+/// The names that the control plane registers, as its sources have them: a family of which nothing is counted yet is
+/// not printed.
 fn registered() -> BTreeSet<String> {
     fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(folder).unwrap() {

@@ -314,7 +314,8 @@ fn an_installation_moves_into_a_token_by_replacing_its_root() {
     );
 }
 
-/// A root of the operator's own, made with OpenSSL: its key is nowhere here, and that of the issuing authority is in the token.
+/// A root of the operator's own, made with OpenSSL: its key is nowhere here, and that of the issuing authority is in
+/// the token.
 #[test]
 fn a_request_whose_key_is_in_the_token_is_signed_elsewhere_and_agents_enrol_under_it() {
     let Some(hsm) = SoftHsm::new() else { return };

@@ -1,8 +1,8 @@
 //! What is decided is counted and kept, drafts are held against it, and policies are written from it.
 
-use std::io::Write;
+use std::{io::Write, process::Command};
 
-use hauberk_integration_tests::{Agent, AgentOptions, App, MeshBox, dial, eventually, get, request};
+use hauberk_integration_tests::{Agent, AgentOptions, App, MeshBox, binary, dial, eventually, get, request};
 use hauberk_proto::agent::v1::{
     DecisionFacts, FlowExemplar, FlowSummaries, FlowSummary, FromAgent, Hello, Verdict, from_agent::Message,
     mesh_client::MeshClient, to_agent,
@@ -113,7 +113,18 @@ fn drafts_are_held_against_what_was_decided() {
     let dry = mesh.hauberk_with_input(&["apply", "-f", "-", "--dry-run=server"], REVERSED).ok();
     assert!(dry.stdout.contains("policy/web-reads-orders configured (server dry run)"), "{dry:?}");
     assert!(dry.stderr.contains("1 (3 calls) would be denied"), "{dry:?}");
+    // Its exit code tells acceptance alone, and it says what it says nothing of.
+    let dry = mesh.hauberk_with_input(&["apply", "-f", "-", "--dry-run=server"], BY_HEADER).ok();
+    assert!(dry.stderr.contains("of 1 flow (3 calls) nothing can be said"), "{dry:?}");
     assert_eq!(number(&simulate(&mesh, EQUAL), "decisions"), 4, "nothing was changed");
+    // Where nobody reads what it tells, it does not say by its silence that nothing would be denied.
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut unread = Command::new(binary("hauberk"));
+    unread.args(["simulate", "--delete", "policy/web-reads-orders"]).env("HAUBERK_HOME", mesh.cli_home());
+    let unread = unread.stdout(writer).output().unwrap();
+    assert_eq!(unread.status.code(), Some(2), "{unread:?}");
+    assert!(String::from_utf8_lossy(&unread.stderr).contains("cannot write the output"), "{unread:?}");
 
     let unknown = mesh.hauberk_with_input(&["simulate", "-f", "-"], &REVERSED.replace("intruder", "intrudr"));
     assert!(unknown.code == 1 && unknown.stderr.contains("did you mean"), "{unknown:?}");

@@ -1,5 +1,5 @@
-//! Policies that cannot be: too large, wrong, of roles in a circle, with slots that nothing fills. The admin API refuses them
-//! with the reason and the figures, and applies nothing of what came with them.
+//! Policies that cannot be: too large, wrong, of roles in a circle, with slots that nothing fills. The admin API
+//! refuses them with the reason and the figures, and applies nothing of what came with them.
 
 use std::fmt::Write as _;
 

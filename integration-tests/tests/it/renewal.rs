@@ -134,8 +134,8 @@ async fn instances(mesh: &MeshBox, node: &str) -> BTreeMap<String, Duration> {
     listed.iter().map(|instance| (instance.id.clone(), end(instance))).collect()
 }
 
-/// Holds an opaque connection to Redis as a client without an agent does; when it was answered for the last time, and when it was
-/// found cut.
+/// Holds an opaque connection to Redis as a client without an agent does; when it was answered for the last time, and
+/// when it was found cut.
 async fn foreign_client(peer: Peer, address: SocketAddr) -> (Duration, Duration) {
     let mut stream = peer.connect("redis", address, &[]).await.unwrap();
     let mut last = Duration::ZERO;
@@ -148,8 +148,8 @@ async fn foreign_client(peer: Peer, address: SocketAddr) -> (Duration, Duration)
     (last, now())
 }
 
-/// Whether something that was answered at `last`, and found cut at `found`, was cut when a certificate ended. Between the two a
-/// busy machine may let any time pass.
+/// Whether something that was answered at `last`, and found cut at `found`, was cut when a certificate ended. Between
+/// the two a busy machine may let any time pass.
 fn assert_cut_at(end: Duration, (last, found): (Duration, Duration)) {
     let [last, found] = [last, found].map(|at| at.as_secs_f64() - end.as_secs_f64());
     eprintln!("answered at {last:+.1} s and cut at {found:+.1} s from the end of the certificate");
@@ -157,7 +157,8 @@ fn assert_cut_at(end: Duration, (last, found): (Duration, Duration)) {
 }
 
 /// Ten minutes and more: a Redis connection and a gRPC stream are held through ten lives of their certificates, with
-/// calls going on beside; whoever cannot renew is cut when its certificate expires, and so is a client without an agent.
+/// calls going on beside; whoever cannot renew is cut when its certificate expires, and so is a client without an
+/// agent.
 #[test]
 fn ten_lives() {
     if !wants_longest_tests() {

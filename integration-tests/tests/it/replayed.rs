@@ -1,5 +1,5 @@
-//! What is recorded of calls that it takes more than a caller and a path to decide again: those made for users, and those whose paths have
-//! two readings.
+//! What is recorded of calls that it takes more than a caller and a path to decide again: those made for users, and
+//! those whose paths have two readings.
 
 use hauberk_integration_tests::{Agent, App, MeshBox, eventually, request};
 use serde_json::Value;

@@ -1,5 +1,5 @@
-//! The revocation lists that the control plane publishes, read by programs that verify whole chains: each certificate of one by the
-//! list of its own issuer.
+//! The revocation lists that the control plane publishes, read by programs that verify whole chains: each certificate
+//! of one by the list of its own issuer.
 
 use std::{
     fs,

@@ -29,8 +29,8 @@ use crate::{
     tcp_app::TcpApp,
 };
 
-/// Accepts a server that is a node of the shop by the SPIFFE id in its certificate, as such clients do. Its issuer is not looked at: here the
-/// server judges the client.
+/// Accepts a server that is a node of the shop by the SPIFFE id in its certificate, as such clients do. Its issuer is
+/// not looked at: here the server judges the client.
 #[derive(Debug)]
 struct ById {
     ids: [&'static str; 2],

@@ -42,6 +42,9 @@ struct Memory {
     trailers: Vec<HeaderMap>,
     /// Bodies that were cut off before their end.
     broken: usize,
+    /// Requests that came to `take`, and bytes of their content.
+    taking: usize,
+    taken: usize,
 }
 
 /// The app; its connections end with it.
@@ -92,6 +95,16 @@ impl StreamingApp {
     pub(crate) fn broken(&self) -> usize {
         self.memory.lock().unwrap().broken
     }
+
+    /// How many requests came to `take`.
+    pub(crate) fn taking(&self) -> usize {
+        self.memory.lock().unwrap().taking
+    }
+
+    /// How many bytes of content came to `take`.
+    pub(crate) fn taken(&self) -> usize {
+        self.memory.lock().unwrap().taken
+    }
 }
 
 impl Drop for StreamingApp {
@@ -141,7 +154,13 @@ async fn accept(listener: TcpListener, memory: Arc<Mutex<Memory>>) {
         tokio::spawn(async move {
             let serve = service_fn(move |request| {
                 let memory = Arc::clone(&memory);
-                async move { Ok::<_, Infallible>(answer(request, memory)) }
+                async move {
+                    let answer = match request.uri().path().ends_with("/take") {
+                        true => take(request, memory).await,
+                        false => answer(request, memory),
+                    };
+                    Ok::<_, Infallible>(answer)
+                }
             });
             let mut server = auto::Builder::new(TokioExecutor::new());
             server.http1().preserve_header_case(false);
@@ -175,6 +194,33 @@ fn answer(request: Request<Incoming>, memory: Arc<Mutex<Memory>>) -> Response<An
         "large" => Response::new(full(vec![b'x'; 10 << 20])),
         "static" => Response::builder().header("etag", "\"1\"").body(full("twelve bytes")).unwrap(),
         _ => Response::new(full(format!("orders {} {}", request.method(), request.uri()))),
+    }
+}
+
+/// Answers once it has all of the body.
+async fn take(request: Request<Incoming>, memory: Arc<Mutex<Memory>>) -> Response<AnyBody> {
+    memory.lock().unwrap().taking += 1;
+    let mut upload = Upload { memory, is_whole: false };
+    let mut incoming = request.into_body();
+    while let Some(frame) = incoming.frame().await {
+        let Ok(frame) = frame else { return Response::builder().status(400).body(empty()).unwrap() };
+        upload.memory.lock().unwrap().taken += frame.data_ref().map_or(0, Bytes::len);
+    }
+    upload.is_whole = true;
+    Response::new(full("taken"))
+}
+
+/// Broken if it is dropped before its end: hyper may drop whoever reads it instead of telling.
+struct Upload {
+    memory: Arc<Mutex<Memory>>,
+    is_whole: bool,
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        if !self.is_whole {
+            self.memory.lock().unwrap().broken += 1;
+        }
     }
 }
 

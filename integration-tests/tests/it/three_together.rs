@@ -3,10 +3,10 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use hauberk_integration_tests::{Process, binary, eventually};
+use hauberk_integration_tests::{Process, binary, bounded, eventually, finished};
 
 const PAGE: &str = include_str!("../../../docs/three-together.md");
 const README: &str = include_str!("../../../README.md");
@@ -34,21 +34,34 @@ fn steps(page: &str) -> Vec<Step> {
     steps
 }
 
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.chars().all(|one| one.is_ascii_digit() || one == '.')
+}
+
+/// Whether it is a length of time, as `4s`, `1.5ms` and `2m5s`.
+fn is_time(text: &str) -> bool {
+    let mut rest = text;
+    while let Some(unit) = rest.find(|one: char| one.is_ascii_alphabetic()) {
+        let (number, after) = rest.split_at(unit);
+        let after = ["ms", "s", "m", "h", "d"].iter().find_map(|unit| after.strip_prefix(unit));
+        let Some(after) = after.filter(|_| is_number(number)) else { return false };
+        rest = after;
+    }
+    rest.is_empty() && !text.is_empty()
+}
+
 fn is_decision(word: &str) -> bool {
     let is_of = |part: &str| !part.is_empty() && part.chars().all(|one| one.is_ascii_alphanumeric());
     word.split_once('-')
         .is_some_and(|(instance, number)| instance.len() == 10 && is_of(instance) && is_of(number))
 }
 
-/// Whether a word that is shown stands for whatever was counted or measured: a number of three digits or at the beginning of a
-/// parenthesis, a length of time, a time of day. Other numbers are what they are.
+/// Whether a word that is shown stands for whatever was counted or measured: a number of three digits or at the
+/// beginning of a parenthesis, a length of time, a time of day. Other numbers are what they are.
 fn varies(shown: &str, word: &str) -> bool {
     let bare = |word: &str| word.trim_matches(['(', ')', ':']).to_owned();
     let is_aside = shown.starts_with('(');
     let (shown, word) = (bare(shown), bare(word));
-    let is_number =
-        |text: &str| !text.is_empty() && text.chars().all(|one| one.is_ascii_digit() || one == '.');
-    let is_time = |text: &str| is_number(text.trim_end_matches(['m', 's'])) && text.ends_with('s');
     let is_clock = |text: &str| text.split(':').count() == 3 && text.split(':').all(is_number);
     let is_unit = |text: &str| ["ms", "s"].contains(&text);
     (is_decision(&shown) && is_decision(&word))
@@ -124,11 +137,12 @@ impl Demo {
 
     /// Runs a command as it would be entered in the workspace, and gives all that it prints.
     fn enter(&self, command: &str) -> String {
-        let mut shell = Command::new("sh");
+        let mut shell = bounded(Path::new("sh"), PATIENCE * 2);
         shell.args(["-c", &format!("{command} 2>&1")]);
         shell.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap());
         surround(&mut shell, self.folder.path());
-        String::from_utf8(shell.output().unwrap().stdout).unwrap()
+        let child = shell.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        String::from_utf8(finished(command, child).stdout).unwrap()
     }
 }
 
@@ -138,6 +152,16 @@ fn surround(command: &mut Command, folder: &Path) {
     let path = std::env::join_paths([binaries].into_iter().chain(std::env::split_paths(&path))).unwrap();
     command.env("PATH", path).env("HAUBERK_HOME", folder.join("home")).env("TMPDIR", folder);
     command.env("NO_COLOR", "1");
+}
+
+#[test]
+fn a_record_of_any_age_is_as_the_page_shows_it() {
+    for age in ["9s", "120s", "2m", "2m5s", "1h30m", "3d", "1.5ms"] {
+        assert!(varies("4s", age) && varies("12s:", &format!("{age}:")), "{age}");
+    }
+    for other in ["4", "s", "m5", "2m5", "4x", "some"] {
+        assert!(!varies("4s", other), "{other}");
+    }
 }
 
 #[test]

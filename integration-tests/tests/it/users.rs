@@ -230,11 +230,12 @@ fn waits(stream: &mut TcpStream) {
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
 }
 
-/// Waits until a request is cut, or answered.
-fn until_cut(mut stream: TcpStream) -> String {
+/// Waits until a request is cut by the app's agent: for longer than the shortest token lives.
+fn until_cut(mut stream: TcpStream, why: &str) {
+    stream.set_read_timeout(Some(PATIENCE * 2)).unwrap();
     let mut answer = String::new();
-    let _ = stream.read_to_string(&mut answer);
-    answer
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 403"), "{why}: {answer}");
 }
 
 #[test]
@@ -246,19 +247,19 @@ fn what_is_under_way_is_cut_when_the_token_ends_its_key_goes_or_its_issuer() {
     let web = shop::caller(&mesh, "web");
     get_until(&web, "orders", "/health", 200);
     let begun = |token: &str| begin(&app, &web, &bearer(token));
-    let short = login.sign(&json!({"kid": "ec", "alg": "ES256"}), &login.claims("alice", &["support"], 8));
+    let short = login.sign(&json!({"kid": "ec", "alg": "ES256"}), &login.claims("alice", &["support"], 20));
     let ends = begun(&short);
     let lasts = begun(&login.token("alice", &["support"]));
     let by_rsa = login.sign(&json!({"kid": "rsa", "alg": "PS256"}), &login.claims("bob", &["support"], 600));
     let mut by_other_key = begun(&by_rsa);
-    assert!(!until_cut(ends).contains(" 200 "), "the token has ended");
+    until_cut(ends, "the token has ended");
     assert_eq!(reason(&mesh, &get(&web, "/orders/1", &[&bearer(&short)])), "user_token_expired");
     // One key is taken back: whoever it vouched for is cut, and nobody else.
     let keys: serde_json::Value = serde_json::from_str(&login.jwks()).unwrap();
     let without = json!({"keys": [keys["keys"][1]]}).to_string();
     let resource = login.resource("").replace(&login.jwks(), &without);
     mesh.hauberk_with_input(&["apply", "-f", "-", "--wait=20s"], &resource).ok();
-    assert!(!until_cut(lasts).contains(" 200 "), "its key is gone");
+    until_cut(lasts, "its key is gone");
     let alice = bearer(&login.token("alice", &["support"]));
     assert_eq!(reason(&mesh, &get(&web, "/orders/1", &[&alice])), "user_token_unknown_key");
     waits(&mut by_other_key);
@@ -272,7 +273,7 @@ fn what_is_under_way_is_cut_when_the_token_ends_its_key_goes_or_its_issuer() {
     );
     mesh.hauberk(&["delete", "jwtissuer", "login"]).ok();
     mesh.wait_enforced();
-    assert!(!until_cut(by_other_key).contains(" 200 "), "its issuer is gone");
+    until_cut(by_other_key, "its issuer is gone");
     assert_eq!(get(&web, "/orders/1", &[]).status, 200);
     let unissued = get(&web, "/orders/1", &[&alice]);
     assert_eq!(
@@ -298,14 +299,14 @@ fn what_is_under_way_is_decided_again_when_tokens_are_to_stand_elsewhere() {
     };
     let in_bearer = begun(&by_bearer);
     change(&login.resource("  tokenHeader: x-login-token\n"));
-    assert!(!until_cut(in_bearer).contains(" 200 "), "its token is where its issuer's are not");
+    until_cut(in_bearer, "its token is where its issuer's are not");
     assert_eq!(get(&web, "/orders/1", &[&by_field]).status, 200);
     // Nobody looks there any longer.
     assert_eq!(reason(&mesh, &get(&web, "/orders/1", &[&by_bearer])), "no_policy_matched");
     let in_field = begun(&by_field);
     // Another issuer comes, whose tokens would be a second one of a request: whether it has one nobody knows.
     change(&edge.resource(""));
-    assert!(!until_cut(in_field).contains(" 200 "), "there may be another token");
+    until_cut(in_field, "there may be another token");
     let of_edge = bearer(&edge.token("dora", &["support"]));
     assert_eq!(reason(&mesh, &get(&web, "/orders/1", &[&by_field, &of_edge])), "user_token_ambiguous");
     assert_eq!(reason(&mesh, &get(&web, "/orders/1", &[&by_bearer])), "user_token_misplaced");
@@ -314,7 +315,7 @@ fn what_is_under_way_is_decided_again_when_tokens_are_to_stand_elsewhere() {
     change(&edge.resource("  tokenHeader: x-login-token\n"));
     waits(&mut in_field);
     change(&login.resource(""));
-    assert!(!until_cut(in_field).contains(" 200 "), "back again");
+    until_cut(in_field, "back again");
     assert_eq!(get(&web, "/orders/1", &[&by_bearer]).status, 200);
 }
 
@@ -362,6 +363,68 @@ fn keys_are_fetched_by_the_control_plane_and_outlive_their_server() {
     assert_eq!(get(&web, "/orders/1", &[&alice]).status, 200, "the last good keys stay");
     let described = mesh.hauberk(&["describe", "issuer", "login"]).ok().stdout;
     assert!(described.contains(&served.url) && described.contains("\n  support\n"), "{described}");
+}
+
+/// What `simulate`, `policy diff` and a dry run of `apply` say of a draft.
+fn drafted(mesh: &MeshBox, draft: &str) -> [String; 3] {
+    let commands: [&[&str]; 3] =
+        [&["simulate", "-f", "-"], &["policy", "diff", "-f", "-"], &["apply", "-f", "-", "--dry-run=server"]];
+    commands.map(|command| {
+        let told = mesh.hauberk_with_input(command, draft);
+        // That there are differences is an exit code too.
+        assert!(told.code < 2, "{told:?}");
+        told.stdout + &told.stderr
+    })
+}
+
+#[test]
+fn what_is_told_of_an_issuer_is_of_no_matter_to_its_keys() {
+    let login = Login::new("login");
+    let served = login.serve();
+    let mesh = shop::open_with(&["--web-roots", served.roots.to_str().unwrap()]);
+    mesh.apply(&orders_taking("{}"));
+    let app = App::start("orders");
+    let _orders = shop::orders(&mesh, app.address());
+    let web = shop::caller(&mesh, "web");
+    let from_there = format!("  jwksUrl: {}\n  allowPrivateAddresses: true\n", served.url);
+    let resource = login.resource("").replace(&format!("  jwks: '{}'\n", login.jwks()), &from_there);
+    // The keys are there once it has been waited for it.
+    mesh.hauberk_with_input(&["apply", "-f", "-", "--wait=20s"], &resource).ok();
+    shop::set_policy(&mesh, "support", FOR_SUPPORT);
+    let alice = bearer(&login.token("alice", &["support"]));
+    get_until(&web, "orders", "/health", 200);
+    assert_eq!(get(&web, "/orders/1", &[&alice]).status, 200);
+    let mut lasting = begin(&app, &web, &alice);
+
+    // What is stored is no change to itself, and what is said of it is none to any call.
+    let stored = mesh.hauberk(&["get", "jwtissuer", "login", "-o", "yaml"]).ok().stdout;
+    assert!(stored.contains(&served.url), "{stored}");
+    let described = format!("{resource}  description: who works here\n");
+    let elsewhere = resource.replace("/jwks\n", "/jwks?p=other\n");
+    // Of an issuer that is another one nothing can be said.
+    let told = eventually("the calls are recorded", PATIENCE, || {
+        Some(drafted(&mesh, &elsewhere)).filter(|told| told[0].contains("cannot be decided"))
+    });
+    assert!(told[1].contains("which tokens are good"), "{told:?}");
+    for draft in [&stored, &resource, &described] {
+        let told = drafted(&mesh, draft);
+        assert!(told[0].contains("nothing would be decided otherwise"), "{told:?}");
+        assert!(told.iter().all(|told| !told.contains("which tokens are good")), "{told:?}");
+        assert!(told.iter().all(|told| !told.contains("cannot be decided")), "{told:?}");
+    }
+
+    served.go_down();
+    let asked = served.asked();
+    mesh.hauberk_with_input(&["apply", "-f", "-", "--wait=20s"], &described).ok();
+    waits(&mut lasting);
+    assert_eq!(get(&web, "/orders/1", &[&alice]).status, 200, "its keys are where they were");
+    assert_eq!(served.asked(), asked, "nobody was asked for them anew");
+    // Whoever says that they come from elsewhere has said that these count no longer.
+    let elsewhere = described.replace("/jwks\n", "/jwks?p=other\n");
+    let told = mesh.hauberk_with_input(&["apply", "-f", "-", "--wait=20s"], &elsewhere).ok().stderr;
+    assert!(told.contains("the keys of jwtissuer/login could not be fetched yet"), "{told}");
+    until_cut(lasting, "its keys come from elsewhere");
+    assert_eq!(reason(&mesh, &get(&web, "/orders/1", &[&alice])), "user_token_unknown_key");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -8,7 +8,7 @@ use std::{
 };
 
 use hauberk_integration_tests::{
-    Agent, AgentOptions, MeshBox, binary, dial, eventually, eventually_async, get, wants_long_tests,
+    Agent, AgentOptions, MeshBox, Process, binary, dial, eventually, eventually_async, get, wants_long_tests,
 };
 use hauberk_proto::{
     admin::v1::{AuditOutcome, ListAuditRequest, audit_client::AuditClient},
@@ -320,4 +320,29 @@ fn people_get_files() {
     let described = mesh.hauberk(&["describe", "enrollment", "worker"]).ok().stdout;
     assert!(described.contains("spiffe://box.test/workload/test/worker"), "{described}");
     assert!(mesh.hauberk(&["get", "enrollments"]).ok().stdout.contains("test/worker"));
+}
+
+#[tokio::test]
+async fn an_agent_that_cannot_join_says_so_to_programs() {
+    let folder = tempfile::tempdir().unwrap();
+    let (socket, token) = (folder.path().join("api.sock"), folder.path().join("token"));
+    // Nobody answers there.
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    std::fs::write(&token, "none").unwrap();
+    let mut command = Command::new(binary("hauberk-agent"));
+    command.args(["run", "--control-plane", &closed.to_string(), "--root-fingerprint", &"0".repeat(64)]);
+    command.arg("--state-dir").arg(folder.path().join("state")).arg("--join-token-file").arg(&token);
+    command.arg("--workload-api-socket").arg(&socket);
+    for listener in ["--outbound", "--admin", "--health"] {
+        command.args([listener, "127.0.0.1:0"]);
+    }
+    let mut agent = Process::start("agent", folder.path(), command);
+    eventually("the socket is there", PATIENCE, || {
+        assert!(agent.is_running(), "{}", agent.log());
+        socket.exists().then_some(())
+    });
+    let asked = async { client(&socket).await.fetch_x509svid(marked(X509svidRequest {})).await };
+    let refused = timeout(PATIENCE, asked).await.expect("in time").unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable, "{refused}");
+    assert_eq!(refusal::reason(&refused).as_deref(), Some(refusal::NOT_JOINED));
 }

@@ -159,8 +159,9 @@ async fn a_program_by_the_crate_spiffe_rustls_calls_an_agent_and_no_handshake_fa
                             assert_eq!(status, "200");
                             calls += 1;
                         }
-                        // What the crate was just told it prepares in a task of its own. A handshake that this falls into
-                        // offers no signature scheme, or no certificate, or is given up: all three are the crate's doing.
+                        // What the crate was just told it prepares in a task of its own. A handshake that this falls
+                        // into offers no signature scheme, or no certificate, or is given up: all three are the crate's
+                        // doing.
                         Err(_) if source.state().revision() != before => excused += 1,
                         Err(error) => panic!("a handshake fails: {error:?}"),
                     }
@@ -193,8 +194,8 @@ async fn a_program_by_the_crate_spiffe_rustls_calls_an_agent_and_no_handshake_fa
     let count = |line: &&str| line.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap();
     assert!(failed.iter().map(count).sum::<u64>() <= excused, "{excused} excused: {failed:?}");
 
-    // What it holds is revoked, with the agent that vouches for it: nothing that it has opens anything, also for a thief whose
-    // client does not care.
+    // What it holds is revoked, with the agent that vouches for it: nothing that it has opens anything, also for a
+    // thief whose client does not care.
     let held = source.svid().unwrap();
     let chain = held.cert_chain().iter().map(|one| CertificateDer::from(one.as_bytes().to_vec()));
     let svid = Svid::from_der(chain).unwrap();

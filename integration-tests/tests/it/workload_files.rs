@@ -47,7 +47,8 @@ fn pair(directory: &Path) -> Option<Svid> {
 fn files_follow_each_change_and_programs_are_told() {
     let (mesh, mut agent, socket) = shop();
     let told = mesh.folder().join("told");
-    // A program that counts signals in a file, and says when it is ready for them. Not hang-ups, which `nohup` has them ignore.
+    // A program that counts signals in a file, and says when it is ready for them. Not hang-ups, which `nohup` has them
+    // ignore.
     let (counted, pid_file) = (mesh.folder().join("counted"), mesh.folder().join("pid"));
     let mut program = Command::new("sh");
     let script = "trap 'echo usr1 >> \"$1\"' USR1; echo $$ > \"$2\"; while :; do sleep 0.05; done";

@@ -1,5 +1,5 @@
-//! JWT-SVIDs by the SPIFFE Workload API: for whom an enrollment says so, verified for whoever asks, and kept from hostile
-//! programs and agents.
+//! JWT-SVIDs by the SPIFFE Workload API: for whom an enrollment says so, verified for whoever asks, and kept from
+//! hostile programs and agents.
 
 use std::{os::unix::net::UnixStream, path::Path};
 

@@ -16,8 +16,8 @@ pub(crate) const MAX_REMEMBERED_PATHS: usize = 64;
 /// The longest path that is remembered, in bytes.
 const MAX_REMEMBERED_PATH_LEN: usize = 256;
 
-/// About what each takes of memory, in bytes: a decision with its place in a map; which policies are in play, and those of them that
-/// Cedar must be asked about; an entity that these can look at.
+/// About what each takes of memory, in bytes: a decision with its place in a map; which policies are in play, and those
+/// of them that Cedar must be asked about; an entity that these can look at.
 const DECISION_BYTES: usize = 640;
 const IN_PLAY_BYTES: usize = 2_048;
 const POLICY_BYTES: usize = 4_096;
@@ -75,8 +75,8 @@ impl Lesson {
         Self { decision, in_play: None, path: None }
     }
 
-    /// The outcome may be another one for another question; `path` is there where that alone tells it, none within where there is
-    /// none.
+    /// The outcome may be another one for another question; `path` is there where that alone tells it, none within
+    /// where there is none.
     pub(super) fn open(decision: Arc<Decision>, in_play: Arc<InPlay>, path: Option<Option<&str>>) -> Self {
         let short = |path: &&str| path.len() <= MAX_REMEMBERED_PATH_LEN;
         let path = path.map(|path| path.filter(short).map(Box::from));
@@ -93,8 +93,8 @@ impl Lesson {
         matches!(self.path, Some(Some(_)))
     }
 
-    /// Writes it down where there is room, and gives where questions like it are counted. What somebody else has written there
-    /// stays.
+    /// Writes it down where there is room, and gives where questions like it are counted. What somebody else has
+    /// written there stays.
     pub(crate) fn enter(
         self,
         place: Entry<'_, (usize, Action), Cell>,

@@ -6,7 +6,8 @@ use super::{PolicyDocument, Statement};
 use crate::vocabulary::Kind;
 
 impl PolicyDocument {
-    /// How many of its statements say nothing in their scopes of which resources they are, so that every node needs them.
+    /// How many of its statements say nothing in their scopes of which resources they are, so that every node needs
+    /// them.
     pub fn of_every_node(&self) -> usize {
         self.statements.iter().filter(|statement| statement.is_of_every_node()).count()
     }

@@ -18,9 +18,10 @@ enum Denied {
 }
 
 impl PolicyDocument {
-    /// The statements that deny where a header field has, or has not only, certain values, each by its name in a slice with the names of
-    /// the fields. Values that somebody joins in one line, as in `x-role: guest, admin` (RFC 9110 §5.3), are one other value, which
-    /// no comparison with any of them finds. A statement that denies whatever is not among certain values is none of these.
+    /// The statements that deny where a header field has, or has not only, certain values, each by its name in a slice
+    /// with the names of the fields. Values that somebody joins in one line, as in `x-role: guest, admin` (RFC 9110
+    /// §5.3), are one other value, which no comparison with any of them finds. A statement that denies whatever is not
+    /// among certain values is none of these.
     pub fn denies_by_header_values(&self) -> Vec<(&str, BTreeSet<String>)> {
         let reading = self.statements.iter().filter(|statement| statement.reads.contains(Fact::Headers));
         let found = reading.filter_map(|statement| {
@@ -73,6 +74,18 @@ impl Denied {
                 visit("if", Self::Perhaps, fields);
                 ["then", "else"].into_iter().for_each(|branch| visit(branch, self, fields));
             }
+            "==" | "!=" if sides(of).iter().any(|side| is_boolean(side)) => {
+                let [left, right] = sides(of);
+                let (inner, value) = match left.get("Value").and_then(Value::as_bool) {
+                    Some(value) => (right, Some(value)),
+                    None => (left, right.get("Value").and_then(Value::as_bool)),
+                };
+                match value {
+                    Some(value) if value == (operator == "==") => self.visit(inner, fields),
+                    Some(_) => self.otherwise().visit(inner, fields),
+                    None => [left, right].into_iter().for_each(|side| Self::Perhaps.visit(side, fields)),
+                }
+            }
             "==" | "!=" | "contains" | "containsAll" | "containsAny" => {
                 let mut compared = BTreeSet::new();
                 compared_fields(of, &mut compared);
@@ -86,6 +99,36 @@ impl Denied {
             _ => Self::Perhaps.visit(of, fields),
         }
     }
+}
+
+fn sides(of: &Value) -> [&Value; 2] {
+    ["left", "right"].map(|side| of.get(side).unwrap_or(&Value::Null))
+}
+
+/// Whether it is true or false, by what it is made of: to compare that is to compare no values.
+fn is_boolean(tree: &Value) -> bool {
+    const OPERATORS: [&str; 17] = [
+        "!",
+        "&&",
+        "||",
+        "==",
+        "!=",
+        "<",
+        "<=",
+        ">",
+        ">=",
+        "in",
+        "is",
+        "has",
+        "hasTag",
+        "like",
+        "contains",
+        "containsAll",
+        "containsAny",
+    ];
+    tree.get("Value").is_some_and(Value::is_boolean)
+        || tree.get("if-then-else").and_then(|branches| branches.get("then")).is_some_and(is_boolean)
+        || OPERATORS.iter().any(|operator| tree.get(operator).is_some())
 }
 
 /// The header fields whose values something is made of.
@@ -147,12 +190,20 @@ mod tests {
             ("(if context.path == \"/\" then VALUES.contains(\"admin\") else false)", false),
             // Either way.
             ("(if VALUES.contains(\"admin\") then context.path == \"/\" else false)", true),
+            // A comparison of truths.
             ("(VALUES.contains(\"admin\") == true)", false),
+            ("(true == VALUES.contains(\"admin\"))", false),
+            ("(VALUES.contains(\"admin\") != false)", false),
+            ("((VALUES.contains(\"admin\") == false) == false)", false),
+            ("((VALUES == [\"admin\"]) == true)", false),
+            ("((if context.path == \"/\" then VALUES.contains(\"admin\") else false) == true)", false),
+            ("(VALUES.contains(\"admin\") == (context.path == \"/\"))", true),
+            ("(VALUES.contains(\"admin\") != context.headers.hasTag(\"x-test\"))", true),
         ] {
             assert_eq!(of("forbid", "when", hidden), ["x-role"], "{hidden}");
             assert_eq!(of("permit", "unless", hidden), ["x-role"], "{hidden}");
             let sound = format!("!({hidden})");
-            if !is_found_else && !hidden.contains("== true") {
+            if !is_found_else {
                 assert_eq!(of("forbid", "when", &sound), [""; 0], "{sound}");
                 assert_eq!(of("permit", "when", hidden), [""; 0], "{hidden}");
             }
@@ -160,6 +211,9 @@ mod tests {
         assert_eq!(of("forbid", "when", "!([\"guest\"].containsAll(VALUES))"), [""; 0]);
         assert_eq!(of("forbid", "when", "VALUES != [\"guest\"]"), [""; 0]);
         assert_eq!(of("permit", "when", "VALUES == [\"guest\"]"), [""; 0]);
+        assert_eq!(of("permit", "when", "VALUES.contains(\"admin\") == false"), ["x-role"]);
+        assert_eq!(of("forbid", "when", "VALUES.contains(\"guest\") == false"), [""; 0]);
+        assert_eq!(of("permit", "when", "false != VALUES.contains(\"guest\")"), [""; 0]);
         assert_eq!(of("forbid", "unless", "VALUES.contains(\"guest\")"), [""; 0]);
         assert_eq!(found("forbid", "when { context.headers.hasTag(\"x-role\") }"), [""; 0]);
         let of_query = "context.query.hasTag(\"a\") && context.query.getTag(\"a\").contains(\"b\")";

@@ -8,14 +8,14 @@ use cedar_policy::{Effect as CedarEffect, Policy, PolicyId, PolicySet, Validatio
 use hauberk_identity::Name;
 use miette::Diagnostic;
 
-use super::validation::{applies, may_be_calls, worth_telling};
+use super::validation::{advice, applies, may_be_calls, worth_telling};
 use super::{MAX_TEXT_LEN, Mode, PolicyProblem, Reference, Statement};
 use crate::compiled::permits;
 use crate::decision::Effect;
 use crate::labels::LabelsRead;
 use crate::named::NamedReads;
 use crate::names::{Namespace, Referent};
-use crate::qualify::{Flaw, Mention, Qualified, qualify};
+use crate::qualify::{Flaw, Mention, Qualified, find_mentions, qualify};
 use crate::statements::{Extent, extents, line_and_column};
 use crate::vocabulary::{VOCABULARY, World};
 
@@ -190,14 +190,11 @@ impl Reader<'_> {
                     let Qualified { policy: full, reads, text, mentions, following, untidy } = qualified;
                     self.report_flaws(extent, untidy);
                     let roles = mentions.into_iter().filter_map(|mention| {
-                        let (line, column) =
-                            line_and_column(self.text, self.place_of(extent, &mention.text).0);
-                        let Mention { referent, text } = mention;
-                        let role = match &referent {
+                        let role = match &mention.referent {
                             Referent::Role(role) => Some(role.clone()),
                             _ => None,
                         };
-                        references.push(Reference { referent, text, effect, line, column });
+                        references.push(self.reference(mention, effect, extent));
                         role
                     });
                     let roles = roles.collect();
@@ -218,6 +215,28 @@ impl Reader<'_> {
             }
         }
         (statements, references)
+    }
+
+    /// The names that a text mentions, if it can be parsed.
+    pub(super) fn references(mut self, names: &Namespace) -> Vec<Reference> {
+        self.check_size();
+        let Ok(set) = self.finish_stage(|reader| reader.parse()) else { return Vec::new() };
+        let mut policies: Vec<&Policy> = set.policies().collect();
+        policies.sort_by_key(|policy| ordinal(policy.id()));
+        let of_all = policies.into_iter().flat_map(|policy| {
+            let (extent, effect) =
+                (self.extent_of(policy.id()), if permits(policy) { Effect::Allow } else { Effect::Deny });
+            let tree = policy.to_json().ok();
+            let mentions = tree.into_iter().flat_map(|tree| find_mentions(tree, names));
+            mentions.map(|mention| self.reference(mention, effect, extent)).collect::<Vec<_>>()
+        });
+        of_all.collect()
+    }
+
+    /// A mention of a statement, and where it stands.
+    fn reference(&self, Mention { referent, text }: Mention, effect: Effect, extent: Extent) -> Reference {
+        let (line, column) = line_and_column(self.text, self.place_of(extent, &text).0);
+        Reference { referent, text, effect, line, column }
     }
 
     pub(super) fn report_flaws(&mut self, extent: Extent, flaws: Vec<Flaw>) {
@@ -247,12 +266,12 @@ impl Reader<'_> {
         let (start, length) = label.as_ref().map_or((0, 1), |label| (label.offset(), label.len()));
         // Cedar begins its messages with its own number of the statement, which says less than the place does.
         let message = error.to_string();
-        let message = match message.strip_prefix("for policy `").and_then(|rest| rest.split_once("`, ")) {
-            Some((_, message)) => message.to_owned(),
+        let message = match message.strip_prefix("for policy `").and_then(|rest| rest.split_once('`')) {
+            Some((_, message)) => message.trim_start_matches([',', ':', ' ']).to_owned(),
             None => message,
         };
         let label = label.and_then(|label| label.label().map(ToOwned::to_owned));
-        let help = error.help().map(|help| help.to_string());
+        let help = advice(&message).or_else(|| error.help().map(|help| help.to_string()));
         let help = match (help, label) {
             (Some(help), _) => Some(help),
             (None, label) => label.filter(|label| !message.contains(label.as_str())),
@@ -294,8 +313,8 @@ pub(super) fn ordinal(id: &PolicyId) -> usize {
     id.strip_prefix("policy").and_then(|number| number.parse().ok()).unwrap_or(usize::MAX)
 }
 
-/// Whether a text holds nothing but permits, of policies or templates, whatever else may be wrong with it: whoever does without it lets
-/// through no more.
+/// Whether a text holds nothing but permits, of policies or templates, whatever else may be wrong with it: whoever does
+/// without it lets through no more.
 pub fn only_permits(text: &str) -> bool {
     let is_read = extents(text).iter().all(|extent| problem_of_size(extent).is_none());
     let set = is_read.then(|| PolicySet::from_str(text).ok()).flatten();

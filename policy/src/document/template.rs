@@ -8,8 +8,8 @@ use super::{PolicyProblem, Reader};
 use crate::names::Namespace;
 use crate::qualify::find_flaws;
 
-/// The syntax trees of a template's statements, in the order of the text, their names as they are written; and of a stored text what a
-/// new one would be refused for.
+/// The syntax trees of a template's statements, in the order of the text, their names as they are written; and of a
+/// stored text what a new one would be refused for.
 pub(crate) fn read_template(
     mesh: &Name,
     trust_domain: &TrustDomain,

@@ -167,6 +167,55 @@ fn refuses_what_cedar_and_the_schema_do_not_know() {
 }
 
 #[test]
+fn what_some_actions_lack_is_told_with_what_to_write() {
+    let of = |condition: &str| {
+        problem(&format!("permit(principal is Node, action, resource) when {{ {condition} }};"))
+    };
+    for name in ["path == \"/a\"", "claims.hasTag(\"x\")", "user == User::\"login/a\"", "actors.isEmpty()"] {
+        let told = of(&format!("context.{name}"));
+        let first = name.split(['.', ' ']).next().unwrap();
+        let lacks = format!(
+            "the statement speaks of TCP streams too, which have no `{first}`: write `action in Action::\"http\"` for HTTP requests"
+        );
+        assert!(
+            told.contains(&lacks) && !told.contains("policy0") && !told.contains("did you mean"),
+            "{told}"
+        );
+        assert!(told.contains(&format!("`context has {first} &&`")), "{told}");
+    }
+    // What is advised is accepted.
+    parse("permit(principal is Node, action, resource) when { context has path && context.path == \"/a\" };")
+        .unwrap();
+    for actions in ["action in Action::\"http\"", "action in [Action::\"http\", Action::\"call\"]"] {
+        parse(&format!("permit(principal is Node, {actions}, resource) when {{ context.path == \"/a\" }};"))
+            .unwrap();
+    }
+    let told = of("context.rpc == \"Get\"");
+    assert!(
+        told.contains(
+            "HTTP requests too, which have no `rpc`: write `action == Action::\"call\"` for gRPC calls"
+        ),
+        "{told}"
+    );
+    // A slip of the hand is another matter.
+    assert!(of("context.pth == \"/a\"").contains("did you mean"));
+    let told = problem(
+        "permit(principal is Node, action in Action::\"http\", resource) when { context.actors == [] };",
+    );
+    assert!(told.contains("`context.actors.isEmpty()`"), "{told}");
+}
+
+#[test]
+fn names_are_told_of_a_text_that_is_wrong_otherwise() {
+    let text = "permit(principal in Role::\"clrks\", action == Action::\"GTE\", resource) when { context.nothing == 1 };";
+    parse(text).unwrap_err();
+    let told = PolicyDocument::mentioned(&name("shop"), &domain(), text);
+    let told: Vec<_> = told.iter().map(|one| (one.text.as_str(), one.line, one.column)).collect();
+    assert_eq!(told, [("Role::\"clrks\"", 1, 21)]);
+    assert!(PolicyDocument::mentioned(&name("shop"), &domain(), "permit(").is_empty());
+}
+
+#[test]
 fn an_unknown_name_is_told_without_what_follows_from_it() {
     for (text, places) in [
         ("permit(principal is Nod, action, resource);", &["1:21"][..]),

@@ -1,4 +1,5 @@
-//! A statement's conditions one by one, and what of the context, or of a node's labels, one of them did not find as it wants it.
+//! A statement's conditions one by one, and what of the context, or of a node's labels, one of them did not find as it
+//! wants it.
 
 use cedar_policy::{Entities, EvalResult, Expression, Policy, Request, eval_expression};
 use serde_json::{Value, json};
@@ -125,8 +126,8 @@ fn text_by_cedar(expression: &Value) -> String {
     inner.unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// A condition that failed: in terms of its values where it compares a fact of the context, or a label, with something, otherwise as
-/// a whole.
+/// A condition that failed: in terms of its values where it compares a fact of the context, or a label, with something,
+/// otherwise as a whole.
 pub(super) fn failed(condition: &Value, request: Option<&Request>, entities: &Entities) -> Mismatch {
     failed_comparison(condition, request, entities).unwrap_or_else(|| Mismatch {
         field: text_of(condition),

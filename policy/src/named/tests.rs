@@ -6,7 +6,8 @@ use crate::slice::PolicyIndex;
 use crate::template::PolicyTemplate;
 use crate::testing::{ask, connect, documents, domain, name, node, orders, parse, peer, port, roles};
 
-/// Node `payments`: 8080 http (service payments) with the routes `/cards/{id}`, of data class pii, and `/health`; 5432 tcp.
+/// Node `payments`: 8080 http (service payments) with the routes `/cards/{id}`, of data class pii, and `/health`; 5432
+/// tcp.
 fn payments() -> NodeScope {
     let mut http = port(8080, Protocol::Http, &["payments"], &["/cards/{id}", "/health"]);
     http.routes[0].classes = vec![name("pii")];

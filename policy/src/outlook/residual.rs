@@ -172,7 +172,8 @@ impl Residual<'_> {
                         None => matched.push(None),
                     }
                 }
-                // One that was stored before there was a bound: to run it would take too long, and nothing is said of it.
+                // One that was stored before there was a bound: to run it would take too long, and nothing is said of
+                // it.
                 if matched.iter().filter(|char| char.is_none()).count() > MAX_WILDCARDS {
                     return None;
                 }
@@ -249,8 +250,8 @@ fn negated(tree: Value) -> Value {
     }
 }
 
-/// Whether its evaluation could fail: of what passes validation, numbers and instants can become too large, and an entity may
-/// not be there that an attribute is asked of.
+/// Whether its evaluation could fail: of what passes validation, numbers and instants can become too large, and an
+/// entity may not be there that an attribute is asked of.
 fn may_fail(tree: &Value) -> bool {
     match tree {
         Value::Array(items) => items.iter().any(may_fail),

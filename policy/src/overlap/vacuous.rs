@@ -23,7 +23,8 @@ struct Worth {
 
 const OPEN: Worth = Worth { holds: true, fails_to_hold: true, breaks: true };
 
-/// Whether all conditions of a statement together say nothing, as far as their form tells. What their types tell is an error already.
+/// Whether all conditions of a statement together say nothing, as far as their form tells. What their types tell is an
+/// error already.
 ///
 /// `text` is theirs. Most name no truth value and compare one thing at the most, and need no reading.
 pub(super) fn vacuous(policy: &Policy, text: &str) -> Option<Vacuous> {

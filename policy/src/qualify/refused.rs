@@ -1,5 +1,5 @@
-//! What conditions are refused for, though the schema takes them: questions that nobody can answer, and patterns that make too much
-//! work.
+//! What conditions are refused for, though the schema takes them: questions that nobody can answer, and patterns that
+//! make too much work.
 
 use serde_json::{Map, Value};
 
@@ -9,8 +9,8 @@ use crate::reads::Reads;
 use crate::vocabulary::Kind;
 
 impl Walk<'_> {
-    /// Refuses to ask what nobody can tell of what is named: to whom such a thing is unknown it is in nothing, and a forbid would
-    /// not stop what it is meant for.
+    /// Refuses to ask what nobody can tell of what is named: to whom such a thing is unknown it is in nothing, and a
+    /// forbid would not stop what it is meant for.
     pub(super) fn check_consulted(&mut self, reads: &Reads) {
         for (kind, id) in &reads.consulted {
             let uid = kind.uid(id);

@@ -1,4 +1,5 @@
-//! Which entities that conditions name are asked what they are, or what they are in: only of those must anything be known.
+//! Which entities that conditions name are asked what they are, or what they are in: only of those must anything be
+//! known.
 
 use std::collections::BTreeSet;
 
@@ -16,8 +17,8 @@ impl Reads {
     }
 }
 
-/// Those of which an operator in the tree looks at attributes, tags, or what they are in. What is only compared, or only has others
-/// in it, is not among them.
+/// Those of which an operator in the tree looks at attributes, tags, or what they are in. What is only compared, or
+/// only has others in it, is not among them.
 pub(super) fn consulted(tree: &Value) -> BTreeSet<(Kind, Box<str>)> {
     let mut found = BTreeSet::new();
     visit(tree, &mut found);
@@ -51,7 +52,8 @@ fn values(tree: &Value, found: &mut BTreeSet<(Kind, Box<str>)>) {
         Some((operator, of)) if operator == "if-then-else" => {
             ["then", "else"].iter().filter_map(|part| of.get(part)).for_each(|part| values(part, found));
         }
-        // What an attribute of the context, or of an entity, holds is nothing that is named; but a record may stand written out.
+        // What an attribute of the context, or of an entity, holds is nothing that is named; but a record may stand
+        // written out.
         _ => mentioned(tree, found),
     }
 }

@@ -84,8 +84,8 @@ impl<'a> Side<'a> {
         })
     }
 
-    /// What is decided where no statement in play has conditions: their scopes alone tell. On a route for users, of what is
-    /// made for one.
+    /// What is decided where no statement in play has conditions: their scopes alone tell. On a route for users, of
+    /// what is made for one.
     pub(super) fn settled(&self, action: Action) -> Option<Decision> {
         let in_play = self.in_play(action);
         // Of users nothing is recorded.
@@ -150,8 +150,8 @@ impl<'a> Side<'a> {
 }
 
 impl Weighed {
-    /// What is done with a call, and what else of it the statements read than conditions of which it is known how they came out.
-    /// Nothing where Cedar must be asked.
+    /// What is done with a call, and what else of it the statements read than conditions of which it is known how they
+    /// came out. Nothing where Cedar must be asked.
     pub(super) fn effect(
         &self,
         attempt: Attempt<'_>,

@@ -49,7 +49,8 @@ pub struct RecordedCall {
 }
 
 impl RecordedCall {
-    /// Gives `ask` what was attempted; nothing where that cannot be read, or is refused by what becomes of escaped slashes.
+    /// Gives `ask` what was attempted; nothing where that cannot be read, or is refused by what becomes of escaped
+    /// slashes.
     pub fn with<T>(
         &self,
         flow: &RecordedFlow,

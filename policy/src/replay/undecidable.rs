@@ -3,8 +3,8 @@
 /// Why recorded calls cannot be decided again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Undecidable {
-    /// A policy reads something, such as a header field, that was not recorded, since no policy read it then; or it depends
-    /// on users, of whom nothing is recorded, or on who vouches for whom.
+    /// A policy reads something, such as a header field, that was not recorded, since no policy read it then; or it
+    /// depends on users, of whom nothing is recorded, or on who vouches for whom.
     FactsNotRecorded,
     /// A policy reads the time or the certificate's age, which are recorded of the latest call alone.
     DependsOnTime,

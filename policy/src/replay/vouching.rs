@@ -1,6 +1,7 @@
-//! What bears on a call before policies are asked: whether it comes, what the listener takes, who vouches for callers and users, and
-//! what agents reach and gather. Of a recorded call it is not known by which key its caller or its user was found to be who they are, nor whether it had a user at all,
-//! nor which host it went to: where a draft changes that, it may not even come to policies.
+//! What bears on a call before policies are asked: whether it comes, what the listener takes, who vouches for callers
+//! and users, and what agents reach and gather. Of a recorded call it is not known by which key its caller or its user
+//! was found to be who they are, nor whether it had a user at all, nor which host it went to: where a draft changes
+//! that, it may not even come to policies.
 
 use std::collections::BTreeSet;
 
@@ -22,7 +23,8 @@ pub struct Vouching {
     pub other_bundles: BTreeSet<TrustDomain>,
     /// Something outside is reached no longer that was: a host, an address, or by this protocol.
     pub reaches_less: bool,
-    /// The header fields that hold users' tokens in the draft alone, in lower case: policies are told of them no longer.
+    /// The header fields that hold users' tokens in the draft alone, in lower case: policies are told of them no
+    /// longer.
     pub token_fields: BTreeSet<String>,
     /// The ports at which a service is served no longer.
     pub not_called: BTreeSet<u16>,
@@ -52,8 +54,8 @@ impl Pair<'_> {
         self.are_vouched_for_otherwise(flow).then_some(Undecidable::FactsNotRecorded)
     }
 
-    /// Whether a listener may refuse what it took. Of no call it is recorded whether a field that no policy reads held bytes beyond
-    /// ASCII, nor in which version of HTTP it came.
+    /// Whether a listener may refuse what it took. Of no call it is recorded whether a field that no policy reads held
+    /// bytes beyond ASCII, nor in which version of HTTP it came.
     fn listens_otherwise(&self, number: u16) -> bool {
         let (Some(now), Some(draft)) = (port(self.now, number), port(self.draft, number)) else {
             // Whatever is asked of a port that is not there is denied.

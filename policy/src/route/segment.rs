@@ -16,8 +16,8 @@ pub(super) enum Segment {
     Rest,
 }
 
-/// Fixed text around one parameter or more, each of which stands for one character at the least. What is between two of them is
-/// not empty.
+/// Fixed text around one parameter or more, each of which stands for one character at the least. What is between two of
+/// them is not empty.
 ///
 /// An escape such as `%2D` counts as one character, so that no parameter begins or ends within it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -146,9 +146,10 @@ impl Segment {
 }
 
 impl Around {
-    /// Splits a segment of a canonical path, and hands out the values of its parameters from left to right; nothing where it does
-    /// not match. Each value but the last ends where the fixed text behind it stands first, so that there is one way to do it; and
-    /// where there is any, that one is found: to look further on would leave less for the rest.
+    /// Splits a segment of a canonical path, and hands out the values of its parameters from left to right; nothing
+    /// where it does not match. Each value but the last ends where the fixed text behind it stands first, so that there
+    /// is one way to do it; and where there is any, that one is found: to look further on would leave less for the
+    /// rest.
     fn split<'t>(&self, text: &'t str, mut take: impl FnMut(&'t str)) -> Option<()> {
         let mut left = without_last(text.strip_prefix(&*self.first)?, &self.last)?;
         for fixed in &self.between {
@@ -181,7 +182,8 @@ impl Around {
     }
 }
 
-/// What is before the first place at which fixed text stands, of one character at the least, and what is behind the text.
+/// What is before the first place at which fixed text stands, of one character at the least, and what is behind the
+/// text.
 fn cut<'t>(text: &'t str, fixed: &str) -> Option<(&'t str, &'t str)> {
     let ends = 1..=text.len().checked_sub(fixed.len())?;
     ends.filter_map(|end| text.split_at_checked(end)).find_map(|(value, rest)| {

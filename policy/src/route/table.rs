@@ -6,13 +6,13 @@ use super::RouteTemplate;
 use super::segment::Segment;
 use crate::path::CanonicalPath;
 
-/// The routes of a port, the most specific first, each with the place of its resource. A port has hundreds, and each request
-/// asks: they stand in a tree by their segments.
+/// The routes of a port, the most specific first, each with the place of its resource. A port has hundreds, and each
+/// request asks: they stand in a tree by their segments.
 #[derive(Debug)]
 pub(crate) struct RouteTable {
     routes: Vec<(RouteTemplate, usize)>,
-    /// The first is the root. Those that follow upon one node stand side by side in the order of their routes: what a walk from the
-    /// left finds first is the most specific.
+    /// The first is the root. Those that follow upon one node stand side by side in the order of their routes: what a
+    /// walk from the left finds first is the most specific.
     nodes: Vec<Node>,
 }
 
@@ -41,7 +41,8 @@ impl RouteTable {
     pub(crate) fn new(mut routes: Vec<(RouteTemplate, usize)>) -> Self {
         routes.sort_by(|(one, _), (other, _)| one.by_specificity(other));
         let mut nodes = vec![Node::new(0, Segment::Rest)];
-        // Which routes begin with what a node stands for, and how many segments that is. They stand together, the longer ones first.
+        // Which routes begin with what a node stands for, and how many segments that is. They stand together, the
+        // longer ones first.
         let mut begun = vec![(0..routes.len(), 0)];
         let mut at = 0;
         while let Some((span, depth)) = begun.get(at).cloned() {
@@ -72,8 +73,8 @@ impl RouteTable {
 
     /// Walks the tree from the left, and tells which nodes it tries.
     ///
-    /// Each is tried once at most, since one way leads to it: whatever is asked, that is no more than all templates have segments. To
-    /// go back it needs nothing but the tree and the path.
+    /// Each is tried once at most, since one way leads to it: whatever is asked, that is no more than all templates
+    /// have segments. To go back it needs nothing but the tree and the path.
     fn walk(
         &self,
         method: &str,
@@ -161,8 +162,8 @@ impl<'p> Place<'p> {
     }
 }
 
-/// Where the segment ends that begins there. Segments are short: to look at each byte takes less than to call what finds one in
-/// long texts.
+/// Where the segment ends that begins there. Segments are short: to look at each byte takes less than to call what
+/// finds one in long texts.
 fn end_from(path: &str, start: usize) -> usize {
     let left = path.get(start..).unwrap_or_default();
     left.bytes().position(|byte| byte == b'/').map_or(path.len(), |length| start + length)

@@ -43,9 +43,22 @@ pub enum JwtBundleError {
     /// There are keys, and each of them is wrong.
     #[error("none of its keys is of use: {0}")]
     NoneOfUse(Box<Self>),
+    /// There are none for tokens among so many.
+    #[error("{}", none_for_tokens(*.0))]
+    NoneForTokens(usize),
     /// Two keys of one id: a token would not say which.
     #[error("two keys have the id {0:?}")]
     SameId(String),
+}
+
+fn none_for_tokens(count: usize) -> String {
+    match count {
+        0 => "it has no keys at all".to_owned(),
+        1 => "its only key is none that verifies tokens: another `use` than sig, or a `kty` or `crv` that is not known".to_owned(),
+        count => format!(
+            "none of its {count} keys verifies tokens: another `use` than sig, or a `kty` or `crv` that is not known"
+        ),
+    }
 }
 
 impl JwtBundle {

@@ -39,7 +39,7 @@ impl JwtKeySet {
     /// # Errors
     /// It is no key set, or one of its keys for tokens is wrong: the set is not taken in part, lest a key vanish unseen.
     pub fn from_jwks(jwks: &[u8]) -> Result<Self, JwtBundleError> {
-        let keys: Result<Vec<_>, _> = listed(jwks, JwtKey::from_jwk)?.collect();
+        let keys: Result<Vec<_>, _> = listed(jwks, JwtKey::from_jwk)?.1.collect();
         Self::new(keys?)
     }
 
@@ -47,10 +47,11 @@ impl JwtKeySet {
     /// and told; one without an id is called by its fingerprint.
     ///
     /// # Errors
-    /// It is no key set, two keys have one id, or there are keys for tokens and none of them is of use.
+    /// It is no key set, two keys have one id, or none of its keys is of use: nobody's tokens would be good by it.
     pub fn of_issuer(jwks: &[u8]) -> Result<(Self, Vec<JwtBundleError>), JwtBundleError> {
         let (mut keys, mut passed_over) = (Vec::new(), Vec::new());
-        for key in listed(jwks, JwtKey::from_jwk_of_issuer)? {
+        let (count, listed) = listed(jwks, JwtKey::from_jwk_of_issuer)?;
+        for key in listed {
             match key {
                 Ok(key) => keys.push(key),
                 Err(error) => passed_over.push(error),
@@ -58,6 +59,7 @@ impl JwtKeySet {
         }
         match passed_over.first() {
             Some(first) if keys.is_empty() => Err(JwtBundleError::NoneOfUse(Box::new(first.clone()))),
+            None if keys.is_empty() => Err(JwtBundleError::NoneForTokens(count)),
             _ => Ok((Self::new(keys)?, passed_over)),
         }
     }
@@ -85,11 +87,11 @@ impl JwtKeySet {
     }
 }
 
-/// The keys for tokens that a set lists, in its order.
+/// How many keys a set lists, and those for tokens, in its order.
 fn listed(
     jwks: &[u8],
     read: impl Fn(&Map<String, Value>) -> Result<Option<JwtKey>, JwtKeyError>,
-) -> Result<impl Iterator<Item = Result<JwtKey, JwtBundleError>>, JwtBundleError> {
+) -> Result<(usize, impl Iterator<Item = Result<JwtKey, JwtBundleError>>), JwtBundleError> {
     if jwks.len() > MAX_SET_BYTES {
         return Err(JwtBundleError::TooLarge);
     }
@@ -106,7 +108,7 @@ fn listed(
             keys.extend(key.transpose());
         }
     }
-    Ok(keys.into_iter())
+    Ok((listed.len(), keys.into_iter()))
 }
 
 impl fmt::Debug for JwtKeySet {

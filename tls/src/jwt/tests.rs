@@ -106,7 +106,15 @@ fn keys_of_an_issuer_that_are_of_no_use_are_passed_over_and_told() {
     assert_eq!(JwtKeySet::from_jwks(keys.to_jwks(KeyUse::Signature).as_bytes()).unwrap(), keys);
     assert!(matches!(read(&[&weak, &broken]).unwrap_err(), JwtBundleError::NoneOfUse(_)));
     assert!(matches!(read(&[&unnamed, &unnamed]).unwrap_err(), JwtBundleError::SameId(_)));
-    assert_eq!(read(&[]).unwrap(), (JwtKeySet::default(), Vec::new()));
+    // What verifies nobody's tokens is no key set of an issuer, whether it is empty or has keys for other things alone.
+    let secret = json!({ "kty": "oct", "kid": "a", "k": "c2VjcmV0" });
+    let mut sealing = jwk(&good);
+    sealing["use"] = json!("enc");
+    assert_eq!(read(&[]).unwrap_err(), JwtBundleError::NoneForTokens(0));
+    assert_eq!(read(&[&secret]).unwrap_err(), JwtBundleError::NoneForTokens(1));
+    let refused = read(&[&secret, &foreign, &sealing]).unwrap_err();
+    assert_eq!(refused, JwtBundleError::NoneForTokens(3));
+    assert!(refused.to_string().contains("none of its 3 keys verifies tokens"), "{refused}");
     for strict in [&weak, &unnamed] {
         let refused = JwtKeySet::from_jwks(set(&[strict, &jwk(&good)]).as_bytes());
         assert!(matches!(refused.unwrap_err(), JwtBundleError::Key { number: 1, .. }));

@@ -1,5 +1,5 @@
-//! Where a host outside of the mesh is resolved and connected to: at no other address than its external service allows. The address
-//! that was looked at is the one that is connected to, and nothing resolves the name again.
+//! Where a host outside of the mesh is resolved and connected to: at no other address than its external service allows.
+//! The address that was looked at is the one that is connected to, and nothing resolves the name again.
 
 use std::borrow::Cow;
 use std::io;
@@ -73,8 +73,8 @@ async fn resolve(to: &Destination) -> io::Result<Vec<SocketAddr>> {
     answer.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
 }
 
-/// The name as it stands: what search domains would make of one with a dot is another's, which nobody permitted. One without is
-/// none of the internet's.
+/// The name as it stands: what search domains would make of one with a dot is another's, which nobody permitted. One
+/// without is none of the internet's.
 fn absolute(host: &str) -> Cow<'_, str> {
     if host.contains('.') { Cow::Owned(format!("{host}.")) } else { Cow::Borrowed(host) }
 }
@@ -89,8 +89,8 @@ fn listed(table: &str, host: &str) -> impl Iterator<Item = IpAddr> {
     })
 }
 
-/// The addresses of an answer that are called, in their order and each in its one spelling. Never those of agents: what is called
-/// there is decided by who it is that calls, and this would be nobody.
+/// The addresses of an answer that are called, in their order and each in its one spelling. Never those of agents: what
+/// is called there is decided by who it is that calls, and this would be nobody.
 fn reachable(resolved: Vec<SocketAddr>, external: &External, mesh: &Mesh) -> Vec<SocketAddr> {
     let canonical = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
     let may_be_called = |address: &SocketAddr| {

@@ -1,5 +1,5 @@
-//! HTTP requests that leave the mesh: each one decided by its method, path and what else policies read, and sent over a connection of
-//! its own as plain HTTP/1.1.
+//! HTTP requests that leave the mesh: each one decided by its method, path and what else policies read, and sent over a
+//! connection of its own as plain HTTP/1.1.
 
 use std::sync::Arc;
 
@@ -22,8 +22,9 @@ use crate::wire::answer::{self, Form};
 use crate::wire::body::{RequestBody, ResponseBody, Via};
 use crate::wire::exchange::Link;
 use crate::wire::forward;
-use crate::wire::headers::{self, ERROR, OBS_TEXT, RequestHead, WHY_NO_OBS_TEXT};
-use crate::wire::meter::until_cut;
+use crate::wire::headers::{self, DECISION, ERROR, OBS_TEXT, RequestHead, WHY_NO_OBS_TEXT};
+use crate::wire::meter::{Meter, until_cut};
+use crate::wire::origin::Origin;
 use crate::wire::transport::Transport;
 
 /// The port that `http://` means.
@@ -97,7 +98,7 @@ pub(in super::super) async fn answer(
             return denied(&leave, form, call);
         }
         Some(Err(error)) => return unreachable(&error).answer(form, call),
-        None => return cut(form, call),
+        None => return cut(&meter, form, call),
     };
     leave.connected_to(address);
     leave.let_out();
@@ -126,7 +127,7 @@ pub(in super::super) async fn answer(
             let text = format!("{address} broke off: {}", chain(&error));
             return Failure::new(StatusCode::BAD_GATEWAY, "external_broke_off", text).answer(form, call);
         }
-        None => return cut(form, call),
+        None => return cut(&meter, form, call),
     };
     leave.answered(&response);
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
@@ -134,7 +135,7 @@ pub(in super::super) async fn answer(
     }
     call.answered_outside(&response);
     headers::scrub_response(response.headers_mut(), &[]);
-    response.map(|body| ResponseBody::relay(body, meter, Via::Once(Some(link)), call))
+    response.map(|body| ResponseBody::relay(body, meter, Via::Once(Some(link)), call, Origin::Server))
 }
 
 /// The app learns the decision's id, and whether its handle is none: that is its own to mend.
@@ -150,9 +151,13 @@ fn denied(leave: &Leave, form: Form, mut call: Call) -> Answer {
     denial
 }
 
-fn cut(form: Form, call: Call) -> Answer {
+fn cut(meter: &Meter, form: Form, call: Call) -> Answer {
     let text = "the rules have changed while the request was under way, and no longer let it out";
-    Failure::new(StatusCode::FORBIDDEN, "cut", text).answer(form, call)
+    let mut answer = Failure::new(StatusCode::FORBIDDEN, "cut", text).answer(form, call);
+    if let Some(id) = meter.decision().and_then(|id| HeaderValue::from_str(id).ok()) {
+        answer.headers_mut().insert(DECISION, id);
+    }
+    answer
 }
 
 pub(super) fn unreachable(error: &DialError) -> Failure {

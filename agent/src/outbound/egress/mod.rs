@@ -1,8 +1,9 @@
 //! Calls of local apps to hosts outside of the mesh.
 //!
-//! Only hosts that an external service of the view has are called, and only where policies permit it: this agent decides, since
-//! nobody of the mesh is at the other end. A call is registered and decided (`connections/leaving.rs`), then the host is resolved
-//! and connected to (`dial.rs`): requests go on as plain HTTP (`http.rs`), streams as they are (`stream.rs`).
+//! Only hosts that an external service of the view has are called, and only where policies permit it: this agent
+//! decides, since nobody of the mesh is at the other end. A call is registered and decided (`connections/leaving.rs`),
+//! then the host is resolved and connected to (`dial.rs`): requests go on as plain HTTP (`http.rs`), streams as they
+//! are (`stream.rs`).
 
 mod dial;
 pub(super) mod http;
@@ -40,8 +41,8 @@ pub(super) fn named(
     view.external_with(&to.host).is_some().then_some(to)
 }
 
-/// Where a call would go that found no service, if its authority names no service at all but a domain or an address. It is denied,
-/// and that is recorded.
+/// Where a call would go that found no service, if its authority names no service at all but a domain or an address. It
+/// is denied, and that is recorded.
 pub(super) fn unnamed(
     failure: &Failure,
     authority: &str,
@@ -57,8 +58,8 @@ fn destination(authority: &str, default_port: u16, app: SocketAddr) -> Option<De
     Some(Destination { host: canonical_host(host).into(), port: port.unwrap_or(default_port), app })
 }
 
-/// The authority of requests, in the one spelling by which they are decided: without a last dot, and without the port that goes
-/// without saying.
+/// The authority of requests, in the one spelling by which they are decided: without a last dot, and without the port
+/// that goes without saying.
 fn authority(to: &Destination) -> String {
     let host = bare_host(to);
     if to.port == http::HTTP_PORT { host } else { format!("{host}:{}", to.port) }

@@ -32,7 +32,9 @@ fn list(revision: u64, serials: &[u8]) -> pb::Denylist {
 
 impl Agent {
     async fn refuse(&self, held: &mut Held, list: &pb::Denylist) -> Result<Mark, BadDenylist> {
-        held.take_denylist(self.authorities.signed_denylist(list), &self.authorities.view_keys()).await
+        let taken = held.take_denylist(self.authorities.signed_denylist(list), &self.authorities.view_keys());
+        held.disk.write_all().await;
+        taken
     }
 
     fn denial(&self, node: &str, number: u8) -> Option<Denial> {
@@ -111,14 +113,14 @@ async fn a_denylist_that_is_not_ours_or_cannot_be_is_refused_whole() {
     impossible.certificates[0].serial.clear();
     assert!(matches!(agent.refuse(&mut held, &impossible).await, Err(BadDenylist::Impossible(_))));
     let others = Authorities::new().signed_denylist(&list(9, &[]));
-    let taken = held.take_denylist(others, &agent.authorities.view_keys()).await;
+    let taken = held.take_denylist(others, &agent.authorities.view_keys());
     assert!(matches!(taken, Err(BadDenylist::BadSignature(_))));
     // A view's signature is none of a denylist's.
     let encoded = list(9, &[]).encode_to_vec();
     let signature = agent.authorities.signer.sign(hauberk_tls::signing::Purpose::View, &encoded).unwrap();
     let key_id = agent.authorities.signer.key_id().to_owned();
     let posing = pb::SignedDenylist { denylist: encoded.into(), signature: signature.into(), key_id };
-    let taken = held.take_denylist(posing, &agent.authorities.view_keys()).await;
+    let taken = held.take_denylist(posing, &agent.authorities.view_keys());
     assert!(matches!(taken, Err(BadDenylist::BadSignature(_))));
     assert_eq!(agent.denial("web", 1), Some(Denial::Revoked), "the former stays");
 }

@@ -23,11 +23,158 @@ impl Running {
         self.stream.send(Down::Question(pb::Question { question_id: 1, ..pb::Question::default() })).await;
         let is_answer = |up| match up {
             Up::Answer(_) => Some(true),
-            Up::AcknowledgeDenylist(_) | Up::TrustInForce(_) => Some(false),
+            Up::AcknowledgeDenylist(_) | Up::TrustInForce(_) | Up::Acknowledge(_) => Some(false),
             _ => None,
         };
         self.stream.next(is_answer).await
     }
+}
+
+/// A session of an agent whose disk answers to nothing from now on: it is at what to trust, which comes first.
+async fn hanging() -> (Running, StalledFile) {
+    let agent = Agent::new();
+    let held = agent.held();
+    let stalled = StalledFile::at(agent.state.directory().join(".trust.new"));
+    let hanging = Running::start(agent, held).await;
+    let trust = pb::Trust { version: 2, ..hanging.agent.authorities.trust() };
+    hanging.stream.send(Down::Trust(trust)).await;
+    until(|| hanging.credentials.trust().version() == 2).await;
+    (hanging, stalled)
+}
+
+async fn until(is_so: impl Fn() -> bool) {
+    let is_so = async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), is_so).await.expect("it is never so");
+}
+
+impl Running {
+    /// Holds live traffic against what is in force.
+    fn enforce(&self) -> tokio::task::JoinSet<()> {
+        let decisions = Decisions::new(Clock::system(), "0123456789".parse().unwrap(), [1; 4], None);
+        let connections = connections(&self.agent, Arc::new(decisions));
+        let mut tasks = tokio::task::JoinSet::new();
+        tasks.spawn(async move { connections.enforce(CancellationToken::new()).await });
+        tasks
+    }
+
+    async fn acknowledged(&mut self) -> u64 {
+        self.stream.next(|up| if let Up::Acknowledge(it) = up { Some(it.revision) } else { None }).await
+    }
+}
+
+/// Whoever waited for the disk would hear nothing more of who is refused.
+#[tokio::test]
+async fn while_a_disk_hangs_what_comes_is_in_force_and_all_of_it_is_kept_once_it_answers() {
+    let (mut hanging, stalled) = hanging().await;
+    let _enforcing = hanging.enforce();
+    let instance = |number: u64| InstanceId::from_random([number as u8; 8]);
+    let list = |revision: u64| {
+        let instance_ids = vec![instance(revision).to_string()];
+        Down::Denylist(hanging.agent.authorities.signed_denylist(&pb::Denylist {
+            revision,
+            instance_ids,
+            ..empty_denylist()
+        }))
+    };
+    let lists = [list(1), list(2)];
+    let applied = hanging.agent.mesh.denied.applied();
+    for (list, revision) in lists.into_iter().zip(1..) {
+        hanging.stream.send(list).await;
+        // Live traffic obeys it too.
+        until(|| applied.borrow().revision == revision).await;
+    }
+    let serial = hauberk_identity::Serial::of_instance(instance(2), [1; 16]);
+    let denial = |agent: &Agent| agent.mesh.denied.denial(&recipient().spiffe_id, serial);
+    assert_eq!(denial(&hanging.agent), Some(Denial::Revoked));
+    let view = |revision| Down::View(hanging.agent.authorities.signed(&node_view(revision)));
+    let views = [view(5), view(6)];
+    for (view, revision) in views.into_iter().zip(5..) {
+        hanging.stream.send(view).await;
+        until(|| hanging.agent.mesh.applied.view().is_some_and(|view| view.revision == revision)).await;
+    }
+    assert!(hanging.answers_first().await, "none of it is kept");
+    assert!(
+        hanging.agent.state.denylist().unwrap().is_none() && hanging.agent.state.mark().unwrap().is_none()
+    );
+
+    drop(stalled);
+    let (mut is_denylist_kept, mut is_view_kept) = (false, false);
+    while !is_denylist_kept || !is_view_kept {
+        let kept = |up| match up {
+            Up::AcknowledgeDenylist(it) => Some((true, it.revision)),
+            Up::Acknowledge(it) => Some((false, it.revision)),
+            _ => None,
+        };
+        match hanging.stream.next(kept).await {
+            (true, revision) => is_denylist_kept = revision == 2,
+            (false, revision) => is_view_kept = revision == 6,
+        }
+    }
+    // As if it were killed now.
+    let state = &hanging.agent.state;
+    let kept = [state.denylist().unwrap().unwrap().denylist, state.node_view().unwrap().unwrap().view];
+    assert_eq!(pb::Denylist::decode(&*kept[0]).unwrap().revision, 2);
+    assert_eq!(pb::View::decode(&*kept[1]).unwrap().revision, 6);
+    let agent = hanging.stopped().await;
+    assert_eq!(agent.state.mark().unwrap(), Some(Mark { epoch: 1, revision: 6 }));
+    assert_eq!(agent.state.trust().unwrap().unwrap().version(), 2);
+    let agent = agent.restarted();
+    agent.held();
+    assert_eq!((denial(&agent), agent.revision()), (Some(Denial::Revoked), Some(6)));
+}
+
+#[tokio::test]
+async fn while_a_disk_hangs_a_node_goes_and_comes_back() {
+    for comes_back in [false, true] {
+        let (mut hanging, stalled) = hanging().await;
+        let _enforcing = hanging.enforce();
+        let state = Arc::clone(&hanging.agent.state);
+        let identity = hanging.agent.authorities.identity("mesh/shop/node/orders", around(HOUR));
+        state.keeping().unwrap().save_identity(&identity).unwrap();
+        hanging.stream.send(Down::View(hanging.agent.authorities.signed(&node_view(5)))).await;
+        until(|| hanging.agent.revision() == Some(5)).await;
+        hanging.stream.send(Down::NodeGone(pb::NodeGone { epoch: 1, revision: 6 })).await;
+        until(|| hanging.agent.closed() == Some(ClosedReason::NodeDeleted)).await;
+        until(|| state.membership().is_err()).await;
+        assert!(hanging.answers_first().await, "it is not forgotten yet");
+        if comes_back {
+            hanging.stream.send(Down::View(hanging.agent.authorities.signed(&node_view(7)))).await;
+            until(|| hanging.agent.revision() == Some(7)).await;
+            assert!(state.membership().is_ok());
+        }
+        drop(stalled);
+        assert_eq!(hanging.acknowledged().await, if comes_back { 7 } else { 6 });
+        assert_eq!(state.node_view().unwrap().is_some(), comes_back);
+        assert_eq!(state.identity().unwrap().is_some(), comes_back);
+    }
+}
+
+/// An age that does not begin to count closes nothing.
+#[tokio::test]
+async fn while_a_disk_hangs_a_session_ends_and_begins_and_the_age_of_the_view_counts() {
+    let (mut hanging, stalled) = hanging().await;
+    hanging.stream.send(Down::CurrentAt(pb::CurrentAt::default())).await;
+    until(|| hanging.agent.age.is_confirmed_for_now()).await;
+    hanging.stream.down.send(Err(tonic::Status::unavailable("over"))).await.unwrap();
+    until(|| !hanging.agent.age.is_confirmed_for_now()).await;
+    let again = tokio::time::timeout(Duration::from_secs(10), hanging.plane.streams.recv());
+    hanging.stream = again.await.expect("it comes back").unwrap();
+    assert!(hanging.answers_first().await);
+    drop(stalled);
+}
+
+#[tokio::test]
+async fn a_view_that_the_disk_refuses_holds_up_no_change_and_the_one_before_is_not_obeyed_again() {
+    let agent = Agent::new();
+    let mut held = agent.held();
+    std::fs::create_dir(agent.state.directory().join("node-view")).unwrap();
+    agent.take(&mut held, &node_view(6)).await;
+    assert!(held.disk.has_answered(Kind::Node) && !held.disk.has(Kind::Node));
+    assert_eq!(agent.state.mark().unwrap(), Some(Mark { epoch: 1, revision: 6 }));
 }
 
 #[tokio::test]
@@ -58,11 +205,13 @@ async fn a_session_says_that_it_holds_the_denylist_that_the_disk_has() {
     let in_the_way = agent.state.directory().join("denylist");
     std::fs::create_dir(&in_the_way).unwrap();
     let keys = agent.authorities.view_keys();
-    held.take_denylist(agent.authorities.signed_denylist(&empty_denylist()), &keys).await.unwrap();
+    held.take_denylist(agent.authorities.signed_denylist(&empty_denylist()), &keys).unwrap();
+    held.disk.write_all().await;
     let held_at = |held: &Held| held.hello(UnixMillis(0), false, &keys).denylist.unwrap().revision;
     assert_eq!(held_at(&held), 0);
     std::fs::remove_dir(&in_the_way).unwrap();
-    held.session_ended(UnixMillis(0)).await;
+    held.session_ended(UnixMillis(0));
+    held.disk.write_all().await;
     assert_eq!(held_at(&held), 1);
 }
 
@@ -163,10 +312,8 @@ async fn a_certificate_comes_into_force_while_something_else_is_written() {
     assert_eq!(in_force(), serial);
     // Nor is anybody put in force while the disk has not yet forgotten who is gone.
     std::thread::scope(|scope| {
+        agent.state.node_is_gone();
         let forgetting = scope.spawn(|| agent.state.forget_node());
-        while agent.state.membership().is_ok() {
-            std::thread::yield_now();
-        }
         assert!(credentials.replace(after).is_err());
         assert_ne!(in_force(), later);
         drop(keeping);
@@ -194,13 +341,14 @@ async fn what_was_not_written_before_our_node_went_is_not_written_later() {
         if !trust_is_refused_longer {
             std::fs::remove_dir(&in_the_way).unwrap();
         }
+        agent.state.node_is_gone();
         agent.state.forget_node().unwrap();
         assert!(credentials.save().is_err());
         assert!(!credentials.is_unsaved());
         if trust_is_refused_longer {
             std::fs::remove_dir(&in_the_way).unwrap();
         }
-        agent.state.remember_node();
+        agent.state.node_is_back();
         credentials.save().unwrap();
         assert!(agent.state.identity().unwrap().is_none(), "{name}");
     }
@@ -219,7 +367,7 @@ async fn nobody_is_put_in_force_for_a_node_that_is_gone_while_the_disk_hangs() {
     agent.take(&mut held, &node_view(5)).await;
     let stalled = StalledFile::at(agent.state.directory().join(".high-water-mark.new"));
     assert!(held.take_node_gone(Mark { epoch: 1, revision: 6 }));
-    let mut forgetting = Box::pin(held.forget_node());
+    let mut forgetting = Box::pin(held.disk.write_all());
     assert!(forgetting.as_mut().now_or_never().is_none(), "the disk has not answered");
     let in_force = credentials.live().current().svid().unwrap().serial();
     assert!(credentials.replace(issued()).is_err());

@@ -6,6 +6,7 @@ use crate::testing::Stream;
 pub(super) struct Running {
     pub(super) agent: Agent,
     pub(super) credentials: Credentials,
+    pub(super) workloads: Board,
     /// Where its streams come from.
     pub(super) plane: ControlPlane,
     /// The first of them.
@@ -21,7 +22,7 @@ impl Running {
         let identity = agent.authorities.identity("mesh/shop/node/orders", around(HOUR));
         let issued = Issued { identity, trust: agent.authorities.stored_trust() };
         let credentials = Credentials::new(issued, Arc::clone(&agent.state)).unwrap();
-        let clock = Clock::system();
+        let (clock, workloads) = (Clock::system(), Board::new(false));
         let registrations = watch::Sender::new(pb::Register::default());
         let sync = Sync {
             control_plane: crate::testing::config(plane.address, agent.directory.path(), &[]).control_plane,
@@ -30,7 +31,7 @@ impl Running {
             recipient: recipient(),
             mesh: agent.mesh.clone(),
             decisions: Arc::new(Decisions::new(clock, "0123456789".parse().unwrap(), [1; 4], None)),
-            workloads: Board::new(false),
+            workloads: workloads.clone(),
             metrics: Arc::default(),
             registrations: registrations.subscribe(),
             connected: watch::Sender::new(false),
@@ -39,7 +40,7 @@ impl Running {
         let (stop, mut tasks) = (CancellationToken::new(), tokio::task::JoinSet::new());
         tasks.spawn(sync.run(held, stop.clone()));
         let stream = plane.streams.recv().await.unwrap();
-        Self { agent, credentials, plane, stream, stop, tasks, _registrations: registrations }
+        Self { agent, credentials, workloads, plane, stream, stop, tasks, _registrations: registrations }
     }
 
     pub(super) async fn stopped(mut self) -> Agent {

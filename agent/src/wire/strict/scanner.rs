@@ -197,7 +197,8 @@ fn field(line: &[u8]) -> Result<(&[u8], &[u8]), Fault> {
     Ok((name, value.trim_ascii()))
 }
 
-/// Whether a line has a method, a target and one of the versions that there are. hyper refuses others too, and says nothing of it.
+/// Whether a line has a method, a target and one of the versions that there are. hyper refuses others too, and says
+/// nothing of it.
 fn is_request_line(line: &[u8]) -> bool {
     let mut parts = line.split(|byte| *byte == b' ');
     let (method, target, version) = (parts.next(), parts.next(), parts.next());

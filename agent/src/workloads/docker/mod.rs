@@ -1,7 +1,7 @@
 //! What is true of the container in which a program runs, as the Docker Engine tells it.
 //!
-//! Which container that is, the kernel tells (`cgroup.rs`); and because a group may be named like a container that it is
-//! not, the program must be beside the process that the Engine has started there.
+//! Which container that is, the kernel tells (`cgroup.rs`); and because a group may be named like a container that it
+//! is not, the program must be beside the process that the Engine has started there.
 
 mod engine;
 
@@ -49,7 +49,8 @@ pub(super) enum DockerError {
     /// It has no such container, or not any longer.
     #[error("the Engine has no container {0} that runs")]
     Unknown(ContainerId),
-    /// It is named like a container that it is not in, or the Engine's processes are in another pid namespace than ours.
+    /// It is named like a container that it is not in, or the Engine's processes are in another pid namespace than
+    /// ours.
     #[error(
         "it is not beside the process that the Engine has started in container {0}: does the agent share the Engine's pid namespace?"
     )]
@@ -69,8 +70,8 @@ impl Docker {
         Self { engine: Engine::new(socket) }
     }
 
-    /// What is true of the container in which a program runs; nothing where that is none. Of its variables only those that
-    /// are `asked` for are told, for they may be secrets.
+    /// What is true of the container in which a program runs; nothing where that is none. Of its variables only those
+    /// that are `asked` for are told, for they may be secrets.
     ///
     /// # Errors
     /// See [`DockerError`].
@@ -121,8 +122,9 @@ impl Whereabouts {
         self.membership.as_ref().map(|membership| &membership.id).or(self.mounted.as_ref())
     }
 
-    /// Whether both are in the same container. Where groups are told from within it, so that they do not name it, they must be
-    /// the same, and its first process must have it mounted too: what a program has mounted itself proves nothing.
+    /// Whether both are in the same container. Where groups are told from within it, so that they do not name it, they
+    /// must be the same, and its first process must have it mounted too: what a program has mounted itself proves
+    /// nothing.
     fn is_beside(&self, first: &Self) -> bool {
         match &self.membership {
             Some(membership) => first.membership.as_ref() == Some(membership),

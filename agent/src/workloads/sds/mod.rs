@@ -1,5 +1,5 @@
-//! Envoy's Secret Discovery Service, as one connection is served it: the same identities and bundles as the Workload API's,
-//! to the same callers, in the form in which Envoy takes them.
+//! Envoy's Secret Discovery Service, as one connection is served it: the same identities and bundles as the Workload
+//! API's, to the same callers, in the form in which Envoy takes them.
 
 mod secrets;
 mod subscription;
@@ -84,8 +84,8 @@ impl Secrets {
     }
 }
 
-/// There is a certificate, and it is known which ones are revoked: who is given roots alone believes those. Secrets have names, and
-/// nobody's is the default's before that is there.
+/// There is a certificate, and it is known which ones are revoked: who is given roots alone believes those. Secrets
+/// have names, and nobody's is the default's before that is there.
 fn has_certificate_and_lists(given: &Given) -> Sufficiency {
     if given.svids.is_empty() {
         return Sufficiency::Lacks("the control plane has not issued the certificate yet");

@@ -22,8 +22,9 @@ use crate::random;
 /// What a secret is called in an answer, and in a request that says it.
 pub(super) const TYPE_URL: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
 
-/// The numbers of fields into which others are written, in their messages' order: `Secret`, `CertificateValidationContext`, `DataSource`,
-/// `TypedExtensionConfig`, `SpiffeCertValidatorConfig` and its `TrustDomain`, `Any`.
+/// The numbers of fields into which others are written, in their messages' order: `Secret`,
+/// `CertificateValidationContext`, `DataSource`, `TypedExtensionConfig`, `SpiffeCertValidatorConfig` and its
+/// `TrustDomain`, `Any`.
 const VALIDATION_CONTEXT: u8 = 4;
 const CRL: u8 = 7;
 const CUSTOM_VALIDATOR_CONFIG: u8 = 12;
@@ -72,8 +73,8 @@ pub(super) fn any(type_url: &str, message: Vec<Piece>) -> Vec<Piece> {
     [type_url].into_iter().chain(field(VALUE, message)).collect()
 }
 
-/// In the place of a trust domain's roots that a caller is not given, or no longer: what lets nobody in. Envoy would keep those that
-/// it had, and takes an empty set for no check at all. `None` where the name is no trust domain's.
+/// In the place of a trust domain's roots that a caller is not given, or no longer: what lets nobody in. Envoy would
+/// keep those that it had, and takes an empty set for no check at all. `None` where the name is no trust domain's.
 pub(super) fn nobody(name: &str) -> Option<Vec<Piece>> {
     trust_domain(name)?;
     // The same for as long as the program runs, so that it is no change each time.

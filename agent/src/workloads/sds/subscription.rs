@@ -1,4 +1,5 @@
-//! What one stream of discovery requests has asked for, and what it was answered (Envoy's xDS protocol, state of the world).
+//! What one stream of discovery requests has asked for, and what it was answered (Envoy's xDS protocol, state of the
+//! world).
 
 use std::collections::BTreeSet;
 
@@ -96,8 +97,8 @@ impl Subscription {
         Ok(true)
     }
 
-    /// The answer to what was asked for; `None` where the client has it already, or there is nothing of it: an empty answer
-    /// is one that Envoy refuses.
+    /// The answer to what was asked for; `None` where the client has it already, or there is nothing of it: an empty
+    /// answer is one that Envoy refuses.
     ///
     /// # Errors
     /// It is longer than any message.

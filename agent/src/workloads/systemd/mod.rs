@@ -1,5 +1,5 @@
-//! Which file the systemd unit was read from in which a program runs. The unit is what the kernel tells (`cgroup.rs`); its file
-//! only systemd knows, for it depends on what lay where when systemd last looked.
+//! Which file the systemd unit was read from in which a program runs. The unit is what the kernel tells (`cgroup.rs`);
+//! its file only systemd knows, for it depends on what lay where when systemd last looked.
 
 mod bus;
 mod message;

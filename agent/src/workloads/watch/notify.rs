@@ -48,8 +48,8 @@ impl Notify {
         Ok(Self { signal, command: flags.command.clone() })
     }
 
-    /// Tells of each change, until there are no more. What has failed is tried again until it succeeds, or the next change is
-    /// what there is to be told.
+    /// Tells of each change, until there are no more. What has failed is tried again until it succeeds, or the next
+    /// change is what there is to be told.
     pub(super) async fn follow(&self, changes: watch::Receiver<()>) {
         tokio::join!(
             tell_of(changes.clone(), async || self.send_signal()),

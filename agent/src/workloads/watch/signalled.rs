@@ -94,8 +94,8 @@ impl Signalled {
 enum Age {
     SinceProcess,
     BeforeProcess,
-    /// By the clock as it goes now. Many machines have none that goes on while they are off, so that what they write before
-    /// they have asked others for the time is of long ago: that tells nothing.
+    /// By the clock as it goes now. Many machines have none that goes on while they are off, so that what they write
+    /// before they have asked others for the time is of long ago: that tells nothing.
     BeforeBoot,
 }
 
@@ -112,7 +112,8 @@ impl Age {
     }
 }
 
-/// When the kernel has started, by the clock as it goes now. In containers, /proc/uptime may tell of the container instead.
+/// When the kernel has started, by the clock as it goes now. In containers, /proc/uptime may tell of the container
+/// instead.
 fn booted_at() -> UnixMillis {
     let up = Duration::try_from(clock_gettime(ClockId::Boottime)).unwrap_or_default();
     Clock::system().now().minus(up)

@@ -116,7 +116,8 @@ impl Tokens {
         self.running.next().await
     }
 
-    /// Takes an answer. What cannot be had is said, and the former stays. Whether the keys have changed since it was asked for.
+    /// Takes an answer. What cannot be had is said, and the former stays. Whether the keys have changed since it was
+    /// asked for.
     pub(super) fn take(&mut self, (name, result): Asked) -> bool {
         let have_keys_changed = self.asked.remove(&name).unwrap_or(false);
         match result {

@@ -68,20 +68,62 @@ pub(super) async fn install(
     let authority = session.authorities().install_authority(request).await?.into_inner().authority;
     let authority = authority.unwrap_or_default();
     told(&authority)?;
-    let listed = session.authorities().list_authorities(api::ListAuthoritiesRequest {}).await?.into_inner();
-    let installed = root_of(&authority, &listed.authorities);
+    let listed = session.authorities().list_authorities(api::ListAuthoritiesRequest {}).await;
+    let listed = match listed {
+        Ok(listed) => listed.into_inner().authorities,
+        Err(status) => return unlisted(exclusive, &authority, status.into()),
+    };
+    let installed = root_of(&authority, &listed);
     check_exclusive(exclusive, &authority, installed)?;
-    if let Some(warning) = without_lists(installed, &listed.authorities) {
+    if let Some(warning) = without_lists(installed, &listed) {
         output::note(format_args!("{} {warning}", "warning:".yellow().bold()));
     }
-    if !given.iter().all(|der| is_self_issued(der) || root.as_ref() == Some(der)) {
-        output::note(format_args!("next: hauberk authority activate {} --wait", authority.serial));
-    } else if exclusive.is_none() || authority.state == "prepared" {
-        output::note(
-            "everybody is told to trust what was given; nothing stands under it yet. Next: hauberk authority csr",
-        );
+    let is_root = given.iter().all(|der| is_self_issued(der) || root.as_ref() == Some(der));
+    if let Some(step) = next_step(is_root, exclusive.is_some(), &authority, &listed) {
+        output::note(step);
     }
     Ok(())
+}
+
+/// What to say where what else is trusted could not be asked: what was given is installed all the same.
+fn unlisted(
+    exclusive: Option<bool>,
+    authority: &api::Authority,
+    why: CommandError,
+) -> Result<(), CommandError> {
+    let message = format!("installed; what else is trusted could not be asked: {why}");
+    if exclusive == Some(true) && check_exclusive(exclusive, authority, root_of(authority, &[])).is_err() {
+        let help = "whether its root is noted as exclusive: hauberk authority list";
+        return Err(CommandError::advised(message, help));
+    }
+    output::note(message);
+    Ok(())
+}
+
+/// What is to be done next. `is_root`: a root alone was given; `is_again`: perhaps one that had been before.
+fn next_step(
+    is_root: bool,
+    is_again: bool,
+    authority: &api::Authority,
+    listed: &[api::Authority],
+) -> Option<String> {
+    let activate =
+        |serial: &str| Some(format!("next: hauberk authority activate {} --wait", output::printable(serial)));
+    if !is_root {
+        return activate(&authority.serial);
+    }
+    let mut under = listed.iter().filter(|other| {
+        let stands = ["prepared", "active", "retiring"].contains(&other.state.as_str());
+        stands && other.kind() == api::AuthorityKind::Issuing && other.root == authority.serial
+    });
+    match under.clone().next() {
+        Some(_) => under.find(|other| other.state == "prepared").and_then(|other| activate(&other.serial)),
+        None if is_again && authority.state != "prepared" => None,
+        None => Some(
+            "everybody is told to trust what was given; nothing stands under it yet. Next: hauberk authority csr"
+                .to_owned(),
+        ),
+    }
 }
 
 /// The root that was installed, or that what was installed stands under.
@@ -92,8 +134,8 @@ fn root_of<'a>(authority: &'a api::Authority, listed: &'a [api::Authority]) -> O
     }
 }
 
-/// Fails where the control plane has not noted that the root is exclusive: an earlier one knows of nothing of the kind, and takes the
-/// rest of the request.
+/// Fails where the control plane has not noted that the root is exclusive: an earlier one knows of nothing of the kind,
+/// and takes the rest of the request.
 fn check_exclusive(
     exclusive: Option<bool>,
     authority: &api::Authority,
@@ -208,6 +250,49 @@ mod tests {
             }
         }
         assert!(check_exclusive(Some(true), &issuing, None).is_err());
+    }
+
+    #[test]
+    fn what_comes_next_depends_on_what_stands_under_the_root() {
+        let under = |serial: &str, root: &str, state: &str| api::Authority {
+            serial: serial.to_owned(),
+            kind: api::AuthorityKind::Issuing.into(),
+            root: root.to_owned(),
+            state: state.to_owned(),
+            ..api::Authority::default()
+        };
+        let (given, other) = (root("0a", false, "prepared"), under("0c", "0b", "prepared"));
+        let next = |listed: &[api::Authority]| next_step(true, false, &given, listed);
+        let none = "everybody is told to trust what was given; nothing stands under it yet. Next: hauberk authority csr";
+        let activate = |serial: &str| format!("next: hauberk authority activate {serial} --wait");
+        for listed in [&[given.clone(), other.clone()][..], &[under("0d", "0a", "retired")], &[]] {
+            assert_eq!(next(listed).as_deref(), Some(none), "{listed:?}");
+        }
+        assert_eq!(next(&[other, under("0d", "0a", "prepared")]), Some(activate("0d")));
+        assert_eq!(next(&[under("0d", "0a", "active")]), None);
+        assert_eq!(next(&[under("0d", "0a", "active"), under("0e", "0a", "prepared")]), Some(activate("0e")));
+        assert_eq!(next_step(false, false, &under("0d", "0a", "prepared"), &[]), Some(activate("0d")));
+        assert_eq!(next_step(true, true, &root("0a", true, "active"), &[]), None);
+    }
+
+    #[test]
+    fn what_is_installed_has_not_failed_where_the_rest_is_not_told() {
+        let broken = || CommandError::failed("the connection broke");
+        let issuing =
+            api::Authority { kind: api::AuthorityKind::Issuing.into(), ..root("0b", false, "prepared") };
+        for (exclusive, authority, is_good) in [
+            (None, &issuing, true),
+            (Some(false), &issuing, true),
+            (Some(true), &issuing, false),
+            (Some(true), &root("0a", true, "prepared"), true),
+        ] {
+            let told = unlisted(exclusive, authority, broken());
+            assert_eq!(told.is_ok(), is_good, "{exclusive:?}");
+            if let Err(error) = told {
+                let said = "installed; what else is trusted could not be asked: the connection broke";
+                assert_eq!(error.to_string(), said);
+            }
+        }
     }
 
     #[test]

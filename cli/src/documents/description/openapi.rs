@@ -1,11 +1,12 @@
-//! What of an OpenAPI document (<https://spec.openapis.org/oas/>) routes are made of: servers, and paths with their methods. Whether it is
-//! right is for the control plane to say, so that whatever it looks at is kept as it stands.
+//! What of an OpenAPI document (<https://spec.openapis.org/oas/>) routes are made of: servers, and paths with their
+//! methods. Whether it is right is for the control plane to say, so that whatever it looks at is kept as it stands.
 
 use serde_json::{Map, Value};
 
 use super::{Flaw, json, yaml};
 
-/// What says of a parameter of a path that it stands for several segments, as descriptions of large interfaces write it.
+/// What says of a parameter of a path that it stands for several segments, as descriptions of large interfaces write
+/// it.
 const SEVERAL_SEGMENTS: &str = "x-multi-segment";
 const OF_COMPONENTS: &str = "#/components/parameters/";
 

@@ -1,7 +1,7 @@
 //! Keys of issuers, from servers that say what they like.
 
 use super::*;
-use crate::resources::{FetchedKeys, Kind};
+use crate::resources::{Catalog, FetchedKeys, Kind};
 
 const LOGIN: &str = "https://login.example";
 
@@ -54,7 +54,10 @@ fn jwks(signers: &[&JwtSigner]) -> String {
 
 /// The ids of the keys that are in the views of nodes.
 async fn in_force(scratch: &Scratch) -> Vec<String> {
-    let catalog = scratch.resources.catalogs().current().await.unwrap();
+    ids_in(&scratch.resources.catalogs().current().await.unwrap())
+}
+
+fn ids_in(catalog: &Catalog) -> Vec<String> {
     let (_, _, keys) = catalog.mesh("shop").unwrap().issuers().next().unwrap();
     keys.map(|keys| keys.keys().map(|key| key.id().to_owned()).collect()).unwrap_or_default()
 }
@@ -86,10 +89,35 @@ async fn what_is_served_counts_reaches_views_and_a_key_that_is_gone_is_gone() {
     drop((federation, compilations));
     let scratch = scratch.restarted().await;
     assert_eq!(in_force(&scratch).await, [second.key_id()]);
-    // Another spec is an admin's word.
+    // What says nothing of where they come from takes nothing from them.
+    let reads = issuer.resource(|spec| {
+        spec.jwks.clone_from(&inline);
+        spec.audiences.push("bank".into());
+        spec.description = Some("everybody who works here".into());
+        spec.token_header = Some("x-login".into());
+        spec.claims = Some(wire::UserClaims { user: Some("email".into()), ..wire::UserClaims::default() });
+        spec.declares = Some(wire::DeclaredUsers { groups: vec!["support".into()], ..Default::default() });
+        spec.audience_claim = Some("client_id".into());
+    });
+    scratch.apply(&[reads]).await;
+    assert_eq!(in_force(&scratch).await, [second.key_id()]);
+    // A draft is judged as it would be applied: with what was fetched for the resource that it changes, or leaves as it is.
+    let drafted = async |change: &dyn Fn(&mut wire::JwtIssuerSpec)| {
+        let draft = issuer.resource(|spec| {
+            spec.jwks.clone_from(&inline);
+            change(spec);
+        });
+        let before = scratch.resources.catalogs().current().await.unwrap();
+        let after = scratch.resources.draft(&before, &[draft]).unwrap().after;
+        ids_in(&after)
+    };
+    assert_eq!(drafted(&|_| {}).await, [second.key_id()]);
+    assert_eq!(drafted(&|spec| spec.description = Some("somebody".into())).await, [second.key_id()]);
+    assert_eq!(drafted(&|spec| spec.jwks_url.push_str("?p=new")).await, [first.key_id()]);
+    // Another source is an admin's word.
     let changed = issuer.resource(|spec| {
         spec.jwks = inline;
-        spec.audiences.push("bank".into());
+        spec.jwks_url.push_str("?p=new");
     });
     scratch.apply(&[changed]).await;
     assert_eq!(in_force(&scratch).await, [first.key_id()]);
@@ -113,6 +141,11 @@ async fn a_bad_answer_leaves_the_last_good_keys_in_force() {
         (ok("<html>"), "not a JSON Web Key Set"),
         (ok(&twice), "not a JSON Web Key Set"),
         (ok("{\"keys\":[{\"kty\":\"RSA\",\"kid\":\"a\",\"n\":\"AQAB\",\"e\":\"AQAB\"}]}"), "key number 1"),
+        (ok("{\"keys\":[]}"), "it has no keys at all"),
+        (
+            ok("{\"keys\":[{\"kty\":\"oct\",\"kid\":\"a\",\"k\":\"c2VjcmV0\"}]}"),
+            "its only key is none that verifies tokens",
+        ),
         (
             b"HTTP/1.1 302 Found\r\nlocation: https://127.0.0.1/\r\ncontent-length: 0\r\n\r\n".to_vec(),
             "status 302",
@@ -125,10 +158,6 @@ async fn a_bad_answer_leaves_the_last_good_keys_in_force() {
         assert!(error.contains(wanted), "{wanted}: {error}");
         assert_eq!(in_force(&scratch).await, [signer.key_id()]);
     }
-    // An empty set is an answer.
-    issuer.partner.says(ok("{\"keys\":[]}"));
-    federation.refresh(&key()).await.unwrap();
-    assert_eq!(in_force(&scratch).await, [""; 0]);
 }
 
 #[tokio::test]
@@ -206,7 +235,16 @@ async fn a_slow_server_or_one_at_another_address_is_given_up() {
     let (scratch, federation) = shop(&issuer).await;
     scratch.apply(&[issuer.resource(|spec| spec.allow_private_addresses = None)]).await;
     let error = federation.refresh(&key()).await.unwrap_err().to_string();
-    assert!(error.contains("take allowPrivateAddresses"), "{error}");
+    assert_eq!(
+        error,
+        "127.0.0.1 is no address that is asked: loopback and private addresses take allowPrivateAddresses"
+    );
+    for at in ["169.254.169.254", "[fe80::1]"] {
+        scratch.apply(&[issuer.resource(|spec| spec.jwks_url = format!("https://{at}/jwks"))]).await;
+        let error = federation.refresh(&key()).await.unwrap_err().to_string();
+        let never = "link-local addresses, and such that are nobody's, are never asked";
+        assert!(error.ends_with(never) && error.matches(at.trim_matches(['[', ']'])).count() == 1, "{error}");
+    }
     scratch.apply(&[issuer.resource(|_| {})]).await;
     issuer.partner.says("");
     let asked = federation.clone();
@@ -253,7 +291,8 @@ async fn a_name_that_leads_to_an_address_which_is_not_allowed_is_not_asked() {
         })])
         .await;
     let error = federation.refresh(&key()).await.unwrap_err().to_string();
-    assert!(error.contains("has only addresses that are not asked"), "{error}");
+    assert!(error.contains("localhost has only addresses that are not asked, such as "), "{error}");
+    assert!(error.contains("take allowPrivateAddresses"), "{error}");
     assert!(issuer.partner.asked.try_recv().is_err());
     assert_eq!(in_force(&scratch).await, [""; 0]);
     // It is the address that is refused: allowed, the server is met, and known not to be of that name.

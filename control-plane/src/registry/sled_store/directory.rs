@@ -24,6 +24,9 @@ pub(super) const RESERVED_BYTES: u64 = 8 * 1024 * 1024;
 /// read-only.
 pub(super) const LAST_BYTES: u64 = 2 * 1024 * 1024;
 
+/// What there must be before a store is made: its first files, and what is written to it afterwards.
+pub(super) const FOUNDING_BYTES: u64 = RESERVED_BYTES + 4 * 1024 * 1024;
+
 /// The lock of a store's directory; let go when dropped or when the process ends, however it ends.
 #[derive(Debug)]
 pub(super) struct DirectoryLock {
@@ -197,11 +200,24 @@ pub(super) fn check_room(directory: &Path) -> Result<(), OpenError> {
     }
 }
 
+/// Whether there is room to make a store here, and to write what an installation begins with.
+pub(super) fn check_room_to_found(directory: &Path) -> Result<(), OpenError> {
+    let path = directory.to_owned();
+    match available_bytes(directory) {
+        Ok(available) => check_room_for(available, FOUNDING_BYTES, path),
+        Err(source) => Err(OpenError::Io { what: "cannot tell the free space of", path, source }),
+    }
+}
+
 fn check_available(available: u64, path: PathBuf) -> Result<(), OpenError> {
-    if available >= LAST_BYTES {
+    check_room_for(available, LAST_BYTES, path)
+}
+
+fn check_room_for(available: u64, needed: u64, path: PathBuf) -> Result<(), OpenError> {
+    if available >= needed {
         return Ok(());
     }
-    let needed_mib = LAST_BYTES / (1024 * 1024);
+    let needed_mib = needed / (1024 * 1024);
     Err(OpenError::Full { path, available_kib: available / 1024, needed_mib })
 }
 
@@ -244,5 +260,10 @@ mod tests {
         for words in ["/data/registry", "2047 KiB left", "free some space", "2 MiB"] {
             assert!(told.contains(words), "{told}");
         }
+        let path = PathBuf::from("/data");
+        assert!(check_room_for(FOUNDING_BYTES, FOUNDING_BYTES, path.clone()).is_ok());
+        // Enough to open one, and not to found one.
+        let told = check_room_for(6 << 20, FOUNDING_BYTES, path).unwrap_err().to_string();
+        assert!(told.contains("6144 KiB left") && told.contains("12 MiB"), "{told}");
     }
 }

@@ -68,7 +68,8 @@ impl Shared {
         }
         match self.available_bytes() {
             Ok(available) if available < needed => {
-                Err(StoreError::Full { available_mib: available / (1024 * 1024) })
+                let needed_mib = needed / (1024 * 1024);
+                Err(StoreError::Full { available_mib: available / (1024 * 1024), needed_mib })
             }
             Ok(_) => Ok(()),
             Err(error) => Err(StoreError::Unreadable { reason: error.to_string() }),
@@ -100,6 +101,14 @@ impl SledStore {
     /// When there is one already, or the file system refuses.
     pub fn create(directory: &Path) -> Result<Self, OpenError> {
         open::create(directory).and_then(Self::start)
+    }
+
+    /// Whether there is room on the disk of `directory` to make a store, and to write what an installation begins with.
+    ///
+    /// # Errors
+    /// There is not, or that cannot be told.
+    pub fn check_room_to_found(directory: &Path) -> Result<(), OpenError> {
+        directory::check_room_to_found(directory)
     }
 
     /// Opens the store in `directory`, after checking every record in it.

@@ -294,13 +294,13 @@ async fn a_full_disk_takes_only_what_may_use_the_reserve_until_there_is_room() {
     let room = |mib: u64| store.pretend_room(mib);
     room(7);
     let refused = store.commit(Commit::new().put("a", "1")).await.unwrap_err();
-    assert!(matches!(refused, StoreError::Full { available_mib: 7 }));
+    assert!(matches!(refused, StoreError::Full { available_mib: 7, needed_mib: 8 }));
     let Condition::Full(reason) = store.condition() else { panic!("it says so") };
     assert!(reason.contains("7 MiB left"), "{reason}");
     store.commit(Commit::new().put("b", "1").using_reserve()).await.unwrap();
     room(1);
     let refused = store.commit(Commit::new().put("c", "1").using_reserve()).await.unwrap_err();
-    assert!(matches!(refused, StoreError::Full { available_mib: 1 }));
+    assert!(matches!(refused, StoreError::Full { available_mib: 1, needed_mib: 2 }));
     room(9);
     store.commit(Commit::new().put("a", "1")).await.unwrap();
     assert_eq!(store.condition(), Condition::Writable);

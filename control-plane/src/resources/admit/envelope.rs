@@ -76,7 +76,7 @@ pub(super) fn read(resource: &Resource, problems: &mut Problems) -> Option<(Reso
 
 fn read_mesh(mesh: &str, kind: Kind, problems: &mut Problems) -> Option<Name> {
     if mesh.is_empty() {
-        let message = format!("a {} belongs to a mesh, and none is named", kind.noun());
+        let message = format!("{} belongs to a mesh, and none is named", kind.with_article());
         problems.invalid_but("mesh", message, "write mesh: and its name");
         return None;
     }

@@ -4,8 +4,10 @@ use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use hauberk_identity::{IdentityKind, Name, NodeName, SpiffeId};
-use hauberk_policy::{PolicyDocument, Referent};
-use hauberk_proto::mesh::v1::{Listener, RoleSpec, RouteDeclaration, VirtualNodeSpec, resource::Spec};
+use hauberk_policy::{PolicyDocument, Reference, Referent};
+use hauberk_proto::mesh::v1::{
+    BoundarySpec, Listener, PolicySpec, RoleSpec, RouteDeclaration, VirtualNodeSpec, resource::Spec,
+};
 
 use super::opens::Speakers;
 use super::{Rights, Step};
@@ -51,7 +53,14 @@ pub(super) fn check(step: &Step<'_>, rights: Rights, problems: &mut Problems, wa
             changed.entry(&key.mesh).or_insert(key);
         }
         for (of, document) in step.documents(key) {
-            step.check_mentions(key, &of, mesh, document, problems);
+            step.check_mentions(key, &of, mesh, document.references(), problems);
+        }
+        if let Some(Spec::Policy(PolicySpec { cedar, .. }) | Spec::Boundary(BoundarySpec { cedar, .. })) =
+            sent
+            && step.is_refused(key, cedar)
+        {
+            let mentioned = PolicyDocument::mentioned(&key.mesh, step.trust_domain, cedar);
+            step.check_mentions(key, key, mesh, &mentioned, problems);
         }
     }
     for (mesh, key) in changed {
@@ -262,16 +271,22 @@ impl Step<'_> {
         }
     }
 
-    /// Whether the roles and data classes are there that the document of `of` names, by a change of `key`.
+    /// Whether a text that was sent is none of those that will be, for what is wrong with it.
+    fn is_refused(&self, key: &ResourceKey, cedar: &str) -> bool {
+        let text = self.after.get(key).and_then(|entry| entry.document()).map(PolicyDocument::text);
+        !cedar.is_empty() && text != Some(cedar)
+    }
+
+    /// Whether the roles and data classes are there that the document of `of` names, by a change of `key`: these are all that it names.
     fn check_mentions(
         &self,
         key: &ResourceKey,
         of: &ResourceKey,
         mesh: &MeshCatalog,
-        document: &PolicyDocument,
+        references: &[Reference],
         problems: &mut Problems,
     ) {
-        for reference in document.references() {
+        for reference in references {
             let (kind, name) = match &reference.referent {
                 Referent::Role(role) => (Kind::Role, role),
                 Referent::DataClass(class) => (Kind::DataClass, class),

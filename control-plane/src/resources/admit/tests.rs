@@ -1,7 +1,8 @@
+use hauberk_identity::Name;
 use hauberk_proto::mesh::v1::{
     DnsDiscovery, Duration, EgressFilter, EnrollmentSpec, FixedDiscovery, FixedEndpoint, Listener,
-    ListenerTls, MeshSpec, PolicySpec, Resource, RouteDeclaration, ServiceDiscovery, VirtualServiceSpec,
-    WorkloadEnrollment, resource::Spec, service_discovery::Discovery,
+    ListenerTls, MeshSpec, Metadata, PolicySpec, Resource, RouteDeclaration, ServiceDiscovery,
+    VirtualServiceSpec, WorkloadEnrollment, resource::Spec, service_discovery::Discovery,
 };
 
 use super::*;
@@ -587,6 +588,56 @@ fn editors_change_nodes_and_services_but_not_policies() {
 }
 
 #[test]
+fn what_stays_as_it_is_takes_no_role_and_keeps_what_it_is() {
+    let stamped = |mut resource: Resource, uid: &str| {
+        let metadata = Metadata { uid: uid.to_owned(), resource_version: 3, ..Metadata::default() };
+        resource.metadata = Some(metadata);
+        resource
+    };
+    let mut catalog = catalog_of(&shop());
+    let (login, rule) = (issuer("login", |_| {}), permit("rule", "web", "orders"));
+    let bound = boundary("none", "forbid(principal is Anonymous, action, resource);");
+    let enrolled = enrolled("jobs", "web", "jobs");
+    let others = [login.clone(), rule, bound, partner(), enrolled, role("r", &["web"], &[], &[])];
+    catalog = accepted(&catalog, &others, EVERYTHING).after;
+    let shop_name = Name::parse("shop").unwrap();
+    let stored: Vec<_> = Kind::ALL
+        .into_iter()
+        .flat_map(|kind| {
+            let named = catalog.mesh("shop").unwrap().of_kind(kind).clone();
+            let key = |name| ResourceKey { kind, mesh: shop_name.clone(), name };
+            named.into_iter().map(move |(name, entry)| (key(name), entry)).collect::<Vec<_>>()
+        })
+        .collect();
+    for (key, entry) in stored {
+        let resource = stamped(entry.resource().clone(), &format!("uid-{}", key.name));
+        catalog.set(&key, Entry::new(resource, entry.model().clone()));
+    }
+    // A whole folder, of which one node changes.
+    let editor = Rights { resources: true, policies: false, boundaries: false, identities: false };
+    let web = labelled(shop().swap_remove(1), &[("team", "front")]);
+    let folder: Vec<_> =
+        shop().into_iter().filter(|one| one.name != "web").chain([web]).chain(others).collect();
+    let admitted = accepted(&catalog, &folder, editor);
+    let changed = admitted.changes.iter().filter(|change| change.outcome != Outcome::Unchanged);
+    assert_eq!(changed.map(|change| change.key.to_string()).collect::<Vec<_>>(), ["VirtualNode shop/web"]);
+    let (before, after) = (catalog.mesh("shop").unwrap(), admitted.after.mesh("shop").unwrap());
+    for kind in Kind::ALL {
+        for (name, entry) in before.of_kind(kind) {
+            let later = &after.of_kind(kind)[name];
+            assert_eq!((later.uid(), later.resource_version()), (entry.uid(), 3), "{name}");
+            assert_eq!(Arc::ptr_eq(entry, later), name != "web", "{name}");
+        }
+    }
+    // What changes takes the role as before.
+    let mut other = login;
+    let Some(Spec::JwtIssuer(spec)) = &mut other.spec else { panic!() };
+    spec.description = Some("ours".into());
+    let told = refused(&catalog, &[other], editor);
+    assert_eq!(told, ["0 kind: to change a JWT issuer takes the role policy-admin"]);
+}
+
+#[test]
 fn placing_a_port_under_a_service_takes_policy_rights() {
     let catalog = catalog_of(&shop());
     takes_policy_rights(
@@ -703,8 +754,8 @@ fn changing_what_routes_are_takes_policy_rights() {
     accepted(&catalog, &[same], EDITOR);
 }
 
-fn name_of(text: &str) -> hauberk_identity::Name {
-    hauberk_identity::Name::parse(text).unwrap()
+fn name_of(text: &str) -> Name {
+    Name::parse(text).unwrap()
 }
 
 fn remove(catalog: &Catalog, targets: &[(Kind, &str)]) -> Result<Removal, Vec<String>> {

@@ -1,5 +1,6 @@
 //! What evidence makes of an agent, by one rule of an enrollment.
 
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -44,7 +45,7 @@ pub enum NoRule {
         .node.in_words(), in_words(.missing), in_words(.has)
     )]
     Lacks {
-        /// The rule that demands least of what is missing.
+        /// The nearest rule: something of it is true, if that is so of any, and it demands least of what is missing.
         index: usize,
         /// Its node.
         node: NodeName,
@@ -109,7 +110,14 @@ pub(super) fn judge<'a>(
         };
     }
     let missing = |rule: &AttestRule| rule.selectors.difference(found).cloned().collect::<Vec<_>>();
-    let nearest = rules.iter().enumerate().min_by_key(|(_, rule)| missing(rule).len());
+    // One of which something is true comes before all of which nothing is: those are about other evidence, however little they ask
+    // for. Of equals the first stays.
+    let distance = |rule: &AttestRule| {
+        let missing = missing(rule).len();
+        let held = rule.selectors.len() - missing;
+        (held == 0, missing, Reverse(held))
+    };
+    let nearest = rules.iter().enumerate().min_by_key(|(_, rule)| distance(rule));
     let (index, rule) = nearest.ok_or(NoRule::NoRules)?;
     let has = found.iter().cloned().collect();
     Err(NoRule::Lacks { index, node: rule.makes.node.clone(), missing: missing(rule), has })

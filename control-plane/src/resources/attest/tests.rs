@@ -44,7 +44,7 @@ fn a_whole_one_is_accepted_and_takes_a_role_of_its_own() {
     let identities = Rights { identities: true, resources: false, policies: false, boundaries: false };
     assert_eq!(problems(whole.clone(), identities), [""; 0]);
     let found = problems(whole, Rights { identities: false, ..EVERYTHING });
-    assert_eq!(found, ["kind: to change a enrollment takes the role identity-admin"]);
+    assert_eq!(found, ["kind: to change an enrollment takes the role identity-admin"]);
 }
 
 #[test]
@@ -168,6 +168,30 @@ fn rules_that_could_only_be_ambiguous_are_refused() {
     ] {
         begin_so(&problems(enrollment(&rules), EVERYTHING), at);
     }
+}
+
+#[test]
+fn the_nearest_rule_is_one_of_which_something_is_true() {
+    let selectors =
+        |texts: &[&str]| texts.iter().map(|text| EvidenceSelector::parse(text).unwrap()).collect();
+    let rule_of = |node: &str, texts: &[&str]| AttestRule {
+        selectors: selectors(texts),
+        makes: Makes {
+            node: NodeName::Node(Name::parse(node).unwrap()),
+            ttl: None,
+            dns_names: BTreeSet::new(),
+        },
+    };
+    let rules = [
+        rule_of("web", &["x509pop:subject:cn:web"]),
+        rule_of("orders", &["x509pop:subject:cn:orders", "x509pop:san:dns:prod", "x509pop:san:dns:a"]),
+    ];
+    let found = selectors(&["x509pop:subject:cn:orders", "x509pop:san:dns:prod", "x509pop:san:dns:b"]);
+    let Err(NoRule::Lacks { index, missing, .. }) = rule::judge(&rules, &found) else { panic!("none fits") };
+    assert_eq!((index, missing), (1, vec![EvidenceSelector::parse("x509pop:san:dns:a").unwrap()]));
+    // Of those of which nothing is, the one that asks for least.
+    let Err(NoRule::Lacks { index, .. }) = rule::judge(&rules, &BTreeSet::new()) else { panic!("none fits") };
+    assert_eq!(index, 0);
 }
 
 #[test]

@@ -382,6 +382,13 @@ fn an_issuer_without_keys_is_an_error_and_one_that_cannot_be_asked_a_warning() {
     let failing = with(2, Some("no answer"));
     assert_eq!(failing[0].severity(), Severity::Warning);
     assert!(failing[0].summary.contains("no answer; the former ones stay in force"), "{failing:?}");
+    assert!(failing[0].fix.contains("see that it answers where it is asked"), "{failing:?}");
+    // What is not asked at all does not come to answer.
+    let not_asked = with(
+        0,
+        Some("a has only addresses that are not asked: private addresses take allowPrivateAddresses"),
+    );
+    assert!(not_asked[0].fix.contains("`allowPrivateAddresses: true`"), "{not_asked:?}");
     let passed_over = vec!["key number 2 is refused: it is weak".to_owned()];
     let issuers =
         vec![FollowedIssuer { key: key.clone(), keys: 1, passed_over, listed: None, problem: None }];

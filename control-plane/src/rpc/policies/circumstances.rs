@@ -9,6 +9,7 @@ use hauberk_policy::{
     Caller, Engine, Gathered, Given, HeaderLines, Moment, OnBehalfOf, Origin, Peer, Tls, node_named,
 };
 use hauberk_proto::admin::v1::CheckRequest;
+use http::HeaderName;
 use serde_json::{Map, Value};
 use tonic::Status;
 
@@ -29,7 +30,13 @@ pub(super) struct Circumstances {
 impl Circumstances {
     /// Reads what the question says.
     pub(super) fn of(request: &CheckRequest, caller: &Caller, now: UnixMillis) -> Result<Self, Status> {
-        let CheckRequest { address, at, certificate_age_s, tls_group, .. } = request;
+        let CheckRequest { address, at, certificate_age_s, tls_group, headers, .. } = request;
+        if let Some(wrong) =
+            headers.iter().find(|lines| HeaderName::from_bytes(lines.name.as_bytes()).is_err())
+        {
+            let message = format!("{:?} is no name of a header field", wrong.name);
+            return Err(status::bad_field("headers", message));
+        }
         let address: Option<IpAddr> = match address.as_str() {
             "" => None,
             text => Some(text.parse().map_err(|_| status::bad_field("address", "this is no IP address"))?),

@@ -6,7 +6,7 @@ use hauberk_proto::admin::v1::{
     ApplyRequest, CheckRequest, DeleteRequest, DeleteTarget, DiffRequest, GetRequest, ListRequest, Outcome,
     Outlook, Role, WatchEvent, WatchRequest, WatchResponse, WhatCanRequest, WhoCanRequest,
 };
-use hauberk_proto::agent::v1::Verdict;
+use hauberk_proto::agent::v1::{HeaderLines, Verdict};
 use hauberk_proto::mesh::v1::{Kind, ResourceRef};
 use tonic::{Status, Streaming};
 use tonic_types::StatusExt;
@@ -230,6 +230,10 @@ async fn a_question_is_answered_by_what_is_stored() {
     assert_eq!(nobody.reason, "not_a_principal");
     let rpc = check(ask("web", "queue", 1, "", "shop.Queue/Put")).await.unwrap().decision.unwrap();
     assert_eq!((rpc.action.as_str(), rpc.path.as_str()), ("call", "shop.Queue/Put"));
+    let lines = |name: &str| HeaderLines { name: name.into(), values: vec!["c".into()], unreadable: false };
+    let mut odd = ask("web", "orders", 0, "GET", "/orders/1");
+    odd.headers = vec![lines("x-b"), lines("a b")];
+    assert!(violations(&check(odd).await.unwrap_err())[0].contains("\"a b\" is no name of a header field"));
     let stream = check(ask("web", "queue", 5672, "", "")).await.unwrap().decision.unwrap();
     assert_eq!((stream.action.as_str(), stream.verdict()), ("connect", Verdict::Deny));
 
@@ -301,6 +305,17 @@ async fn what_is_large_comes_in_pages_of_one_revision() {
         include_never: true,
         ..WhoCanRequest::default()
     };
+    // What no request has for a path is refused, as `allow` refuses it; of gRPC it is a method's name.
+    for (method, path, is_good) in [
+        ("GET", "orders/1", false),
+        ("GET", "/orders/1", true),
+        ("", "shop.Orders/Get", true),
+        ("call", "shop.Orders/Get", true),
+    ] {
+        let asked = WhoCanRequest { method: method.into(), path: path.into(), ..everybody.clone() };
+        let told = policies.who_can(asked).await;
+        assert_eq!(told.is_ok(), is_good, "{method} {path}: {told:?}");
+    }
     let told = policies.who_can(everybody).await.unwrap().into_inner();
     let others: Vec<_> = told.prospects.iter().filter(|prospect| prospect.stands_for_others).collect();
     assert!(

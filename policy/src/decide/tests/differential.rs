@@ -1,7 +1,8 @@
-//! The property that everything rests on: sliced for each node, indexed and remembered, this crate says what plain Cedar says of all
-//! policies, all entities and the whole context.
+//! The property that everything rests on: sliced for each node, indexed and remembered, this crate says what plain
+//! Cedar says of all policies, all entities and the whole context.
 //!
-//! What is told of questions that leave something open (`outlook`), and what explains a decision, must agree with it too.
+//! What is told of questions that leave something open (`outlook`), and what explains a decision, must agree with it
+//! too.
 //!
 //! `HAUBERK_DIFFERENTIAL_DECISIONS` sets how many decisions are compared at least, on all cores together.
 
@@ -79,8 +80,8 @@ fn fails(said: &Said) -> bool {
     said.reason == Reason::EvaluationError
 }
 
-/// Asks all questions of one set of policies, and again from the last to the first, so that what is remembered of some answers
-/// others. `expected` may say something else than the oracle does, which is then found to be wrong.
+/// Asks all questions of one set of policies, and again from the last to the first, so that what is remembered of some
+/// answers others. `expected` may say something else than the oracle does, which is then found to be wrong.
 fn compare(
     world: &World,
     scrutiny: Scrutiny,
@@ -168,8 +169,8 @@ fn compare(
     Ok(())
 }
 
-/// Asks the same with the last slash escaped, where that may stand: it must be let through in both readings, each of which is
-/// decided by itself as plain paths are.
+/// Asks the same with the last slash escaped, where that may stand: it must be let through in both readings, each of
+/// which is decided by itself as plain paths are.
 fn reads_in_two_ways(
     engine: &Engine,
     memo: &mut CallerMemo,

@@ -5,6 +5,7 @@ use serde_json::json;
 use super::*;
 use crate::circumstances::Gathered;
 use crate::decision::Reason;
+use crate::explain::Mismatch;
 use crate::scope::UserTokens;
 use crate::testing::{node, parse};
 use crate::user::{ClaimsMapping, OnBehalfOf, Origin};
@@ -99,8 +100,10 @@ fn a_route_for_users_denies_whoever_is_none_whatever_policies_say() {
     scope.ports[0].users = Some(UserTokens { required: true, issuers: Vec::new(), kept: false });
     let health = scope.ports[0].routes.iter_mut().find(|route| route.template.as_str() == "/health");
     health.unwrap().requires_user = Some(false);
-    let engine =
-        engine_for(scope, &[(Mode::Enforce, "permit(principal is Node, action, resource is Route);")]);
+    let any = "permit(principal is Node, action, resource is Route);";
+    let users =
+        "permit(principal is Node, action in Action::\"http\", resource is Route) when { context has user };";
+    let engine = engine_for(scope, &[(Mode::Enforce, any), (Mode::Enforce, users)]);
     let mut memo = engine.caller(&peer("web"), &HERE);
     let alice = || made_for(&engine, &json!({"sub": "alice"}), &[]);
     let denied = decide_for(&mut memo, 8080, "/orders/1", OnBehalfOf::Nobody);
@@ -113,6 +116,15 @@ fn a_route_for_users_denies_whoever_is_none_whatever_policies_say() {
     let path = CanonicalPath::parse("GET", "/orders/1").unwrap();
     let explained = engine.explain(&question(&peer("web"), 8080, request("GET", &path, false)));
     assert_eq!(explained.decision.reason, Reason::UserMissing);
+    // Of the policies it is told that there is no user, not that somebody forgot to look.
+    let told: Vec<_> =
+        explained.policies.iter().map(|note| (&note.mismatches[..], note.error.as_deref())).collect();
+    let lacks = |told: &[Mismatch]| told.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert!(told.iter().all(|(_, error)| error.is_none()), "{told:?}");
+    assert!(
+        told.iter().any(|(told, _)| lacks(told) == ["context: expected has user, was absent"]),
+        "{told:?}"
+    );
 }
 
 #[test]

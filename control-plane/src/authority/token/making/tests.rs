@@ -1,10 +1,11 @@
 use std::sync::mpsc;
 
 use cryptoki::object::{Attribute, ObjectClass};
+use hauberk_identity::UnixMillis;
 use tokio::time::{advance, pause, resume};
 
 use super::*;
-use crate::authority::AuthorityError;
+use crate::authority::{AuthorityError, KeyEncryptionKey, KeyStore, found};
 use crate::testing::softhsm;
 
 /// How many private keys there are.
@@ -75,4 +76,21 @@ async fn a_key_that_comes_too_late_or_in_vain_does_not_stay_in_the_token() {
     assert_eq!(keys(&token), 3);
     make(&token).await.unwrap();
     assert_eq!(keys(&token), 3);
+}
+
+#[tokio::test]
+async fn keys_of_an_installation_that_was_not_founded_do_not_stay_in_the_token() {
+    const TEST: &str = "authority::token::making::tests::\
+                        keys_of_an_installation_that_was_not_founded_do_not_stay_in_the_token";
+    let Some(hsm) = softhsm::in_a_process_of_its_own(TEST) else { return };
+    let token = Token::open_if(Some(&hsm.settings)).await.unwrap().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let kek = KeyEncryptionKey::create(&folder.path().join("kek")).unwrap();
+    let store = KeyStore::new(Arc::new(kek), Some(Arc::clone(&token)));
+    let domain = "shop.local".parse().unwrap();
+    let (_, _, made) =
+        found(&domain, Vec::new(), &store, UnixMillis::from_secs(1_800_000_000)).await.unwrap();
+    assert_eq!(keys(&token), 2);
+    made.destroy(&store).await;
+    assert_eq!(keys(&token), 0);
 }

@@ -122,6 +122,24 @@ fn a_policy_names_roles_that_there_are() {
 }
 
 #[test]
+fn what_is_not_there_is_told_together_with_whatever_else_is_wrong() {
+    for (kind, text) in [
+        (
+            "policy",
+            "permit(principal in Role::\"clrks\", action == Action::\"GTE\", resource in Service::\"orders\");",
+        ),
+        ("boundary", "forbid(principal in Role::\"clrks\", action == Action::\"GTE\", resource);"),
+    ] {
+        let sent = if kind == "policy" { policy("p", text) } else { boundary("p", text) };
+        let told = refusals(&shop(), &[sent, role("clerks", &["web"], &[], &[])]);
+        assert_eq!(told.len(), 2, "{told:?}");
+        assert!(told.iter().any(|told| told.contains("unrecognized action")), "{told:?}");
+        let role = told.iter().find(|told| told.contains("role \"clrks\" does not exist")).unwrap();
+        assert!(role.contains("1:21+13: ") && role.contains("did you mean \"clerks\"?"), "{role}");
+    }
+}
+
+#[test]
 fn what_a_role_or_policy_names_stays() {
     let mut batch = vec![clerks_read()];
     batch.push(role("clerks", &["web"], &["billing/worker", "spiffe://partner.example/app"], &["readers"]));

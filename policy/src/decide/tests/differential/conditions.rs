@@ -2,8 +2,8 @@
 
 use proptest::prelude::*;
 
-/// Atoms of conditions, those that read the same together: each of these groups is as likely as any other, so that what one
-/// reads is as often tried as what many read. A group that stands there twice is tried twice as often.
+/// Atoms of conditions, those that read the same together: each of these groups is as likely as any other, so that what
+/// one reads is as often tried as what many read. A group that stands there twice is tried twice as often.
 pub(super) type Groups = &'static [&'static [&'static str]];
 
 /// What may be asked of every action.
@@ -198,8 +198,8 @@ pub(super) const OF_CALLS: Groups =
 pub(super) const OF_STREAMS: Groups =
     &[&["resource.number == 6379", "resource.number * 9223372036854775807 < 0"]];
 
-/// How many atoms the conditions of one world are made of. Few, so that what one policy reads is not hidden behind all that
-/// others read, and so that they meet the same facts.
+/// How many atoms the conditions of one world are made of. Few, so that what one policy reads is not hidden behind all
+/// that others read, and so that they meet the same facts.
 pub(super) const THEME: usize = 3;
 
 /// Conditions of one or more atoms, joined in all ways. An atom is a place in the world's theme.

@@ -12,8 +12,8 @@ use crate::outlook::{Asked as Part, Asker, Clause, Given, Outlook, Paths};
 use crate::pattern::PathPattern;
 use crate::reads::FactSet;
 
-/// Leaves out parts of a question, other ones for each question, and holds what is then told of it against what is decided.
-/// Gives how often that could be done.
+/// Leaves out parts of a question, other ones for each question, and holds what is then told of it against what is
+/// decided. Gives how often that could be done.
 pub(super) fn agrees(
     engine: &Engine,
     asked: &Asked,

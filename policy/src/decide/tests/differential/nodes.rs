@@ -1,6 +1,6 @@
-//! The nodes that are asked, from which both sides make their own: each gets its slice of one mesh's policies. Some have ports of the
-//! same number, some of the same service; one is a gateway, and one of another mesh has the name of one of this. And a host
-//! outside, of which each node that calls it gets a slice of its own.
+//! The nodes that are asked, from which both sides make their own: each gets its slice of one mesh's policies. Some
+//! have ports of the same number, some of the same service; one is a gateway, and one of another mesh has the name of
+//! one of this. And a host outside, of which each node that calls it gets a slice of its own.
 
 use super::oracle::READ;
 use crate::named::{NamedPort, PortRead};

@@ -1,5 +1,5 @@
-//! What plain Cedar says: of all policies, all entities and the whole context, which are written out here once more and owe
-//! nothing to the code that is tested.
+//! What plain Cedar says: of all policies, all entities and the whole context, which are written out here once more and
+//! owe nothing to the code that is tested.
 
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -391,8 +391,9 @@ fn principal_of(id: &str) -> Option<EntityUid> {
 /// The method that reads.
 pub(super) const READ: &str = "shop.Orders/Get";
 
-/// All that there is of the meshes in one version of the labels and the roles, and of nobody or one of the users: where a method
-/// writes, and where it reads. What a request brings along is there in all versions, since nothing but the context leads to one.
+/// All that there is of the meshes in one version of the labels and the roles, and of nobody or one of the users: where
+/// a method writes, and where it reads. What a request brings along is there in all versions, since nothing but the
+/// context leads to one.
 fn known(asked: &Asked, world: &World) -> &'static [Entities; 2] {
     const VERSIONS: usize = LABELS.len() * ROLES.len() * (USERS.len() + 1);
     static ENTITIES: [OnceLock<[Entities; 2]>; VERSIONS] = [const { OnceLock::new() }; VERSIONS];

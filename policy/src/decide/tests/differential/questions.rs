@@ -1,5 +1,5 @@
-//! Questions, each a choice of one of few values for each of its parts. The first of them is the plainest: a question shrinks
-//! towards those.
+//! Questions, each a choice of one of few values for each of its parts. The first of them is the plainest: a question
+//! shrinks towards those.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! Policies about few facts, and questions that differ in little, so that what is remembered of one meets another for which it
-//! would be wrong.
+//! Policies about few facts, and questions that differ in little, so that what is remembered of one meets another for
+//! which it would be wrong.
 
 use proptest::prelude::*;
 use proptest::sample::select;

@@ -1,0 +1,56 @@
+//! What the caller of a request is told that is cut before it was answered.
+
+use std::time::Duration;
+
+use hauberk_policy::Protocol;
+use http::{Request, Response, Version, header};
+use hyper::body::{Body, Incoming};
+
+use crate::wire::answer::{self, Form};
+use crate::wire::body::{BodyError, ResponseBody};
+use crate::wire::headers::CLOSE;
+use crate::wire::meter::{Meter, until_sent};
+
+/// How long an app over HTTP/2 that takes nothing may delay the end of a request.
+const PATIENCE: Duration = Duration::from_millis(50);
+
+/// A request on its way to the app.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Unanswered {
+    has_content: bool,
+    is_from_http1: bool,
+    is_to_http2: bool,
+}
+
+impl Unanswered {
+    /// This one, which goes on by `protocol`.
+    pub(super) fn of(request: &Request<Incoming>, protocol: Protocol) -> Self {
+        Self {
+            has_content: !request.body().is_end_stream(),
+            is_from_http1: request.version() < Version::HTTP_2,
+            is_to_http2: matches!(protocol, Protocol::Http2 | Protocol::Grpc),
+        }
+    }
+
+    /// Its answer once it was cut, with the exchange still there.
+    ///
+    /// # Errors
+    /// No decision cut it: its connection ends.
+    pub(super) async fn deny<G>(
+        self,
+        form: Form,
+        meter: &Meter,
+    ) -> Result<Response<ResponseBody<G>>, BodyError> {
+        let mut denial = answer::denial(form, meter.decision().ok_or(BodyError::Cut)?);
+        if self.has_content && self.is_from_http1 {
+            // Of the rest nobody reads.
+            denial.headers_mut().insert(header::CONNECTION, CLOSE);
+        }
+        if self.has_content && self.is_to_http2 {
+            // To drop the exchange cancels the stream, which servers are known to take for the end of the content. The content
+            // breaks off first, as an error, by the task that sends it.
+            let _ = tokio::time::timeout(PATIENCE, until_sent(meter)).await;
+        }
+        Ok(denial)
+    }
+}

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
 use hauberk_identity::{InstanceId, Serial, SpiffeId};
@@ -85,6 +86,7 @@ impl Denylist {
 #[derive(Debug)]
 pub struct Denied {
     current: ArcSwap<Denylist>,
+    is_known: AtomicBool,
     changes: watch::Sender<Mark>,
     applied: watch::Sender<Mark>,
 }
@@ -94,6 +96,7 @@ impl Denied {
     pub fn new() -> Self {
         Self {
             current: ArcSwap::default(),
+            is_known: AtomicBool::new(true),
             changes: watch::Sender::new(Mark::default()),
             applied: watch::Sender::new(Mark::default()),
         }
@@ -103,7 +106,18 @@ impl Denied {
     pub fn replace(&self, denylist: Denylist) {
         let mark = denylist.mark;
         self.current.store(Arc::new(denylist));
+        self.is_known.store(true, Ordering::Release);
         self.changes.send_replace(mark);
+    }
+
+    /// The list that was kept cannot be read: until another comes it is not known who is refused.
+    pub fn lose(&self) {
+        self.is_known.store(false, Ordering::Release);
+    }
+
+    /// Whether it is known who is refused. Where it is not, nobody is to be vouched for.
+    pub fn is_known(&self) -> bool {
+        self.is_known.load(Ordering::Acquire)
     }
 
     /// Why whoever proves this is refused, if so. Takes no lock and no memory.

@@ -370,7 +370,7 @@ mod tests {
 
     #[test]
     fn no_library_is_quoted_to_callers() {
-        let manual = "https://docs.rs/rustls/latest/rustls/manual/_03_howto/index.html#unexpected-eof";
+        let manual = "https://manual.example/latest/howto#unexpected-eof";
         let text = |text: String| chain(&io::Error::new(io::ErrorKind::UnexpectedEof, text));
         let said = text(format!("peer closed connection without sending TLS close_notify: {manual}"));
         assert_eq!(said, "it closed the connection without TLS's close_notify");

@@ -79,6 +79,7 @@ impl Held {
                     "nobody is let in or called until the control plane has said who is revoked"
                 );
                 self.mesh.gate.set_denylist_known(false);
+                self.mesh.denied.lose();
             }
         }
     }

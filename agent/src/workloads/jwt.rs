@@ -25,6 +25,8 @@ use crate::mesh::{Denial, Denied, MintedFor};
 /// The longest audience that a token may be verified for, in bytes.
 const LONGEST_AUDIENCE: usize = 4 * 1024;
 
+const NO_DENYLIST: &str =
+    "the control plane has not told yet who is revoked, and what was kept of that is damaged";
 const NO_KEYS: &str = "the control plane has not told the keys that verify tokens yet";
 
 /// One token for each identity of the caller's, or for the one that it names.
@@ -88,6 +90,9 @@ pub(super) async fn validate(
     let ValidateJwtsvidRequest { audience, svid } = request;
     let verified = if claimed == *shared.live.current().bundle().trust_domain() {
         let keys = own_keys(shared).await?;
+        if !shared.denied.is_known() {
+            return Err(Status::unavailable(NO_DENYLIST));
+        }
         judge(&svid, &audience, &keys, &shared.denied, shared.tokens.now())
     } else {
         // Of whom another domain refuses we are told nothing.
@@ -356,5 +361,21 @@ mod tests {
         let number = Serial::of_instance(instance, [7; 16]).to_string();
         let token = numbered(&theirs, THEIRS, &number);
         assert_eq!(validated(&served.api(), token).await, Ok(THEIRS.to_owned()));
+    }
+
+    #[tokio::test]
+    async fn no_token_is_vouched_for_while_it_is_not_known_who_is_revoked() {
+        let served = Served::new();
+        let signer = JwtSigner::generate().unwrap();
+        let jwks = keys_of("shop.local", &signer).to_jwks(KeyUse::Unsaid);
+        let told = pb::JwtKeys { jwks, ..pb::JwtKeys::default() };
+        served.board.take_jwt_keys(&told, &domain("shop.local")).unwrap();
+        let (id, number) = ("spiffe://shop.local/workload/billing", Serial::from_random([7; 16]).to_string());
+        let token = || numbered(&signer, id, &number);
+        served.shared.denied.lose();
+        let (code, _) = validated(&served.api(), token()).await.unwrap_err();
+        assert_eq!(code, Code::Unavailable);
+        served.shared.denied.replace(Denylist::default());
+        assert_eq!(validated(&served.api(), token()).await, Ok(id.to_owned()));
     }
 }

@@ -74,3 +74,16 @@ impl AsRef<[u8]> for OnItsWay {
         &self.content
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_caller_who_sees_no_trailers_does_not_take_a_cut_answer_for_a_whole_one() {
+        let end = |has_trailers, trailers| Origin::Agent { has_trailers }.pass(Frame::trailers(trailers));
+        assert!(end(true, denial_trailers("abc-1")).is_ok());
+        assert!(matches!(end(false, denial_trailers("abc-1")), Err(BodyError::Cut)));
+        assert!(end(false, HeaderMap::new()).is_ok());
+    }
+}

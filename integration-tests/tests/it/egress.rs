@@ -2,7 +2,7 @@
 
 use std::{
     io::{Read, Write},
-    net::{SocketAddr, TcpStream},
+    net::{SocketAddr, TcpListener, TcpStream},
     sync::Arc,
     time::Duration,
 };
@@ -362,6 +362,27 @@ fn a_change_of_rules_or_hosts_cuts_what_is_open() {
     mesh.wait_enforced();
     let (head, _) = tunnel(&web, &authority);
     assert!(explained(&mesh, id_of(&head)).contains("no ExternalService has this host"), "{head}");
+}
+
+#[test]
+fn a_request_that_is_cut_before_it_is_answered_is_told_the_decision() {
+    let mesh = shop::open();
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = silent.local_addr().unwrap();
+    set_external(&mesh, "outside", "127.0.0.1", address.port(), "http", "127.0.0.0/8");
+    shop::set_policy(&mesh, "reads", READS);
+    let web = shop::caller(&mesh, "web");
+    let mut asking = TcpStream::connect(web.outbound()).unwrap();
+    asking.set_read_timeout(Some(PATIENCE)).unwrap();
+    write!(asking, "GET http://{address}/public/a HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n")
+        .unwrap();
+    let (mut asked, _) = silent.accept().unwrap();
+    assert!(asked.read(&mut [0; 16]).unwrap() > 0);
+    shop::remove_policy(&mesh, "reads");
+    let mut answer = String::new();
+    asking.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 403 ") && answer.contains("hauberk-error: cut\r\n"), "{answer}");
+    assert!(explained(&mesh, id_of(&answer)).contains("outside"), "{answer}");
 }
 
 /// What a client of TLS sends first for this host.

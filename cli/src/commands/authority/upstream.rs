@@ -78,8 +78,9 @@ pub(super) async fn install(
     if let Some(warning) = without_lists(installed, &listed) {
         output::note(format_args!("{} {warning}", "warning:".yellow().bold()));
     }
-    let is_root = given.iter().all(|der| is_self_issued(der) || root.as_ref() == Some(der));
-    if let Some(step) = next_step(is_root, exclusive.is_some(), &authority, &listed) {
+    let are_roots = given.iter().all(|der| is_self_issued(der) || root.as_ref() == Some(der));
+    let roots = if are_roots { given.len() } else { 0 };
+    if let Some(step) = next_step(roots, exclusive.is_some(), &authority, &listed) {
         output::note(step);
     }
     Ok(())
@@ -100,26 +101,38 @@ fn unlisted(
     Ok(())
 }
 
-/// What is to be done next. `is_root`: a root alone was given; `is_again`: perhaps one that had been before.
+/// What is to be done next. `roots`: so many were given, and nothing else; `is_again`: perhaps one that had been before.
 fn next_step(
-    is_root: bool,
+    roots: usize,
     is_again: bool,
     authority: &api::Authority,
     listed: &[api::Authority],
 ) -> Option<String> {
     let activate =
         |serial: &str| Some(format!("next: hauberk authority activate {} --wait", output::printable(serial)));
-    if !is_root {
+    if roots == 0 {
         return activate(&authority.serial);
     }
-    let mut under = listed.iter().filter(|other| {
-        let stands = ["prepared", "active", "retiring"].contains(&other.state.as_str());
-        stands && other.kind() == api::AuthorityKind::Issuing && other.root == authority.serial
-    });
+    let under = |root: &str| {
+        let root = root.to_owned();
+        listed.iter().filter(move |other| {
+            let stands = ["prepared", "active", "retiring"].contains(&other.state.as_str());
+            stands && other.kind() == api::AuthorityKind::Issuing && other.root == root
+        })
+    };
+    let is_bare = |root: &api::Authority| {
+        let is_prepared = root.kind() == api::AuthorityKind::Root && root.state == "prepared";
+        is_prepared && under(&root.serial).next().is_none()
+    };
+    // Of several the answer names one, and perhaps not the new one.
+    let is_new = roots > 1 && listed.iter().any(is_bare);
+    let mut under = under(&authority.serial);
     match under.clone().next() {
-        Some(_) => under.find(|other| other.state == "prepared").and_then(|other| activate(&other.serial)),
-        None if is_again && authority.state != "prepared" => None,
-        None => Some(
+        Some(_) if !is_new => {
+            under.find(|other| other.state == "prepared").and_then(|other| activate(&other.serial))
+        }
+        None if is_again && authority.state != "prepared" && !is_new => None,
+        _ => Some(
             "everybody is told to trust what was given; nothing stands under it yet. Next: hauberk authority csr"
                 .to_owned(),
         ),
@@ -262,7 +275,7 @@ mod tests {
             ..api::Authority::default()
         };
         let (given, other) = (root("0a", false, "prepared"), under("0c", "0b", "prepared"));
-        let next = |listed: &[api::Authority]| next_step(true, false, &given, listed);
+        let next = |listed: &[api::Authority]| next_step(1, false, &given, listed);
         let none = "everybody is told to trust what was given; nothing stands under it yet. Next: hauberk authority csr";
         let activate = |serial: &str| format!("next: hauberk authority activate {serial} --wait");
         for listed in [&[given.clone(), other.clone()][..], &[under("0d", "0a", "retired")], &[]] {
@@ -271,8 +284,13 @@ mod tests {
         assert_eq!(next(&[other, under("0d", "0a", "prepared")]), Some(activate("0d")));
         assert_eq!(next(&[under("0d", "0a", "active")]), None);
         assert_eq!(next(&[under("0d", "0a", "active"), under("0e", "0a", "prepared")]), Some(activate("0e")));
-        assert_eq!(next_step(false, false, &under("0d", "0a", "prepared"), &[]), Some(activate("0d")));
-        assert_eq!(next_step(true, true, &root("0a", true, "active"), &[]), None);
+        assert_eq!(next_step(0, false, &under("0d", "0a", "prepared"), &[]), Some(activate("0d")));
+        assert_eq!(next_step(1, true, &root("0a", true, "active"), &[]), None);
+        // A new root, given together with that which the active one stands under.
+        let (old, new) = (root("0a", false, "active"), root("0b", false, "prepared"));
+        let listed = [old.clone(), under("0d", "0a", "active"), new];
+        assert_eq!(next_step(2, false, &old, &listed).as_deref(), Some(none));
+        assert_eq!(next_step(1, false, &old, &listed), None);
     }
 
     #[test]

@@ -18,7 +18,7 @@ build: ## Build the three binaries, optimised
 
 test: export HAUBERK_TEST_SKIPPED = $(TARGET_DIR)/skipped-tests.txt
 test: ## Run every test (needs no network and no privilege; skips what the machine lacks, and lists it at the end)
-	$(CARGO) build --locked --bins
+	$(CARGO) build --locked --workspace --bins --tests
 	@: > "$$HAUBERK_TEST_SKIPPED"
 	$(CARGO) test --locked --workspace; result=$$?; \
 	if [ -s "$$HAUBERK_TEST_SKIPPED" ]; then echo; echo 'Skipped:'; sort -u "$$HAUBERK_TEST_SKIPPED"; else echo; echo 'No test was skipped.'; fi; \

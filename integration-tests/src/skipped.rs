@@ -59,16 +59,16 @@ pub fn shared(path: &str) -> Option<PathBuf> {
 
 /// Whether tests that wait a minute or three for certificates to age are to run; says so if not.
 pub fn wants_long_tests() -> bool {
-    let wanted = is_all_wanted() || wants_more();
+    let wanted = wants_more().unwrap_or_else(is_all_wanted);
     if !wanted {
-        excuse(Excuse::NotAskedFor, "takes a minute or three; set HAUBERK_TEST_ALL=1");
+        excuse(Excuse::NotAskedFor, "takes a minute or three; set HAUBERK_TEST_LONG=1");
     }
     wanted
 }
 
 /// Whether tests that take longer are to run; says so if not.
 pub fn wants_longest_tests() -> bool {
-    let wanted = wants_more();
+    let wanted = wants_more() == Some(true);
     if !wanted {
         excuse(Excuse::NotAskedFor, "takes eleven minutes; set HAUBERK_TEST_LONG=1");
     }
@@ -79,8 +79,9 @@ fn is_all_wanted() -> bool {
     std::env::var_os("HAUBERK_TEST_ALL").is_some_and(|value| value == "1")
 }
 
-fn wants_more() -> bool {
-    std::env::var_os("HAUBERK_TEST_LONG").is_some_and(|value| value == "1")
+/// What is said of tests that take long, if anything is.
+fn wants_more() -> Option<bool> {
+    std::env::var_os("HAUBERK_TEST_LONG").map(|value| value == "1")
 }
 
 /// On standard error, by a way that the test harness does not keep to itself, and in the file that `make test` shows at

@@ -23,7 +23,7 @@ use crate::shop::SMALL_SHOP;
 const WRITERS: usize = 4;
 
 fn rounds() -> u64 {
-    if std::env::var_os("HAUBERK_TEST_LONG").is_some() { 100 } else { 10 }
+    if std::env::var_os("HAUBERK_TEST_LONG").is_some_and(|value| value == "1") { 100 } else { 10 }
 }
 
 fn counter(writer: usize, count: u64) -> Resource {

@@ -20,6 +20,7 @@ mod given;
 #[cfg(test)]
 mod gone;
 mod hold;
+mod introspection;
 mod jwt;
 mod keeper;
 mod looks;

@@ -24,6 +24,7 @@ use super::answers::carried;
 use super::api::{Api, Shared};
 use super::attest::Caller;
 use super::authority::ReadableAuthority;
+use super::introspection::Introspection;
 use super::places::{NoPlace, Places};
 use super::sds::{self, Secrets};
 use super::socket::ApiSocket;
@@ -59,6 +60,13 @@ pub(super) async fn serve(socket: ApiSocket, places: Places, front: Arc<Front>) 
     let mut connections = JoinSet::new();
     let mut refused = JoinSet::new();
     let mut refusals = Refusals::at("workload API");
+    let introspection = match Introspection::new(Arc::clone(&front)) {
+        Ok(introspection) => Arc::new(introspection),
+        Err(error) => {
+            tracing::error!(event = "workload_api_not_served", %error, "its own descriptors cannot be read: report this");
+            return;
+        }
+    };
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
@@ -86,10 +94,10 @@ pub(super) async fn serve(socket: ApiSocket, places: Places, front: Arc<Front>) 
                             continue;
                         }
                     };
-                    let front = Arc::clone(&front);
+                    let (front, introspection) = (Arc::clone(&front), Arc::clone(&introspection));
                     connections.spawn(async move {
                         let open = Open::count(&front);
-                        serve_one(stream, caller, front).await;
+                        serve_one(stream, caller, front, introspection).await;
                         drop((place, open));
                     });
                 }
@@ -167,9 +175,13 @@ impl Services {
 async fn answer(
     request: Request<Body>,
     front: &Front,
+    introspection: &Introspection,
     caller: &Arc<Caller>,
     services: &OnceLock<Services>,
 ) -> Response<Body> {
+    if let Some(mounted) = introspection.at(request.uri().path()) {
+        return mounted.answer(request).await;
+    }
     if let Some(verifier) = front.verifier_for(&request) {
         let answer = verifier.max_decoding_message_size(LARGEST_REQUEST).call(request).await;
         return answer.unwrap_or_else(|never| match never {});
@@ -183,7 +195,7 @@ async fn answer(
     }
 }
 
-async fn serve_one(stream: UnixStream, caller: Caller, front: Arc<Front>) {
+async fn serve_one(stream: UnixStream, caller: Caller, front: Arc<Front>, introspection: Arc<Introspection>) {
     let (stop, uid) = (front.stop().clone(), caller.uid);
     let lists = front.board().revocation_lists();
     let (caller, services) = (Arc::new(caller), Arc::new(OnceLock::new()));
@@ -191,9 +203,9 @@ async fn serve_one(stream: UnixStream, caller: Caller, front: Arc<Front>) {
     let counted = Arc::clone(&untaken);
     let service = service_fn(move |request: Request<Incoming>| {
         let (front, caller, services) = (Arc::clone(&front), Arc::clone(&caller), Arc::clone(&services));
-        let untaken = Arc::clone(&counted);
+        let (untaken, introspection) = (Arc::clone(&counted), Arc::clone(&introspection));
         async move {
-            let mut answer = answer(request.map(Body::new), &front, &caller, &services).await;
+            let mut answer = answer(request.map(Body::new), &front, &introspection, &caller, &services).await;
             let streaming = carried(&mut answer);
             Ok::<_, Infallible>(answer.map(|body| untaken.of(body, streaming)))
         }

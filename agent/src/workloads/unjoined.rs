@@ -128,6 +128,14 @@ impl Front {
         Err(self.refusing(lack.status()))
     }
 
+    /// Whether the agent is somebody, once that is other than `before`.
+    pub(super) async fn is_joined_other_than(&self, before: Option<bool>) -> bool {
+        let is_joined = |stage: &Stage| matches!(stage, Stage::Joined(_));
+        let mut stages = self.stage.subscribe();
+        let other = stages.wait_for(|stage| before != Some(is_joined(stage))).await;
+        other.is_ok_and(|stage| is_joined(&stage))
+    }
+
     /// Who answers this request before the agent is somebody, if it can be answered.
     pub(super) fn verifier_for<B>(
         &self,

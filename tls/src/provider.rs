@@ -30,7 +30,15 @@ pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::clone(&PROVIDER)
 }
 
-/// What may sign a certificate: the keys of [`crate::key`]'s allow-list with SHA-2.
+/// That of clients of web servers which are not ours, and may know no more than TLS 1.2: of its suites those with ephemeral
+/// keys and authenticated encryption, which are all that the library has.
+pub(crate) fn web_provider() -> Arc<CryptoProvider> {
+    static PROVIDER: LazyLock<Arc<CryptoProvider>> =
+        LazyLock::new(|| Arc::new(aws_lc_rs::default_provider()));
+    Arc::clone(&PROVIDER)
+}
+
+/// What may sign a certificate: the keys of [`crate::key`]'s allow-list, those of authorities too, with SHA-2.
 pub(crate) static CERTIFICATE_ALGORITHMS: &[&dyn SignatureVerificationAlgorithm] = &[
     algorithms::ECDSA_P256_SHA256,
     algorithms::ECDSA_P256_SHA384,
@@ -40,6 +48,9 @@ pub(crate) static CERTIFICATE_ALGORITHMS: &[&dyn SignatureVerificationAlgorithm]
     algorithms::ECDSA_P384_SHA512,
     algorithms::ED25519,
     algorithms::RSA_PKCS1_2048_8192_SHA256,
+    algorithms::ECDSA_P521_SHA256,
+    algorithms::ECDSA_P521_SHA384,
+    algorithms::ECDSA_P521_SHA512,
     algorithms::RSA_PKCS1_2048_8192_SHA384,
     algorithms::RSA_PKCS1_2048_8192_SHA512,
     algorithms::RSA_PSS_2048_8192_SHA256_LEGACY_KEY,

@@ -237,7 +237,7 @@ impl Federation {
         let held = former.as_ref().map(FetchedBundle::bundle).or(followed.initial());
         let voucher = self.voucher(key, followed, held.map(|held| held.x509())).await?;
         let known_by = (Arc::clone(&voucher.roots), self.refuses());
-        let bundle = fetch(followed, endpoint, known_by, self.web_roots.as_deref()).await?;
+        let (bundle, passed_over) = fetch(followed, endpoint, known_by, self.web_roots.as_deref()).await?;
         // What was fetched for this very resource, or else what it says itself.
         let fetched = former.as_ref().and_then(FetchedBundle::highest_sequence);
         let seen = fetched.or_else(|| followed.initial().and_then(|initial| initial.sequence()));
@@ -247,6 +247,7 @@ impl Federation {
             return Err(FetchError::Older { offered, seen }.into());
         }
         let hint = bundle.refresh_hint();
+        self.see_passed_over(key, &passed_over);
         self.see_number(key, held.map(|held| (held.sequence(), held.has_same_keys(&bundle))), &bundle);
         let is_in_force = !is_damaged && held.is_some_and(|held| held.has_same_keys(&bundle));
         if is_in_force && former.is_some() && bundle.sequence().is_none_or(|number| Some(number) == seen) {
@@ -322,12 +323,7 @@ impl Federation {
         let stored = self.store.get(&record).await?;
         let former = stored.as_ref().and_then(|stored| FetchedKeys::from_stored(key, stored).ok());
         let (keys, passed_over) = fetch_keys(issuer, endpoint, self.web_roots.as_deref()).await?;
-        let passed_over: Vec<_> = passed_over.iter().map(ToString::to_string).collect();
-        if let Some(status) = self.statuses().get_mut(key)
-            && status.pass_over(passed_over.clone())
-        {
-            tracing::warn!(event = "issuer_keys_passed_over", resource = %key, ?passed_over, "its other keys count");
-        }
+        self.see_passed_over(key, &passed_over);
         let is_in_force =
             former.as_ref().is_some_and(|former| former.are_for(entry) && **former.keys() == keys);
         let Some(fetched) = FetchedKeys::new(entry, keys, self.clock.now()).filter(|_| !is_in_force) else {
@@ -342,8 +338,23 @@ impl Federation {
         let what = format!("{count} keys");
         let act = Act::done(&own(), "issuer.keys", key.to_string()).because(&*what);
         self.audit.commit(commit, act).await?;
-        tracing::info!(event = "issuer_keys", resource = %key, what, "other keys are in force");
+        if fetched.keys().is_empty() {
+            tracing::error!(event = "issuer_keys_empty", resource = %key,
+                "the issuer publishes no key that can verify tokens: all its users are denied");
+        } else {
+            tracing::info!(event = "issuer_keys", resource = %key, what, "other keys are in force");
+        }
         Ok(())
+    }
+
+    /// Tells which keys of an answer are of no use, and why.
+    fn see_passed_over(&self, key: &ResourceKey, passed_over: &[impl ToString]) {
+        let passed_over: Vec<_> = passed_over.iter().map(ToString::to_string).collect();
+        if let Some(status) = self.statuses().get_mut(key)
+            && status.pass_over(passed_over.clone())
+        {
+            tracing::warn!(event = "followed_keys_passed_over", resource = %key, ?passed_over, "its other keys count");
+        }
     }
 
     async fn put_in_force(

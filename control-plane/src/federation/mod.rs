@@ -95,6 +95,8 @@ pub struct Followed {
     pub fetched_at: Option<UnixMillis>,
     /// Why the latest attempt failed, and since when they do.
     pub problem: Option<(String, UnixMillis)>,
+    /// Which of its keys are of no use, and why.
+    pub passed_over: Vec<String>,
     /// The number that two of its bundles had, until there is one of another.
     pub reused: Option<u64>,
 }
@@ -106,6 +108,8 @@ pub struct FollowedIssuer {
     pub key: ResourceKey,
     /// How many keys verify its tokens.
     pub keys: usize,
+    /// It was asked, and that is what it publishes.
+    pub is_fetched: bool,
     /// Which of its keys are of no use, and why.
     pub passed_over: Vec<String>,
     /// The keys that the resource lists, where those count, and whether it has the name of our own issuer.
@@ -176,12 +180,19 @@ impl Federation {
         let followed = of_mesh.map(|(key, resources, followed, bundle)| {
             let status = statuses.get(&key);
             let stored = resources.fetched(key.name.as_str()).map(|fetched| fetched.fetched_at());
+            // What the resource itself says is of no matter once there was an answer.
+            let passed_over = match status.filter(|status| status.succeeded_at().is_some()) {
+                Some(status) => status.passed_over(),
+                None if stored.is_none() => followed.passed_over(),
+                None => &[],
+            };
             Followed {
                 trust_domain: followed.trust_domain().clone(),
                 bundle: bundle.cloned(),
                 endpoint: followed.endpoint().map(|endpoint| endpoint.at().url().to_string()),
                 fetched_at: status.and_then(Status::succeeded_at).or(stored),
                 problem: status.and_then(Status::problem),
+                passed_over: passed_over.to_vec(),
                 reused: status.and_then(Status::reused),
                 key,
             }
@@ -208,6 +219,7 @@ impl Federation {
             FollowedIssuer {
                 listed: listed.map(|listed| (listed, resources.has_our_name(issuer))),
                 keys: keys.map_or(0, |keys| keys.keys().count()),
+                is_fetched: is_fetched && keys.is_some() && !resources.is_us(issuer),
                 passed_over: passed_over.unwrap_or_default().to_vec(),
                 problem: status.and_then(Status::problem),
                 key,

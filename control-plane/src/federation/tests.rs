@@ -315,6 +315,30 @@ async fn a_bundle_of_many_roots_needs_agents_that_know_of_it() {
 }
 
 #[tokio::test]
+async fn a_key_that_is_of_no_use_is_passed_over_and_told_and_the_others_count() {
+    let partner = Partner::start("partner.example").await;
+    let (scratch, federation) = shop().await;
+    scratch.apply(&[partner.resource()]).await;
+    let own = document("partner.example", &[&partner.root], Some(5));
+    let weak = "{\"keys\":[{\"kty\":\"EC\",\"use\":\"x509-svid\",\"x5c\":[\"AAAA\"]},{\"kty\":\"EC\",\"use\":\"x509-svid\"},";
+    partner.says(ok(&own.replacen("{\"keys\":[", weak, 1)));
+    federation.refresh(&key()).await.unwrap();
+    let (held, problem) = standing(&scratch, &federation).await;
+    assert_eq!((held.unwrap().x509().roots().len(), &*problem), (1, ""));
+    let catalog = scratch.resources.catalogs().current().await.unwrap();
+    let [followed] = &federation.followed(&catalog)[..] else { panic!("one is followed") };
+    let told = &followed.passed_over;
+    assert!(told.len() == 2 && told[0].starts_with("key number 1 is refused"), "{told:?}");
+    // It is told no longer once it is gone; and where none is left that counts, there is none.
+    partner.says(ok(&document("partner.example", &[&partner.root], Some(6))));
+    federation.refresh(&key()).await.unwrap();
+    assert_eq!(federation.followed(&catalog)[0].passed_over, [""; 0]);
+    partner.says(ok(&format!("{}]}}", weak.trim_end_matches(','))));
+    federation.refresh(&key()).await.unwrap();
+    assert!(standing(&scratch, &federation).await.0.unwrap().is_empty());
+}
+
+#[tokio::test]
 async fn a_bad_answer_leaves_the_last_good_one_in_force() {
     let partner = Partner::start("partner.example").await;
     let (scratch, federation) = shop().await;
@@ -331,7 +355,6 @@ async fn a_bad_answer_leaves_the_last_good_one_in_force() {
         huge.len()
     );
     let own = document("partner.example", &[&partner.root], Some(6));
-    let no_kid = own.replace("\"use\":\"x509-svid\"", "\"use\":\"jwt-svid\"");
     let bad: Vec<(Vec<u8>, &str)> = vec![
         (ok(&huge), "larger than"),
         (chunked.into_bytes(), "larger than"),
@@ -347,7 +370,6 @@ async fn a_bad_answer_leaves_the_last_good_one_in_force() {
         (ok("<html>"), "no JSON object"),
         (ok("{\"spiffe_sequence\": 6}"), "no JSON object"),
         (ok(&document("other.example", &[&stranger], Some(6))), "not of the bundle's trust domain"),
-        (ok(&no_kid), "`kid` is missing"),
         (ok(&document("partner.example", &[&partner.root], Some(4))), "number 4, and number 5 was seen"),
     ];
     for (answer, wanted) in bad {

@@ -104,7 +104,8 @@ impl FederationService {
 }
 
 fn described(followed: &Followed) -> Bundle {
-    let Followed { key, trust_domain, bundle, endpoint, fetched_at, problem, reused: _ } = followed;
+    let Followed { key, trust_domain, bundle, endpoint, fetched_at, problem, passed_over: _, reused: _ } =
+        followed;
     let known = bundle.as_ref().map(|bundle| Bundle {
         document: bundle.to_document(),
         jwt_keys: u32::try_from(bundle.jwt().keys().count()).unwrap_or(u32::MAX),

@@ -312,6 +312,7 @@ fn trust_domains_whose_members_are_not_known_are_told() {
         endpoint: None,
         fetched_at: None,
         problem: problem.map(|problem| (problem.to_owned(), NOW)),
+        passed_over: Vec::new(),
         reused: None,
     };
     let mut world = World::healthy();
@@ -326,6 +327,13 @@ fn trust_domains_whose_members_are_not_known_are_told() {
     let reused = told(Followed { reused: Some(7), ..followed(bundle(&[&root]), None) }, NOW);
     assert_eq!(reused[0].0, Severity::Warning);
     assert!(reused[0].1.contains("two bundles of number 7"), "{reused:?}");
+    let passed_over = vec!["key number 2 is refused: it is weak".to_owned()];
+    let weak = told(Followed { passed_over: passed_over.clone(), ..followed(bundle(&[&root]), None) }, NOW);
+    assert_eq!(weak[0].0, Severity::Warning);
+    assert!(weak[0].1.ends_with("not all keys of its bundle count: key number 2 is refused: it is weak"));
+    let none = told(Followed { passed_over, ..followed(bundle(&[]), None) }, NOW);
+    assert_eq!(none[0].0, Severity::Error);
+    assert!(none[0].1.ends_with("its bundle has no root that counts: key number 2 is refused: it is weak"));
     let failing = told(followed(bundle(&[&root]), Some("nobody answers")), NOW);
     assert_eq!(failing[0].0, Severity::Warning);
     let wanted = "FederatedTrustDomain shop/partner.example: its bundle cannot be fetched since 2027-01-15T08:00:00Z: \
@@ -371,8 +379,7 @@ fn an_issuer_without_keys_is_an_error_and_one_that_cannot_be_asked_a_warning() {
     };
     let with = |keys, problem: Option<&str>| {
         let problem = problem.map(|problem| (problem.to_owned(), NOW));
-        let issuers =
-            vec![FollowedIssuer { key: key.clone(), keys, passed_over: Vec::new(), listed: None, problem }];
+        let issuers = vec![FollowedIssuer { keys, problem, ..followed_issuer(&key) }];
         World { issuers, ..World::healthy() }.findings()
     };
     assert!(with(2, None).is_empty());
@@ -390,14 +397,25 @@ fn an_issuer_without_keys_is_an_error_and_one_that_cannot_be_asked_a_warning() {
     );
     assert!(not_asked[0].fix.contains("`allowPrivateAddresses: true`"), "{not_asked:?}");
     let passed_over = vec!["key number 2 is refused: it is weak".to_owned()];
-    let issuers =
-        vec![FollowedIssuer { key: key.clone(), keys: 1, passed_over, listed: None, problem: None }];
+    let issuers = vec![FollowedIssuer { keys: 1, passed_over: passed_over.clone(), ..followed_issuer(&key) }];
     let weak = World { issuers, ..World::healthy() }.findings();
     assert_eq!(weak[0].severity(), Severity::Warning);
     assert!(
         weak[0].summary.ends_with("not all of its keys count: key number 2 is refused: it is weak"),
         "{weak:?}"
     );
+    // Asked, and without any that counts.
+    let issuers = vec![FollowedIssuer { is_fetched: true, passed_over, ..followed_issuer(&key) }];
+    let none = World { issuers, ..World::healthy() }.findings();
+    assert_eq!(none[0].severity(), Severity::Error);
+    let wanted = "JwtIssuer shop/login: all its users are denied: it publishes no key that can verify tokens: key number 2";
+    assert!(none[0].summary.starts_with(wanted), "{none:?}");
+}
+
+/// One of which no key is known.
+fn followed_issuer(key: &crate::resources::ResourceKey) -> FollowedIssuer {
+    let (keys, is_fetched, passed_over, listed, problem) = (0, false, Vec::new(), None, None);
+    FollowedIssuer { key: key.clone(), keys, is_fetched, passed_over, listed, problem }
 }
 
 #[test]
@@ -411,8 +429,8 @@ fn an_issuer_that_lists_keys_of_ours_is_told() {
         name: Name::parse("own").unwrap(),
     };
     let with = |listed: JwtKeySet, has_our_name| {
-        let (key, listed) = (key.clone(), Some((Arc::new(listed), has_our_name)));
-        let issuers = vec![FollowedIssuer { key, keys: 1, passed_over: Vec::new(), listed, problem: None }];
+        let listed = Some((Arc::new(listed), has_our_name));
+        let issuers = vec![FollowedIssuer { keys: 1, listed, ..followed_issuer(&key) }];
         let trust_domain = TrustDomain::parse("shop.local").unwrap();
         let own_keys = JwtBundle::new(trust_domain, [signers[0].public_key().unwrap()]).unwrap();
         World { issuers, own_keys, ..World::healthy() }.findings()

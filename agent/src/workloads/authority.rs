@@ -1,7 +1,7 @@
 //! What clients of gRPC say as `:authority` over a Unix socket: that of Java, and older ones in Go, the socket's path
-//! as it is; the C implementation (that of Python, C++, Ruby …) the same with `%2F` for its slashes. That is no authority
-//! by RFC 3986 §3.2 as our HTTP/2 library reads it, which resets the stream. Nothing here depends on what it says, so
-//! what may not be in one is replaced on the way in.
+//! as it is; the C implementation (that of Python, C++, Ruby …) the same with `%2F` for its slashes. That is no
+//! authority by RFC 3986 §3.2 as our HTTP/2 library reads it, which resets the stream. Nothing here depends on what it
+//! says, so what may not be in one is replaced on the way in.
 
 mod fields;
 

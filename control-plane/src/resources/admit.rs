@@ -103,6 +103,7 @@ pub fn admit(
     let mut after = catalog.clone();
     // Also those that are refused for what is in them, so that nobody is told they do not exist.
     let mut places: BTreeMap<ResourceKey, usize> = BTreeMap::new();
+    let mut warnings = Vec::new();
     for (index, resource) in batch.iter().enumerate() {
         problems.about(index);
         let count = problems.count();
@@ -134,6 +135,7 @@ pub fn admit(
         problems.of_stored_from_here(false);
         let Some(model) = model else { continue };
         match &previous {
+        warnings.extend(problems.take_warnings().into_iter().map(|warning| format!("{key}: {warning}")));
             // It is the very one that is stored, with all that was fetched for it.
             Some(previous)
                 if outcome == Outcome::Unchanged && !matches!(previous.model(), Model::Unreadable(_)) => {}
@@ -146,7 +148,6 @@ pub fn admit(
             changes.push(Change { key, outcome, resource: normal, previous });
         }
     }
-    let mut warnings = Vec::new();
     let step = Step {
         batch,
         before: catalog,

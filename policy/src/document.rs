@@ -67,6 +67,8 @@ pub(crate) struct Statement {
     pub(crate) policy: Policy,
     pub(crate) text: String,
     pub(crate) roles: Vec<Name>,
+    /// What its resource is, or is in, by its scope; nothing where that names none.
+    pub(crate) resource: Option<Referent>,
     /// Where it reads any.
     pub(crate) labels: Option<LabelsRead>,
     pub(crate) named: NamedReads,
@@ -203,6 +205,12 @@ impl PolicyDocument {
     }
 
     /// Whether a permit of it is for workloads of whatever trust domain, its conditions aside.
+    /// What the resources of its permits, or of its forbids, are or are in by their scopes; nothing for one that names none.
+    pub fn resources(&self, effect: Effect) -> impl Iterator<Item = Option<&Referent>> {
+        let is_meant = move |statement: &&Statement| permits(&statement.policy) == (effect == Effect::Allow);
+        self.statements.iter().filter(is_meant).map(|statement| statement.resource.as_ref())
+    }
+
     pub fn permits_all_workloads(&self) -> bool {
         let reaches_all = |policy: &Policy| matches!(policy.principal_constraint(), PrincipalConstraint::Is(kind) if Kind::parse(&kind.to_string()) == Some(Kind::Workload));
         self.statements.iter().any(|statement| permits(&statement.policy) && reaches_all(&statement.policy))

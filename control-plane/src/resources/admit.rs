@@ -6,6 +6,7 @@
 //! are changes of policy in `opens`; and what may be removed in `removal`.
 
 mod declared;
+mod detours;
 mod envelope;
 mod externals;
 mod header_values;
@@ -166,6 +167,7 @@ pub fn admit(
     header_values::warn(&step, &mut warnings);
     overlaps::warn(&step, &mut warnings);
     let problems = problems.into_sorted();
+    detours::warn(&step, &mut warnings);
     if problems.is_empty() { Ok(Admission { changes, warnings, after }) } else { Err(problems) }
 }
 

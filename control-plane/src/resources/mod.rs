@@ -17,6 +17,7 @@ mod federated_trust_domain;
 mod fetched;
 mod fetched_keys;
 mod follow;
+mod gone_round;
 mod jwt_issuer;
 mod key;
 mod mesh;
@@ -56,6 +57,7 @@ pub use federated_trust_domain::{
 pub use fetched::FetchedBundle;
 pub use fetched_keys::FetchedKeys;
 pub use follow::Catalogs;
+pub(crate) use gone_round::{MEND as GONE_ROUND_MEND, gone_round};
 pub use jwt_issuer::{JwtIssuer, KeyEndpoint};
 pub use key::{Kind, ResourceKey};
 pub use mesh::Mesh;

@@ -1,5 +1,6 @@
 //! What is not as it should be, each with what to do about it: a pure function of what is known.
 
+mod detours;
 mod lists;
 mod stored;
 mod tokens;
@@ -118,6 +119,7 @@ pub(super) fn collect(facts: &Facts<'_>) -> Vec<Finding> {
     findings.extend(each(live().filter_map(|report| renewal(report, facts.now)), "instances do not renew"));
     findings.extend(crowds(live()));
     findings.extend(audit_listeners(facts.compilation));
+    findings.extend(detours::detours(facts.catalog));
     findings.extend(facts.followed.iter().filter_map(|followed| federation(followed, facts.now)));
     findings.extend(facts.issuers.iter().filter_map(issuer));
     findings.extend(facts.issuers.iter().filter_map(|issuer| lists_ours(issuer, facts.own_keys)));

@@ -16,8 +16,9 @@ use crate::labels::LabelsRead;
 use crate::named::NamedReads;
 use crate::names::{Namespace, Referent};
 use crate::qualify::{Flaw, Mention, Qualified, find_mentions, qualify};
+use crate::slice::named;
 use crate::statements::{Extent, extents, line_and_column};
-use crate::vocabulary::{VOCABULARY, World};
+use crate::vocabulary::{Kind, VOCABULARY, World};
 
 /// The most characters of operators in one statement, and the deepest nesting. What walks a statement recurses, and
 /// must not run out of stack; a test holds these to the stack of a worker thread.
@@ -192,11 +193,16 @@ impl Reader<'_> {
                     let roles = mentions.into_iter().filter_map(|mention| {
                         let role = match &mention.referent {
                             Referent::Role(role) => Some(role.clone()),
+                    let resource = named(&full.resource_constraint()).and_then(|uid| {
+                        let referent = names.qualify(Kind::of(uid)?, uid.id().unescaped());
+                        referent.ok().map(|(_, referent)| referent)
+                    });
                             _ => None,
                         };
                         references.push(self.reference(mention, effect, extent));
                         role
                     });
+                        resource,
                     let roles = roles.collect();
                     let labels = (!reads.labels.is_empty()).then(|| LabelsRead::of(&full, &reads));
                     let (named, reads) = (NamedReads::of(&reads), reads.facts);

@@ -469,3 +469,23 @@ fn what_is_stored_and_would_not_be_admitted_is_told() {
     assert!(told[2].starts_with(&format!("policy shop/heavy {outdated}")), "{told:?}");
     assert!(told[3].starts_with("9001 characters follow the wildcards"), "{told:?}");
 }
+
+#[test]
+fn listeners_at_which_a_forbid_is_gone_round_are_told() {
+    use crate::resources::testing::{catalog_of, classified, data_class, listener, mesh, node, policy};
+    let mut world = World::healthy();
+    world.catalog = catalog_of(&[
+        mesh("shop"),
+        data_class("pii", &[]),
+        node("orders", [classified(listener(8080, "http"), "/card", &["pii"])]),
+        policy("all", "permit(principal is Node, action, resource);"),
+        policy("pii", "forbid(principal, action, resource in DataClass::\"pii\");"),
+    ]);
+    let found = world.findings();
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(
+        found[0].summary.starts_with("VirtualNode shop/orders, port 8080: pii holds for some of its routes"),
+        "{found:?}"
+    );
+    assert!(found[0].fix.starts_with("write `undeclared: DENY` on the listener"), "{found:?}");
+}

@@ -11,6 +11,9 @@ use tokio::task::JoinError;
 /// How many calls of one caller are under way or wait behind a bulkhead.
 pub const MOST_OF_ONE: usize = 64;
 
+/// The same of changes, of which the largest have megabytes.
+pub const MOST_CHANGES_OF_ONE: usize = 16;
+
 /// The same of calls that carry drafts: each is held as long as it waits, and a draft has megabytes.
 pub const MOST_DRAFTS_OF_ONE: usize = 4;
 
@@ -38,6 +41,11 @@ impl Bulkhead {
     /// One piece of work at a time.
     pub fn one_at_a_time() -> Self {
         Self::new(1, MOST_OF_ONE)
+    }
+
+    /// The same, for changes.
+    pub fn of_changes() -> Self {
+        Self::new(1, MOST_CHANGES_OF_ONE)
     }
 
     /// For questions about what is there.

@@ -39,8 +39,8 @@ mod web_endpoint;
 pub(crate) mod testing;
 
 pub use apply::{
-    Applied, Author, ChangeError, Draft, DraftTooLarge, MAX_BATCH, MAX_BATCH_BYTES, MAX_DRAFT,
-    MAX_DRAFT_BYTES, MissingFeature, Removed, Resources, ResourcesParts, check_draft, removed_from_draft,
+    Applied, Author, ChangeError, Draft, DraftTooLarge, MAX_BATCH, MAX_BATCH_BYTES, MissingFeature, Removed,
+    Resources, ResourcesParts, check_draft, removed_from_draft,
 };
 pub use attest::{
     AttestEnrollment, ClusterSource, EvidenceSource, MOST_LABELS, Makes, NoRule, TokenVerifier,

@@ -31,7 +31,7 @@ use crate::bulkhead::Bulkhead;
 use crate::push::Push;
 use crate::resources::admit::{Rights, admit};
 use crate::resources::{
-    Catalog, ChangeError, Kind, MAX_DRAFT_BYTES, MeshCatalog, Resources, check_draft, removed_from_draft,
+    Catalog, ChangeError, Kind, MAX_BATCH_BYTES, MeshCatalog, Resources, check_draft, removed_from_draft,
 };
 use cells::{Found, Position, Spoken, Wanted, survey};
 use check::Check;
@@ -62,7 +62,7 @@ pub(super) fn service(
         drafts: Arc::clone(drafts),
     })
     // Some more than a draft may have, so that one that is too large is told so in our words.
-    .max_decoding_message_size(2 * MAX_DRAFT_BYTES)
+    .max_decoding_message_size(2 * MAX_BATCH_BYTES)
 }
 
 pub(super) struct PoliciesService {
@@ -304,7 +304,7 @@ mod tests {
     use super::*;
     use crate::access::Caller;
     use crate::app::start_push;
-    use crate::resources::MAX_DRAFT;
+    use crate::resources::MAX_BATCH;
     use crate::resources::testing::mesh;
     use crate::testing::scratch;
 
@@ -319,7 +319,7 @@ mod tests {
         let context =
             CallContext { caller: Caller::Local { uid: Some(0) }, source: "unix".to_owned(), channel: None };
         let turn = policies.drafts.turn(&context.actor().name).await.unwrap();
-        let large = || vec![mesh("shop"); MAX_DRAFT + 1];
+        let large = || vec![mesh("shop"); MAX_BATCH + 1];
         let diff = DiffRequest { mesh: "shop".into(), resources: large(), ..DiffRequest::default() };
         let many = TestRequest {
             questions: vec![CheckRequest::default(); MAX_QUESTIONS + 1],

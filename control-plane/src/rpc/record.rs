@@ -18,7 +18,7 @@ use crate::app::ControlPlane;
 use crate::bulkhead::{Bulkhead, Turn};
 use crate::flows::{Auditing, Tally};
 use crate::push::Push;
-use crate::resources::{Catalog, Draft, MAX_DRAFT_BYTES, MeshCatalog, Resources, check_draft, did_you_mean};
+use crate::resources::{Catalog, Draft, MAX_BATCH_BYTES, MeshCatalog, Resources, check_draft, did_you_mean};
 use crate::simulate::{self, SimulateError, Simulation, Suggestion};
 
 /// How many changes one answer tells of.
@@ -39,7 +39,7 @@ pub(super) fn service(
         drafts: Arc::clone(drafts),
     })
     // Some more than a draft may have, so that one that is too large is told so in our words.
-    .max_decoding_message_size(2 * MAX_DRAFT_BYTES)
+    .max_decoding_message_size(2 * MAX_BATCH_BYTES)
 }
 
 pub(super) struct RecordService {
@@ -257,7 +257,7 @@ mod tests {
     use crate::access::Caller;
     use crate::app::start_push;
     use crate::resources::testing::{listener, mesh, node, routes};
-    use crate::resources::{MAX_DRAFT, ResourcesParts};
+    use crate::resources::{MAX_BATCH, ResourcesParts};
     use crate::revocation::crl::RevocationLists;
     use crate::testing::scratch;
 
@@ -290,7 +290,7 @@ mod tests {
             request
         };
         let turn = record.drafts.turn(&context.actor().name).await.unwrap();
-        let large = record.simulate(asked(vec![mesh("shop"); MAX_DRAFT + 1]));
+        let large = record.simulate(asked(vec![mesh("shop"); MAX_BATCH + 1]));
         let large = large.now_or_never().expect("it waits for no turn").unwrap_err();
         assert_eq!(large.code(), Code::InvalidArgument, "{large}");
         let with_routes = node("orders", [routes(listener(8080, "http"), &["/a"])]);

@@ -5,7 +5,7 @@ use hauberk_proto::convert::features;
 use hauberk_proto::mesh::v1::Resource;
 use prost::Message;
 
-use super::{ChangeError, MAX_BATCH, Resources, ResourcesParts};
+use super::{ChangeError, MAX_BATCH, MAX_BATCH_BYTES, Resources, ResourcesParts};
 use crate::compile::oversized;
 use crate::compile::view::needed_features;
 use crate::resources::admit::{Admission, Removal, Rights, Target, admit, admit_removal};
@@ -13,17 +13,10 @@ use crate::resources::catalog::Catalog;
 use crate::resources::key::ResourceKey;
 use crate::resources::svid_terms;
 
-/// The most resources of a draft: more than one change may have, since what is looked at is often a whole folder, of which little
-/// changes, and parts of it would be another draft.
-pub const MAX_DRAFT: usize = 10_000;
-
-/// The most bytes of a draft, encoded.
-pub const MAX_DRAFT_BYTES: usize = 8 * 1024 * 1024;
-
 /// More than is looked at.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "a draft has at most {MAX_DRAFT} resources and {MAX_DRAFT_BYTES} bytes, this one has {resources} and {bytes}; leave out what stays \
+    "a draft has at most {MAX_BATCH} resources and {MAX_BATCH_BYTES} bytes, this one has {resources} and {bytes}; leave out what stays \
      as it is"
 )]
 pub struct DraftTooLarge {
@@ -137,6 +130,6 @@ pub fn removed_from_draft(
 /// How large it is.
 pub fn check_draft(batch: &[Resource]) -> Result<(), DraftTooLarge> {
     let (resources, bytes) = (batch.len(), batch.iter().map(Message::encoded_len).sum());
-    let is_too_large = resources > MAX_DRAFT || bytes > MAX_DRAFT_BYTES;
+    let is_too_large = resources > MAX_BATCH || bytes > MAX_BATCH_BYTES;
     if is_too_large { Err(DraftTooLarge { resources, bytes }) } else { Ok(()) }
 }

@@ -30,6 +30,7 @@ use std::sync::Arc;
 
 use hauberk_identity::TrustDomain;
 use hauberk_proto::mesh::v1::Resource;
+use hauberk_proto::refusal::held_twice;
 
 use super::catalog::{Catalog, Entry, Model};
 use super::choice::did_you_mean;
@@ -102,16 +103,16 @@ pub fn admit(
     let mut problems = Problems::default();
     let mut changes = Vec::with_capacity(batch.len());
     let mut after = catalog.clone();
+    let mut warnings = Vec::new();
     // Also those that are refused for what is in them, so that nobody is told they do not exist.
     let mut places: BTreeMap<ResourceKey, usize> = BTreeMap::new();
-    let mut warnings = Vec::new();
     for (index, resource) in batch.iter().enumerate() {
         problems.about(index);
         let count = problems.count();
         let Some((key, normal)) = envelope::read(resource, &mut problems) else { continue };
         if let Some(first) = places.get(&key) {
             // Whoever sent it knows by this number where that one stands.
-            problems.invalid("name", format!("{key} is already resources[{first}]"));
+            problems.invalid("name", held_twice(&key.to_string(), *first));
             continue;
         }
         places.insert(key.clone(), index);
@@ -134,9 +135,9 @@ pub fn admit(
             None => None,
         };
         problems.of_stored_from_here(false);
+        warnings.extend(problems.take_warnings().into_iter().map(|warning| format!("{key}: {warning}")));
         let Some(model) = model else { continue };
         match &previous {
-        warnings.extend(problems.take_warnings().into_iter().map(|warning| format!("{key}: {warning}")));
             // It is the very one that is stored, with all that was fetched for it.
             Some(previous)
                 if outcome == Outcome::Unchanged && !matches!(previous.model(), Model::Unreadable(_)) => {}
@@ -166,8 +167,8 @@ pub fn admit(
     opens::check(&step, rights, &mut problems, &mut warnings);
     header_values::warn(&step, &mut warnings);
     overlaps::warn(&step, &mut warnings);
-    let problems = problems.into_sorted();
     detours::warn(&step, &mut warnings);
+    let problems = problems.into_sorted();
     if problems.is_empty() { Ok(Admission { changes, warnings, after }) } else { Err(problems) }
 }
 

@@ -61,14 +61,15 @@ pub struct PolicyDocument {
 /// One `permit` or `forbid`.
 #[derive(Debug, Clone)]
 pub(crate) struct Statement {
-    /// The document's label where it holds one statement, otherwise `<label>/<@id or ordinal>`.
+    /// The document's label where it holds one statement, otherwise `<label>/<@id or ordinal>`: an `@id` that is
+    /// no name is a note.
     pub(crate) name: String,
     /// With full names.
     pub(crate) policy: Policy,
     pub(crate) text: String,
-    pub(crate) roles: Vec<Name>,
     /// What its resource is, or is in, by its scope; nothing where that names none.
     pub(crate) resource: Option<Referent>,
+    pub(crate) roles: Vec<Name>,
     /// Where it reads any.
     pub(crate) labels: Option<LabelsRead>,
     pub(crate) named: NamedReads,
@@ -114,7 +115,7 @@ impl PolicyDocument {
 
     /// Reads the text of a policy that was admitted before, perhaps by an earlier release. What new texts alone are
     /// refused for is no mistake here, and is told by [`outdated`](Self::outdated): the policy says what it has said.
-    /// That is how long a text and what follows its wildcards may be, the form of an `@id`, what Cedar only warns of,
+    /// That is how long a text and what follows its wildcards may be, what Cedar only warns of,
     /// and comparisons and questions that come to nothing.
     ///
     /// # Errors
@@ -204,13 +205,13 @@ impl PolicyDocument {
         self.statements.iter().any(|statement| !permits(&statement.policy))
     }
 
-    /// Whether a permit of it is for workloads of whatever trust domain, its conditions aside.
     /// What the resources of its permits, or of its forbids, are or are in by their scopes; nothing for one that names none.
     pub fn resources(&self, effect: Effect) -> impl Iterator<Item = Option<&Referent>> {
         let is_meant = move |statement: &&Statement| permits(&statement.policy) == (effect == Effect::Allow);
         self.statements.iter().filter(is_meant).map(|statement| statement.resource.as_ref())
     }
 
+    /// Whether a permit of it is for workloads of whatever trust domain, its conditions aside.
     pub fn permits_all_workloads(&self) -> bool {
         let reaches_all = |policy: &Policy| matches!(policy.principal_constraint(), PrincipalConstraint::Is(kind) if Kind::parse(&kind.to_string()) == Some(Kind::Workload));
         self.statements.iter().any(|statement| permits(&statement.policy) && reaches_all(&statement.policy))

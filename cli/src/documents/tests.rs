@@ -149,6 +149,16 @@ spec: []
 }
 
 #[test]
+fn what_is_said_of_a_port_is_said_in_its_listener() {
+    for (field, value) in [("api", "{openapi: a}"), ("routes", "[]"), ("undeclared", "DENY")] {
+        let told = wrong(&format!("kind: VirtualNode\nmesh: m\nname: n\nspec: {{{field}: {value}}}\n"));
+        let expected =
+            format!("spec.{field}: unknown field; it stands in each listener, spec.listeners[].{field}");
+        assert!(told.contains(&expected), "{told}");
+    }
+}
+
+#[test]
 fn duplicate_keys_are_refused() {
     insta::assert_snapshot!(wrong("kind: Mesh\nname: a\nname: b\n"));
 }

@@ -121,7 +121,7 @@ impl policies_server::Policies for PoliciesService {
             let pattern = pattern(method, path)?;
             let wanted = Wanted {
                 ports: Some(called.ports.iter().map(|(number, _)| *number).collect()),
-                spoken: spoken(method, path),
+                spoken: Spoken::of(method, path),
                 method: Some(method.as_str()).filter(|method| !method.is_empty()),
                 path: pattern.as_ref(),
                 include_never: *include_never,
@@ -272,17 +272,6 @@ fn answer_all(
 
 fn mesh_name(mesh: &str) -> Result<Name, Status> {
     Name::parse(mesh).map_err(|error| status::bad_field("mesh", error))
-}
-
-/// Which ports are meant by who asks for this.
-fn spoken(method: &str, path: &str) -> Spoken {
-    match (method, path) {
-        ("", "") => Spoken::Anything,
-        ("call", _) => Spoken::Grpc,
-        ("", path) if path.starts_with(['/', '*']) => Spoken::Requests,
-        ("", _) => Spoken::Grpc,
-        (_, _) => Spoken::Http,
-    }
 }
 
 /// The paths that are asked about: of gRPC methods too, `package.Service/Method`, where no method of HTTP is named beside it.

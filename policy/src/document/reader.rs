@@ -169,16 +169,9 @@ impl Reader<'_> {
         for (index, policy) in policies.iter().enumerate() {
             let extent = self.extent_of(policy.id());
             self.check_reach(policy, mode, extent);
-            let id = match policy.annotation("id") {
-                None => (index + 1).to_string(),
-                Some(id) => {
-                    if let Err(error) = Name::parse(id) {
-                        let place = self.place_of(extent, "@id");
-                        self.report_as(Grade::Untidy, place.0, place.1, format!("@id: {error}"), None);
-                    }
-                    id.to_owned()
-                }
-            };
+            // Cedar's own samples write sentences there: those stay in the text, and name nothing.
+            let id = policy.annotation("id").filter(|id| Name::parse(id).is_ok());
+            let id = id.map_or_else(|| (index + 1).to_string(), str::to_owned);
             if let Some(first) = places.insert(id.clone(), extent.start) {
                 let (line, _) = line_and_column(self.text, first);
                 let place = self.place_of(extent, "@id");
@@ -193,23 +186,23 @@ impl Reader<'_> {
                     let roles = mentions.into_iter().filter_map(|mention| {
                         let role = match &mention.referent {
                             Referent::Role(role) => Some(role.clone()),
-                    let resource = named(&full.resource_constraint()).and_then(|uid| {
-                        let referent = names.qualify(Kind::of(uid)?, uid.id().unescaped());
-                        referent.ok().map(|(_, referent)| referent)
-                    });
                             _ => None,
                         };
                         references.push(self.reference(mention, effect, extent));
                         role
                     });
-                        resource,
                     let roles = roles.collect();
                     let labels = (!reads.labels.is_empty()).then(|| LabelsRead::of(&full, &reads));
+                    let resource = named(&full.resource_constraint()).and_then(|uid| {
+                        let referent = names.qualify(Kind::of(uid)?, uid.id().unescaped());
+                        referent.ok().map(|(_, referent)| referent)
+                    });
                     let (named, reads) = (NamedReads::of(&reads), reads.facts);
                     statements.push(Statement {
                         name,
                         policy: full,
                         text,
+                        resource,
                         roles,
                         labels,
                         named,

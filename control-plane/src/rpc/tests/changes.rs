@@ -234,6 +234,8 @@ async fn a_question_is_answered_by_what_is_stored() {
     let mut odd = ask("web", "orders", 0, "GET", "/orders/1");
     odd.headers = vec![lines("x-b"), lines("a b")];
     assert!(violations(&check(odd).await.unwrap_err())[0].contains("\"a b\" is no name of a header field"));
+    let rpc = check(ask("web", "queue", 0, "", "shop.Queue/Put")).await.unwrap().decision.unwrap();
+    assert_eq!((rpc.action.as_str(), rpc.port), ("call", 1), "no other port takes it");
     let stream = check(ask("web", "queue", 5672, "", "")).await.unwrap().decision.unwrap();
     assert_eq!((stream.action.as_str(), stream.verdict()), ("connect", Verdict::Deny));
 

@@ -53,7 +53,7 @@ async fn simulate(global: &Global, arguments: Simulate) -> Result<u64, CommandEr
             show(&answer)?;
         }
     }
-    warn_of_undecided(&answer);
+    warn_of_undecided(&answer, true);
     Ok(answer.denied)
 }
 
@@ -74,25 +74,26 @@ fn tell_undecidable(answer: &mut Tree) {
     }
 }
 
-fn warn_of_undecided(answer: &SimulateResponse) {
-    if let Some(warning) = undecided(answer) {
+fn warn_of_undecided(answer: &SimulateResponse, exit_code_tells: bool) {
+    if let Some(warning) = undecided(answer, exit_code_tells) {
         output::note(format_args!("{} {warning}", "warning:".yellow().bold()));
     }
 }
 
-/// That the exit code says nothing of some flows.
-fn undecided(answer: &SimulateResponse) -> Option<String> {
+/// That nothing is known of some flows, nor told by the exit code where that tells of flows at all.
+fn undecided(answer: &SimulateResponse, exit_code_tells: bool) -> Option<String> {
     let flows = counted(answer.undecidable, "flow");
     let calls = counted(answer.undecidable_decisions, "call");
-    let warning = format!("of {flows} ({calls}) nothing can be said, and the exit code says nothing of them");
-    (answer.undecidable > 0).then_some(warning)
+    let nor = if exit_code_tells { ", and the exit code says nothing of them" } else { "" };
+    (answer.undecidable > 0).then(|| format!("of {flows} ({calls}) nothing can be said{nor}"))
 }
 
 /// Shows what would become of recorded calls, beside what a dry run says; gives how many flows would be denied. The
 /// exit code tells that of removals alone.
 ///
 /// # Errors
-/// What the control plane answers; where it records nothing, being of a former release, only if something is removed.
+/// Of removals what the control plane answers, also where it records nothing, being of a former release. What was accepted is accepted
+/// whatever becomes of recorded calls.
 pub(crate) async fn beside_dry_run(
     session: &Session,
     resources: Vec<Resource>,
@@ -104,10 +105,18 @@ pub(crate) async fn beside_dry_run(
             let answer = answer.into_inner();
             draft::check_removed(&removed, answer.removed)?;
             show(&answer)?;
-            warn_of_undecided(&answer);
+            warn_of_undecided(&answer, !removed.is_empty());
             Ok(answer.denied)
         }
         Err(status) if status.code() == Code::Unimplemented => not_recorded(&removed),
+        Err(status) if removed.is_empty() => {
+            output::note(format_args!(
+                "{} accepted; what would become of recorded calls is not known: {}",
+                "warning:".yellow().bold(),
+                output::printable(status.message())
+            ));
+            Ok(0)
+        }
         Err(status) => Err(status.into()),
     }
 }
@@ -321,7 +330,8 @@ mod tests {
         let undecidable = "\"now\": \"undecidable\",\n      \"draft\": \"undecidable\"";
         assert!(json.contains(undecidable) && json.contains("\"now\": \"allow\""), "{json}");
         let warning = "of 1 flow (7 calls) nothing can be said, and the exit code says nothing of them";
-        assert_eq!(undecided(&answer).as_deref(), Some(warning));
-        assert_eq!(undecided(&SimulateResponse { undecidable: 0, ..answer }), None);
+        assert_eq!(undecided(&answer, true).as_deref(), Some(warning));
+        assert_eq!(undecided(&answer, false).as_deref(), Some("of 1 flow (7 calls) nothing can be said"));
+        assert_eq!(undecided(&SimulateResponse { undecidable: 0, ..answer }, true), None);
     }
 }

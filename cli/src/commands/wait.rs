@@ -23,7 +23,9 @@ const MOST_ADVISED: usize = 5;
 /// Not enforced in time; the laggards are named.
 pub(crate) async fn run(global: &Global, arguments: Wait) -> Result<(), CommandError> {
     let session = Session::open(global).await?;
-    let mesh = session.named_mesh().unwrap_or_default().to_owned();
+    // Commands that say which revision to wait for wait for all meshes themselves, whichever one is meant otherwise.
+    let is_meant = !(global.is_mesh_of_variable && arguments.revision.is_some());
+    let mesh = session.named_mesh().filter(|_| is_meant).unwrap_or_default().to_owned();
     let waiting = (Instant::now(), arguments.timeout);
     until_enforced(&session, arguments.revision.unwrap_or_default(), &mesh, waiting).await
 }

@@ -1,6 +1,6 @@
 //! Waiting until a change is enforced, and who holds it up.
 
-use hauberk_integration_tests::{AgentOptions, MeshBox, dial};
+use hauberk_integration_tests::{AgentOptions, MeshBox, binary, dial};
 use hauberk_tls::KeyPair;
 use rustix::process::Signal;
 use tokio::runtime::Runtime;
@@ -34,6 +34,15 @@ fn an_instance_that_never_connected_is_named_with_what_to_do() {
     let held_up =
         |arguments: &[&str], input| held_up(&mesh, arguments, input, &joined.instance_id, "nothing known");
     held_up(&["wait", "--timeout", "1s"], "");
+    // Of a revision it is waited for all, whichever mesh the variable means; of none, for that one.
+    let of_bank = |arguments: &[&str]| {
+        let mut hauberk = std::process::Command::new(binary("hauberk"));
+        hauberk.args(arguments).env("HAUBERK_HOME", mesh.cli_home()).env("HAUBERK_MESH", "bank");
+        hauberk.output().unwrap().status.code()
+    };
+    assert_eq!(of_bank(&["wait", "--revision", "1", "--timeout", "1s"]), Some(1));
+    assert_eq!(of_bank(&["wait", "--revision", "1", "--mesh", "bank", "--timeout", "1s"]), Some(0));
+    assert_eq!(of_bank(&["wait", "--timeout", "1s"]), Some(0));
     let more = "kind: VirtualNode\nmesh: shop\nname: more\nspec: {}\n";
     held_up(&["apply", "-f", "-", "--wait=1s"], more);
     held_up(&["allow", "intruder", "orders", "--wait=1s"], "");

@@ -60,7 +60,7 @@ pub(super) async fn serve_http1(port: Arc<Port>, guest: Arc<Guest>, stream: TlsS
     let strict = StrictRequests::new(stream, Bytes::new(), caller.opaque.clone(), tell);
     let service = service_fn(move |request| handle(Arc::clone(&caller), request));
     let connection = http1::server().serve_connection(TokioIo::new(strict), service).with_upgrades();
-    serve_until(connection, &retired, &stop).await;
+    serve_until(connection, &retired, &stop, || ()).await;
 }
 
 pub(super) async fn serve_http2(port: Arc<Port>, guest: Arc<Guest>, stream: TlsStream<TcpStream>) {
@@ -70,7 +70,7 @@ pub(super) async fn serve_http2(port: Arc<Port>, guest: Arc<Guest>, stream: TlsS
     let service = service_fn(move |request| handle(Arc::clone(&caller), request));
     let stream = PromptFrames::new(stream);
     let connection = http2::server(tasks).serve_connection(TokioIo::new(stream), service);
-    serve_until(connection, &retired, &stop).await;
+    serve_until(connection, &retired, &stop, || ()).await;
 }
 
 impl Caller {

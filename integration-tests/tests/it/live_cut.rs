@@ -103,7 +103,17 @@ async fn a_cut_answer_does_not_pass_for_a_whole_one() {
     let request = http::Request::get("http://orders-h2/drip").body(empty()).unwrap();
     let mut h2_drip = h2.send_request(request).await.unwrap();
     h2_drip.frame().await.unwrap().unwrap();
+    // Nothing but the end of its connection tells where this answer ends.
+    let mut old = tokio::net::TcpStream::connect(web.outbound()).await.unwrap();
+    old.write_all(b"GET /drip HTTP/1.0\r\nhost: orders\r\n\r\n").await.unwrap();
+    let mut head = vec![0; 12];
+    old.read_exact(&mut head).await.unwrap();
+    assert_eq!(&head[8..], b" 200");
     shop::set_policy(&mesh, "not-web", NOT_WEB);
+    let end = timeout(PATIENCE, old.read_to_end(&mut head)).await.expect("it is cut");
+    assert_eq!(end.expect_err("it ended as if it were complete").kind(), std::io::ErrorKind::ConnectionReset);
+    let head = String::from_utf8_lossy(&head).to_lowercase();
+    assert!(!head.contains("content-length") && !head.contains("chunked"), "{head}");
     for body in [&mut drip, &mut h2_drip] {
         let end = async {
             loop {

@@ -5,7 +5,7 @@ use hauberk_proto::admin::v1::{Flip, SimulateRequest, SimulateResponse};
 use hauberk_proto::agent::v1::{Decision, Verdict};
 use hauberk_proto::mesh::v1::{Resource, ResourceRef};
 use owo_colors::OwoColorize as _;
-use tonic::Code;
+use tonic::{Code, Status};
 
 use crate::arguments::{Global, Simulate};
 use crate::clock;
@@ -108,8 +108,15 @@ pub(crate) async fn beside_dry_run(
             warn_of_undecided(&answer, !removed.is_empty());
             Ok(answer.denied)
         }
-        Err(status) if status.code() == Code::Unimplemented => not_recorded(&removed),
-        Err(status) if removed.is_empty() => {
+        Err(status) => not_known(status, &removed),
+    }
+}
+
+/// How many flows would be denied, where that was refused to be said: of what was accepted the exit code tells that alone.
+fn not_known(status: Status, removed: &[ResourceRef]) -> Result<u64, CommandError> {
+    match status.code() {
+        Code::Unimplemented => not_recorded(removed),
+        _ if removed.is_empty() => {
             output::note(format_args!(
                 "{} accepted; what would become of recorded calls is not known: {}",
                 "warning:".yellow().bold(),
@@ -117,7 +124,7 @@ pub(crate) async fn beside_dry_run(
             ));
             Ok(0)
         }
-        Err(status) => Err(status.into()),
+        _ => Err(status.into()),
     }
 }
 
@@ -292,6 +299,13 @@ mod tests {
         assert_eq!(not_recorded(&[]).ok(), Some(0));
         let refused = not_recorded(&[ResourceRef::default()]).unwrap_err().to_string();
         assert!(refused.contains("of a former release"), "{refused}");
+    }
+
+    #[test]
+    fn what_is_accepted_is_so_whatever_is_known_of_calls() {
+        let unreadable = || Status::failed_precondition("the stored policy p is not accepted");
+        assert_eq!(not_known(unreadable(), &[]).ok(), Some(0));
+        assert!(not_known(unreadable(), &[ResourceRef::default()]).is_err());
     }
 
     #[test]

@@ -95,7 +95,8 @@ impl Issued {
             .map_err(CredentialsError::Trust)?;
         let svid = Svid::from_der(certificate.chain.into_iter().map(CertificateDer::from))?;
         let issued_at = UnixMillis(certificate.issued_at_unix_ms);
-        let issued = Self { identity: StoredIdentity { instance, issued_at, svid, key }, trust };
+        let issued =
+            Self { identity: StoredIdentity { instance, issued_at, used_token: None, svid, key }, trust };
         issued.verify(now)?;
         Ok(issued)
     }

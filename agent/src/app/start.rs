@@ -71,8 +71,8 @@ impl Start {
 
     /// Lets programs ask the Workload API, who are told to wait until we are somebody.
     pub(super) fn accept_programs(&mut self, socket: ApiSocket, connections: usize) -> Arc<Front> {
-        let (state, metrics) = (Arc::clone(&self.state), Arc::clone(&self.metrics));
-        let front = Front::new(Board::new(true), metrics, state, self.clock, self.stop.clone());
+        let metrics = Arc::clone(&self.metrics);
+        let front = Front::new(Board::new(true), metrics, &self.state, self.clock, self.stop.clone());
         workloads::accept(socket, connections, &front, &mut self.tasks);
         front
     }

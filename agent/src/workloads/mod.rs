@@ -13,6 +13,7 @@ mod cgroup;
 mod client;
 mod denials;
 mod docker;
+mod entrance;
 mod entry;
 pub mod fetch;
 mod file_set;

@@ -129,7 +129,13 @@ async fn keep(wanted: &Wanted<'_>, change: &watch::Sender<()>) -> Result<(), Api
             Ok(()) => return Ok(()),
             // Nothing was ever written there: the flags are wrong.
             Err(error @ ApiError::Write { .. }) if published.is_empty() => return Err(error),
-            Err(error) => error.to_string(),
+            Err(error) => {
+                // Whoever waited for longer after that would have the files so much later than there is something.
+                if error.has_waited() {
+                    backoff.reset();
+                }
+                error.to_string()
+            }
         };
         if told != error {
             say(&format!("{error}; the files stay as they are, and it is tried again"));
@@ -302,8 +308,16 @@ fn say(problem: &str) {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
+    use std::sync::Arc;
 
+    use clap::Parser;
+    use tokio::task::JoinSet;
+    use tokio::time::timeout;
+
+    use super::super::places::Places;
+    use super::super::serve::serve;
+    use super::super::socket::ApiSocket;
+    use super::super::testing::Served;
     use super::*;
     use crate::config::{ApiCommand, Flags, Subcommand};
 
@@ -346,6 +360,23 @@ mod tests {
             }
             assert!(is_due(&found), "keys first: {keys_come_first}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_agent_that_is_nobody_yet_is_asked_again_as_soon_as_it_has_said_so() {
+        let served = Served::new();
+        served.front.close();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("api.sock");
+        let mut tasks = JoinSet::new();
+        tasks.spawn(serve(ApiSocket::bind(&path).unwrap(), Places::new(64), Arc::clone(&served.front)));
+        let mut flags = flags(&[]);
+        flags.socket = path.display().to_string();
+        assert!(timeout(Duration::from_secs(300), watch(&flags)).await.is_err(), "there is nothing yet");
+        let page = served.front.all_metrics().text();
+        let name = "hauberk_workload_denials_total{reason=\"unavailable\"} ";
+        let asked: u32 = page.split_once(name).unwrap().1.lines().next().unwrap().parse().unwrap();
+        assert!(asked > 40, "{asked}");
     }
 
     #[test]

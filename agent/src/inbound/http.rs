@@ -163,6 +163,10 @@ async fn handle(caller: Arc<Caller>, mut request: Request<Incoming>) -> Result<A
     if let Some(answer) = until_cut(&meter, exchange.as_mut()).await {
         return Ok(answer);
     }
+    if caller.opaque.has_begun() {
+        // It was cut as it changed to another protocol. What comes on the connection from here on nobody has looked at.
+        return Err(BodyError::Cut);
+    }
     let denial = unanswered.deny(form, &meter).await?;
     passage.answered(&denial);
     Ok(denial)

@@ -39,7 +39,10 @@ pub(super) async fn begin(
         Err(NotOpened::Denied(id)) => {
             let mut denial = Response::new(ResponseBody::empty());
             *denial.status_mut() = StatusCode::FORBIDDEN;
-            if let Ok(id) = id.parse() {
+            // Where the whole agent may not go on there is no decision.
+            if !id.is_empty()
+                && let Ok(id) = id.parse()
+            {
                 denial.headers_mut().insert(DECISION, id);
             }
             return denial;

@@ -104,11 +104,12 @@ pub(super) async fn handle(
         Ok((mut response, via)) => {
             call.answered(&response);
             headers::scrub_response(response.headers_mut(), &[DECISION, ERROR]);
-            if version < Version::HTTP_2 && has_content && response.headers().contains_key(DECISION) {
+            let (meter, origin) = (call.meter(), Origin::agent(version, response.headers()));
+            let is_unread = has_content && !meter.is_whole();
+            if version < Version::HTTP_2 && is_unread && response.headers().contains_key(DECISION) {
                 // Of what comes after a denial nobody reads.
                 response.headers_mut().insert(header::CONNECTION, CLOSE);
             }
-            let (meter, origin) = (call.meter(), Origin::agent(version, response.headers()));
             response.map(|body| ResponseBody::relay(body, meter, via, call, origin))
         }
         Err(failure) => failure.answer(form, call),

@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use hauberk_integration_tests::{AgentOptions, MeshBox};
+use hauberk_integration_tests::{AgentOptions, MeshBox, get};
 use http_body_util::BodyExt;
 use hyper::body::Frame;
 use hyper_util::rt::TokioIo;
@@ -19,6 +19,7 @@ use tonic::Code;
 use crate::{
     client::{http1, http2, to, whole},
     grpc,
+    peer::Peer,
     shop::{self, PATIENCE, get_until},
     streaming_app::{Frames, empty},
     tcp_app::TcpApp,
@@ -155,6 +156,33 @@ async fn a_call_that_is_cut_is_told_the_decision() {
         let line = format!("\"error\":\"denied\",\"id\":\"{id}\"");
         eventually_async("the caller's log has it", || web.process.log().contains(&line)).await;
     }
+    // However it was told.
+    let figure = "hauberk_outbound_requests_total{service=\"orders-rpc\",result=\"denied\"} 3\n";
+    let page = || get(web.health(), "health", "/metrics").unwrap().body;
+    eventually_async("all of them count as denied", || page().contains(figure)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_is_cut_while_its_caller_takes_nothing_ends_with_its_connection() {
+    let (mesh, app, orders, web) = shop::streaming_by("both", WEB_AND_INTRUDER);
+    get_until(&web, "orders", "/", 200);
+    let peer = Peer::join(&mesh, "web").await;
+    let stream = peer.connect("orders", orders.inbound(8080), &[b"h2"]).await.unwrap();
+    let (mut client, connection) =
+        h2::client::Builder::new().initial_window_size(0).handshake::<_, Bytes>(stream).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let before = app.count();
+    let request = http::Request::get("http://orders/drip").body(()).unwrap();
+    let answer = client.send_request(request, true).unwrap().0.await.unwrap();
+    assert_eq!((answer.status().as_u16(), app.count()), (200, before + 1));
+    // Without waiting, since the peer acknowledges nothing.
+    let policy = format!("kind: Policy\nmesh: shop\nname: not-web\nspec:\n  cedar: '{NOT_WEB}'\n");
+    mesh.hauberk_with_input(&["apply", "-f", "-"], &policy).ok();
+    let mut content = answer.into_body();
+    let end = timeout(PATIENCE, content.data()).await.expect("it is cut");
+    assert!(end.is_none_or(|part| part.is_err()), "nothing comes before");
+    let _ended = timeout(PATIENCE, connection).await.expect("so is all else on its connection");
+    assert!(orders.process.log().contains("cut_answer_not_taken"), "{}", orders.process.log());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

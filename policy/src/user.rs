@@ -187,11 +187,11 @@ fn is_name(text: &str) -> bool {
 /// The values of a claim, all of which may be told.
 fn values(claims: &Map<String, Value>, name: &str) -> Result<Option<Vec<Box<str>>>, ClaimsProblem> {
     let values = texts(claims, name)?;
-    let is_too_long = |value: &Box<str>| value.len() > MAX_NAME_LEN;
-    match values {
-        Some(values) if values.iter().any(is_too_long) => Err(ClaimsProblem::Claim(name.to_owned())),
-        values => Ok(values),
+    let mut all = values.iter().flatten();
+    if all.any(|value| value.len() > MAX_NAME_LEN) {
+        return Err(ClaimsProblem::Claim(name.to_owned()));
     }
+    Ok(values)
 }
 
 /// The values of a claim as texts: a list's one by one, and none of what is neither text, number nor boolean. `None`

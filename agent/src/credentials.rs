@@ -19,8 +19,8 @@ use crate::state::{State, StateError, StoredIdentity, StoredTrust};
 pub struct Credentials {
     live: LiveIdentity,
     trust: watch::Sender<Arc<StoredTrust>>,
-    /// Held by whoever changes that: a renewal and the stream may at once, and what every handshake uses is to be of the
-    /// same version.
+    /// Held by whoever changes that: a renewal and the stream may at once, and what every handshake uses is to be of
+    /// the same version.
     changing_trust: Arc<Mutex<()>>,
     /// What the disk has of it.
     kept_trust: watch::Sender<Arc<StoredTrust>>,

@@ -22,8 +22,8 @@ const RETIRE_OWN_BEFORE: Duration = Duration::from_secs(10);
 /// How long a peer may keep a connection on which it asks nothing, be it for HTTP or a tunnel. Our own agents close
 /// such connections sooner, or find them closed when they next need one.
 pub(super) const IDLE: Duration = Duration::from_secs(300);
-/// For how long a peer may leave an answer that was cut on a connection before that is given nothing new, and then ended
-/// with it.
+/// For how long a peer may leave an answer that was cut on a connection before that is given nothing new, and then
+/// ended.
 const RETIRE_LEFT: Duration = Duration::from_secs(2);
 pub(super) const LEFT: Duration = Duration::from_secs(5);
 /// After how many connections, and flows on them, a walk lets others have a turn: a revocation among them. One

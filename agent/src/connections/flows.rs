@@ -298,8 +298,8 @@ impl Connection {
         connections.room.of(identity, MOST_OF_CONNECTION)
     }
 
-    /// For how long the peer has not taken the rest of an answer that may not go on, if there is one. Nobody asks such an answer
-    /// whether it may, for as long as its caller takes nothing: its end, too, waits behind what was sent before.
+    /// For how long the peer has not taken the rest of an answer that may not go on, if there is one. For as long as its
+    /// caller takes nothing, nobody asks such an answer whether it may go on.
     pub(super) fn left_after_cut(&self, now: Instant) -> Option<Duration> {
         let state = self.state();
         let is_left = |flow: &&Flow| flow.meter.is_answering();

@@ -8,7 +8,7 @@ use hauberk_identity::SpiffeId;
 use hauberk_proto::workload::{JwtBundlesResponse, X509BundlesResponse, X509svid, X509svidResponse};
 use hauberk_tls::jwt::JwtBundle;
 use hauberk_tls::{LiveIdentity, LiveState, TrustBundle};
-use tokio::sync::{Semaphore, SemaphorePermit, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
@@ -31,9 +31,6 @@ use crate::metrics::{Metrics, WorkloadMetrics};
 
 /// How long a caller waits for what is on its way.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
-
-/// How many tokens one connection may have minted or verified at once. Each holds a request in memory.
-const TOKENS_AT_ONCE: usize = 32;
 
 /// What all connections share.
 #[derive(Debug)]
@@ -74,7 +71,6 @@ impl Shared {
 pub(crate) struct Api {
     pub(super) shared: Arc<Shared>,
     caller: Arc<Caller>,
-    tokens_at_once: Arc<Semaphore>,
 }
 
 /// One caller's view of what changes.
@@ -92,8 +88,7 @@ pub(super) struct Following {
 
 impl Api {
     pub(crate) fn new(shared: Arc<Shared>, caller: Arc<Caller>) -> Self {
-        let tokens_at_once = Arc::new(Semaphore::new(TOKENS_AT_ONCE));
-        Self { shared, caller, tokens_at_once }
+        Self { shared, caller }
     }
 
     pub(super) fn follow(&self) -> Following {
@@ -107,19 +102,6 @@ impl Api {
             is_first: true,
             default: None,
         }
-    }
-
-    /// A turn to have a token minted or verified.
-    ///
-    /// # Errors
-    /// Too many have one.
-    pub(super) fn turn(&self) -> Result<SemaphorePermit<'_>, Status> {
-        let too_many = |_| {
-            self.shared.metrics().refusing(Status::resource_exhausted(format!(
-                "{TOKENS_AT_ONCE} such calls are under way on this connection"
-            )))
-        };
-        self.tokens_at_once.try_acquire().map_err(too_many)
     }
 
     /// An answer at once, and one at each change of it, until the caller is given nothing any longer.

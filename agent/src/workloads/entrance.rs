@@ -1,13 +1,14 @@
 //! The SPIFFE Workload API, as one connection is served it, from before the agent is somebody: what can be said at once
 //! is, and whoever asks for more waits until it is.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use hauberk_proto::workload::spiffe_workload_api_server::SpiffeWorkloadApi;
 use hauberk_proto::workload::{
     JwtBundlesRequest, JwtBundlesResponse, JwtsvidRequest, JwtsvidResponse, ValidateJwtsvidRequest,
     ValidateJwtsvidResponse, X509BundlesRequest, X509BundlesResponse, X509svidRequest, X509svidResponse,
 };
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tonic::{Request, Response, Status};
 
 use super::answers::{Elsewhere, carrying};
@@ -22,41 +23,54 @@ use crate::metrics::WorkloadService::WorkloadApi;
 /// Endpoint §4.1).
 const METADATA: &str = "workload.spiffe.io";
 
+/// How many tokens one connection may have minted or verified at once, or wait for. Each holds a request in memory.
+pub(super) const TOKENS_AT_ONCE: usize = 32;
+
 /// The way in for one caller. Clones share what there is behind it.
 #[derive(Debug, Clone)]
 pub(super) struct Entrance {
     front: Arc<Front>,
     caller: Arc<Caller>,
-    /// Made once for a connection: some of it is counted.
-    api: Arc<OnceLock<Api>>,
+    tokens_at_once: Arc<Semaphore>,
 }
 
 impl Entrance {
     pub(super) fn new(front: Arc<Front>, caller: Caller) -> Self {
-        Self { front, caller: Arc::new(caller), api: Arc::default() }
+        let tokens_at_once = Arc::new(Semaphore::new(TOKENS_AT_ONCE));
+        Self { front, caller: Arc::new(caller), tokens_at_once }
     }
 
     /// What the caller is served, once the agent is somebody.
     ///
     /// # Errors
     /// It is nobody for a while.
-    pub(super) async fn api(&self) -> Result<&Api, Status> {
-        let shared = self.front.shared().await?;
-        Ok(self.api.get_or_init(|| Api::new(shared, Arc::clone(&self.caller))))
+    pub(super) async fn api(&self) -> Result<Api, Status> {
+        Ok(Api::new(self.front.shared().await?, Arc::clone(&self.caller)))
     }
 
-    /// The same for a request of the Workload API.
+    /// # Errors
+    /// The request does not say that it is meant.
+    fn check_metadata<T>(&self, request: &Request<T>) -> Result<(), Status> {
+        let said: Vec<_> = request.metadata().get_all(METADATA).iter().collect();
+        if matches!(said[..], [value] if value == "true") {
+            return Ok(());
+        }
+        Err(self.front.metrics().refusing(Status::invalid_argument(
+            "the metadata `workload.spiffe.io: true` is missing: is this a client of the SPIFFE Workload API?",
+        )))
+    }
+
+    /// A turn to have a token minted or verified.
     ///
     /// # Errors
-    /// Nor is it where the request does not say that it is meant.
-    async fn marked<T>(&self, request: &Request<T>) -> Result<&Api, Status> {
-        let said: Vec<_> = request.metadata().get_all(METADATA).iter().collect();
-        if !matches!(said[..], [value] if value == "true") {
-            return Err(self.front.metrics().refusing(Status::invalid_argument(
-                "the metadata `workload.spiffe.io: true` is missing: is this a client of the SPIFFE Workload API?",
-            )));
-        }
-        self.api().await
+    /// Too many have one.
+    fn turn(&self) -> Result<SemaphorePermit<'_>, Status> {
+        let too_many = |_| {
+            self.front.metrics().refusing(Status::resource_exhausted(format!(
+                "{TOKENS_AT_ONCE} such calls are under way on this connection"
+            )))
+        };
+        self.tokens_at_once.try_acquire().map_err(too_many)
     }
 }
 
@@ -68,7 +82,8 @@ impl SpiffeWorkloadApi for Entrance {
         &self,
         request: Request<X509svidRequest>,
     ) -> Result<Response<Self::FetchX509SVIDStream>, Status> {
-        let api = self.marked(&request).await?;
+        self.check_metadata(&request)?;
+        let api = self.api().await?;
         Ok(carrying(api.answers::<X509svidResponse>(has_certificate), tokio_stream::empty()))
     }
 
@@ -78,7 +93,8 @@ impl SpiffeWorkloadApi for Entrance {
         &self,
         request: Request<X509BundlesRequest>,
     ) -> Result<Response<Self::FetchX509BundlesStream>, Status> {
-        let api = self.marked(&request).await?;
+        self.check_metadata(&request)?;
+        let api = self.api().await?;
         Ok(carrying(api.answers::<X509BundlesResponse>(has_identity), tokio_stream::empty()))
     }
 
@@ -86,9 +102,10 @@ impl SpiffeWorkloadApi for Entrance {
         &self,
         request: Request<JwtsvidRequest>,
     ) -> Result<Response<JwtsvidResponse>, Status> {
-        let api = self.marked(&request).await?;
-        let _turn = api.turn()?;
-        let fetched = jwt::fetch(api, request.into_inner()).await;
+        self.check_metadata(&request)?;
+        let _turn = self.turn()?;
+        let api = self.api().await?;
+        let fetched = jwt::fetch(&api, request.into_inner()).await;
         self.front.metrics().told(WorkloadApi, &fetched);
         fetched.map(Response::new)
     }
@@ -99,7 +116,8 @@ impl SpiffeWorkloadApi for Entrance {
         &self,
         request: Request<JwtBundlesRequest>,
     ) -> Result<Response<Self::FetchJWTBundlesStream>, Status> {
-        let api = self.marked(&request).await?;
+        self.check_metadata(&request)?;
+        let api = self.api().await?;
         Ok(carrying(api.answers::<JwtBundlesResponse>(jwt::has_keys), tokio_stream::empty()))
     }
 
@@ -107,9 +125,10 @@ impl SpiffeWorkloadApi for Entrance {
         &self,
         request: Request<ValidateJwtsvidRequest>,
     ) -> Result<Response<ValidateJwtsvidResponse>, Status> {
-        let api = self.marked(&request).await?;
-        let _turn = api.turn()?;
-        let verified = jwt::validate(api, request.into_inner()).await;
+        self.check_metadata(&request)?;
+        let _turn = self.turn()?;
+        let api = self.api().await?;
+        let verified = jwt::validate(&api, request.into_inner()).await;
         self.front.metrics().told(WorkloadApi, &verified);
         verified.map(Response::new)
     }

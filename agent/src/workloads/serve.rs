@@ -141,7 +141,7 @@ impl Drop for Open {
 async fn answer(request: Request<Body>, entrance: Entrance) -> Response<Body> {
     let answer = if request.uri().path().split('/').nth(1) == Some(SECRETS) {
         let api = match entrance.api().await {
-            Ok(api) => api.clone(),
+            Ok(api) => api,
             Err(status) => return status.into_http(),
         };
         let secrets = SecretDiscoveryServiceServer::new(Secrets::new(api));

@@ -104,7 +104,9 @@ impl Front {
         let mut stages = self.stage.subscribe();
         let joining = stages.wait_for(|stage| matches!(stage, Stage::Joined(_)));
         tokio::select! {
-            () = self.stop.cancelled() => return Err(self.metrics().refusing(Status::unavailable("the agent is stopping"))),
+            () = self.stop.cancelled() => {
+                return Err(self.metrics().refusing(Status::unavailable("the agent is stopping")));
+            }
             _joined_or_not = timeout(PATIENCE, joining) => {}
         }
         let lack = match &*self.stage.borrow() {
@@ -147,6 +149,7 @@ mod tests {
     use tokio::time::Instant;
 
     use super::super::client::{Client, connect, marked};
+    use super::super::entrance::TOKENS_AT_ONCE;
     use super::super::places::Places;
     use super::super::serve::serve;
     use super::super::socket::ApiSocket;
@@ -199,8 +202,8 @@ mod tests {
         assert!(answers.unwrap().into_inner().message().await.unwrap().is_some());
     }
 
-    /// What an agent was told that long ago it may have been told otherwise since; and by a clock that its own certificate
-    /// proves wrong no token is young.
+    /// What an agent was told that long ago it may have been told otherwise since; and by a clock that its own
+    /// certificate proves wrong no token is young.
     #[tokio::test(start_paused = true)]
     async fn an_agent_without_a_certificate_that_is_good_now_vouches_for_no_token() {
         let signer = JwtSigner::generate().unwrap();
@@ -234,5 +237,18 @@ mod tests {
                 assert_eq!(refusal::reason(&status).as_deref(), Some(reason));
             }
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_waits_with_tokens_until_the_agent_is_somebody_has_as_many_turns_as_later() {
+        let asked = asked(|_| {}).await;
+        let validate = || {
+            let request = ValidateJwtsvidRequest { audience: "db".to_owned(), svid: "a.b.c".to_owned() };
+            let mut client = asked.client.clone();
+            async move { client.validate_jwtsvid(marked(request)).await.unwrap_err().code() }
+        };
+        let codes = futures_util::future::join_all((0..TOKENS_AT_ONCE + 2).map(|_| validate())).await;
+        let count = |code| codes.iter().filter(|told| **told == code).count();
+        assert_eq!((count(Code::Unavailable), count(Code::ResourceExhausted)), (TOKENS_AT_ONCE, 2));
     }
 }

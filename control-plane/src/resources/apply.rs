@@ -20,7 +20,7 @@ use crate::random::{self, NoRandomness};
 use crate::registry::{Commit, Revision, StoreError};
 use crate::server_certificate::ServerNames;
 
-pub use draft::{Draft, DraftTooLarge, MAX_DRAFT, MAX_DRAFT_BYTES, check_draft, removed_from_draft};
+pub use draft::{Draft, DraftTooLarge, MAX_DRAFT, MAX_DRAFT_BYTES, check_draft, draft_alone};
 pub use error::ChangeError;
 
 /// The most resources of one change.
@@ -271,10 +271,11 @@ impl Resources {
         turn.lend(move || judge(&parts)).await.map_err(ChangeError::Unjudged)
     }
 
-    /// A turn of this author's, once all resources can be read: whoever waits for those holds up nobody.
+    /// A turn of this author's, once all resources can be read: whoever waits for those is counted, and holds up nobody.
     async fn turn_of(&self, author: &Author) -> Result<Turn, ChangeError> {
+        let place = self.changing.place(&author.actor.name)?;
         self.parts.catalogs.current().await?;
-        Ok(self.changing.turn(&author.actor.name).await?)
+        Ok(place.turn().await?)
     }
 
     /// Records what left no trace in the registry otherwise. The answer does not depend on it.

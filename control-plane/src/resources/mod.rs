@@ -39,7 +39,7 @@ pub(crate) mod testing;
 
 pub use apply::{
     Applied, Author, ChangeError, Draft, DraftTooLarge, MAX_BATCH, MAX_BATCH_BYTES, MAX_DRAFT,
-    MAX_DRAFT_BYTES, MissingFeature, Removed, Resources, ResourcesParts, check_draft, removed_from_draft,
+    MAX_DRAFT_BYTES, MissingFeature, Removed, Resources, ResourcesParts, check_draft, draft_alone,
 };
 pub use attest::{
     AttestEnrollment, ClusterSource, EvidenceSource, MOST_LABELS, Makes, NoRule, TokenVerifier,

@@ -166,7 +166,7 @@ async fn nobodys_changes_keep_out_those_of_others() {
 }
 
 #[tokio::test]
-async fn whoever_waits_for_resources_that_are_not_followed_holds_up_nobody() {
+async fn whoever_waits_for_resources_that_are_not_followed_is_counted_and_holds_up_nobody() {
     let scratch = Scratch::new().await;
     scratch.apply(&shop()).await;
     let (catalogs, _nobody_follows) = Catalogs::followed_by_hand(Arc::clone(&scratch.store));
@@ -187,6 +187,14 @@ async fn whoever_waits_for_resources_that_are_not_followed_holds_up_nobody() {
         assert!(resources.changing.turn("bob").now_or_never().is_some(), "its turn is taken");
         tokio::task::yield_now().await;
     }
+    // Each has its batch with it.
+    let mut more: Vec<_> =
+        (2..MOST_OF_ONE).map(|_| Box::pin(resources.apply(&author, &batch, true))).collect();
+    for applied in &mut more {
+        assert!(applied.as_mut().now_or_never().is_none());
+    }
+    let refused = resources.apply(&author, &batch, true).now_or_never().expect("nobody knows how many wait");
+    assert!(matches!(refused, Err(ChangeError::Busy(_))), "{refused:?}");
 }
 
 #[tokio::test]

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hauberk_identity::{InstanceId, SpiffeId};
-use hauberk_proto::convert::features::{FEW_ROOTS, MANY_ROOTS};
+use hauberk_proto::convert::features::MANY_ROOTS;
 use hauberk_tls::SpiffeBundle;
 use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Federation;
+use super::error::RefreshError;
 use super::fetch::{FetchError, fetch, fetch_keys};
 use super::metrics::FollowedLabel;
 use crate::audit::{Act, Actor};
@@ -39,33 +39,6 @@ const QUESTIONS_PER_HINT: u32 = 4;
 /// By which part of it an interval is prolonged at the most, so that many do not ask together.
 const JITTER: f64 = 0.1;
 
-/// A bundle that was asked for by hand and did not come.
-#[derive(Debug, thiserror::Error)]
-pub enum RefreshError {
-    /// There is nothing to ask.
-    #[error("{0} does not exist, or has no URL to ask")]
-    NoEndpoint(ResourceKey),
-    /// It cannot be fetched.
-    #[error(transparent)]
-    Fetch(#[from] FetchError),
-    /// A running agent would let in nobody of the trust domain.
-    #[error(
-        "the bundle has {roots} roots, and instance {instance} of {node} takes no more than {FEW_ROOTS}: it lacks {MANY_ROOTS}; update its \
-         agent, or stop it"
-    )]
-    Incapable {
-        /// How many it has.
-        roots: usize,
-        /// The instance.
-        instance: InstanceId,
-        /// Its node.
-        node: SpiffeId,
-    },
-    /// The registry failed.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
-
 /// What a task follows: the resource as it was made, and what it says.
 type Binding = (String, [u8; 32]);
 
@@ -76,6 +49,17 @@ pub(super) async fn all(federation: &Arc<Federation>) {
     let mut following: BTreeMap<ResourceKey, (Binding, AbortHandle)> = BTreeMap::new();
     let mut is_first = true;
     loop {
+        // Nobody who follows ever ends by itself. Here, since others may have taken note of the end as well.
+        for (key, (_, task)) in following.iter_mut().filter(|(_, (_, task))| task.is_finished()) {
+            tracing::error!(event = "federation_follower_failed", resource = %key,
+                "whoever asked for it has panicked: it is asked for again in {} s", LEAST_INTERVAL.as_secs());
+            let again = one(Arc::clone(federation), key.clone());
+            *task = tasks.spawn(async move {
+                // What it failed on may be there still.
+                sleep(LEAST_INTERVAL).await;
+                again.await;
+            });
+        }
         let catalog = Arc::clone(&catalogs.borrow_and_update());
         let wanted = bindings(&catalog);
         let mut has_gone = std::mem::take(&mut is_first);
@@ -203,7 +187,7 @@ impl Federation {
             Err(error) => {
                 self.metrics.failing.get_or_create(&label).set(1);
                 // The same failure again at each attempt would bury everything else.
-                if status.fail(&error.to_string(), now) {
+                if status.fail(error, now) {
                     tracing::error!(event = "federation_failed", resource = %key, %error, "what was fetched before stays in force");
                 }
             }

@@ -3,6 +3,7 @@
 //! The control plane alone asks (`follow`), one question at a time (`fetch`); what it was told last and found good is
 //! in the registry, and reaches agents in their views. Keys of issuers of users' tokens come by the same way. Our own bundle gets its number in `own`.
 
+mod error;
 mod fetch;
 mod follow;
 mod metrics;
@@ -34,9 +35,10 @@ use crate::resources::{Catalog, Catalogs, Kind, MissingFeature, ResourceKey};
 use crate::revocation::Denylist;
 use crate::web::{document, not_yet, nothing};
 
+pub use error::RefreshError;
 pub use fetch::FetchError;
-pub use follow::RefreshError;
 pub use own::{OwnBundle, OwnBundleParts, REFRESH_HINT, publish};
+pub use status::Failing;
 
 use metrics::FederationMetrics;
 use status::Status;
@@ -93,8 +95,8 @@ pub struct Followed {
     pub endpoint: Option<String>,
     /// When it was last fetched.
     pub fetched_at: Option<UnixMillis>,
-    /// Why the latest attempt failed, and since when they do.
-    pub problem: Option<(String, UnixMillis)>,
+    /// Why the latest attempt failed, if it did.
+    pub failing: Option<Failing>,
     /// The number that two of its bundles had, until there is one of another.
     pub reused: Option<u64>,
 }
@@ -110,8 +112,8 @@ pub struct FollowedIssuer {
     pub passed_over: Vec<String>,
     /// The keys that the resource lists, where those count, and whether it has the name of our own issuer.
     pub listed: Option<(Arc<JwtKeySet>, bool)>,
-    /// Why the latest attempt to fetch them failed, and since when they do.
-    pub problem: Option<(String, UnixMillis)>,
+    /// Why the latest attempt to fetch them failed, if it did.
+    pub failing: Option<Failing>,
 }
 
 impl Federation {
@@ -181,7 +183,7 @@ impl Federation {
                 bundle: bundle.cloned(),
                 endpoint: followed.endpoint().map(|endpoint| endpoint.at().url().to_string()),
                 fetched_at: status.and_then(Status::succeeded_at).or(stored),
-                problem: status.and_then(Status::problem),
+                failing: status.and_then(Status::failing),
                 reused: status.and_then(Status::reused),
                 key,
             }
@@ -209,7 +211,7 @@ impl Federation {
                 listed: listed.map(|listed| (listed, resources.has_our_name(issuer))),
                 keys: keys.map_or(0, |keys| keys.keys().count()),
                 passed_over: passed_over.unwrap_or_default().to_vec(),
-                problem: status.and_then(Status::problem),
+                failing: status.and_then(Status::failing),
                 key,
             }
         });

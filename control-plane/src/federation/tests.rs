@@ -53,6 +53,15 @@ fn document(name: &str, roots: &[&RootAuthority], sequence: Option<u64>) -> Stri
     bundle_document(&roots, &JwtBundle::new(domain(name), []).unwrap(), sequence, None)
 }
 
+/// The same of more roots than we write.
+fn document_of_many<'a>(roots: impl Iterator<Item = &'a RootAuthority>, sequence: u64) -> String {
+    let keys = roots.map(|root| document("partner.example", &[root], None)).flat_map(|one| {
+        let one: serde_json::Value = serde_json::from_str(&one).unwrap();
+        one["keys"].as_array().unwrap().clone()
+    });
+    serde_json::json!({ "keys": keys.collect::<Vec<_>>(), "spiffe_sequence": sequence }).to_string()
+}
+
 fn ok(body: &str) -> Vec<u8> {
     format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len()).into_bytes()
 }
@@ -196,7 +205,7 @@ async fn a_bundle_without_a_number_is_asked_for_again_soon() {
 async fn standing(scratch: &Scratch, federation: &Federation) -> (Option<Arc<SpiffeBundle>>, String) {
     let catalog = scratch.resources.catalogs().current().await.unwrap();
     let Some(followed) = federation.followed(&catalog).pop() else { return (None, String::new()) };
-    let problem = followed.problem.map(|(problem, _)| problem).unwrap_or_default();
+    let problem = followed.failing.map(|failing| failing.problem).unwrap_or_default();
     (followed.bundle, problem)
 }
 
@@ -239,6 +248,43 @@ async fn what_an_endpoint_says_is_in_force_and_outlives_a_restart() {
 }
 
 #[tokio::test]
+async fn what_is_followed_is_followed_again_after_a_panic() {
+    let mut partner = Partner::start("partner.example").await;
+    let (scratch, _) = shop().await;
+    let others: Vec<_> = (100..132).map(|serial| root("partner.example", serial)).collect();
+    partner.says(ok(&document_of_many([&partner.root].into_iter().chain(&others), 2)));
+    scratch.apply(&[partner.resource()]).await;
+    let audit = Audit::open(Arc::clone(&scratch.store), scratch.clock.clone()).await.unwrap();
+    let (panics, mut panicked) = mpsc::unbounded_channel();
+    let missing_feature: MissingFeature = Box::new(move |_, _| {
+        panics.send(()).unwrap();
+        panic!("as planned")
+    });
+    let parts = parts(&scratch, Arc::new(audit), None);
+    let federation = Federation::new(FederationParts { missing_feature, ..parts });
+    let (_unknown, unknown_keys) = mpsc::channel(1);
+    let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+    tasks.spawn(Arc::clone(&federation).run(unknown_keys, stop.clone()));
+    let in_time = async |asked: &mut mpsc::UnboundedReceiver<String>| {
+        tokio::time::timeout(LIMIT, asked.recv()).await.expect("it is asked").unwrap()
+    };
+    in_time(&mut partner.asked).await;
+    tokio::time::timeout(LIMIT, panicked.recv()).await.expect("it is refused").unwrap();
+    // Whoever follows anew is there, and waits.
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert!(partner.asked.try_recv().is_err(), "not at once: it may fail again");
+    tokio::time::pause();
+    tokio::time::advance(follow::interval(Some(Duration::ZERO))).await;
+    tokio::time::resume();
+    in_time(&mut partner.asked).await;
+    stop.cancel();
+    tasks.close();
+    tasks.wait().await;
+}
+
+#[tokio::test]
 async fn a_bundle_that_a_running_agent_cannot_read_leaves_the_former_one_in_force() {
     let partner = Partner::start("partner.example").await;
     let (scratch, federation) = shop().await;
@@ -259,14 +305,8 @@ async fn a_bundle_that_a_running_agent_cannot_read_leaves_the_former_one_in_forc
     let federation = Federation::new(FederationParts { missing_feature, ..parts });
     let others: Vec<_> = (100..132).map(|serial| root("partner.example", serial)).collect();
     let says = |count: usize, sequence| {
-        let roots: Vec<_> = [&partner.root].into_iter().chain(&others[..count - 1]).collect();
-        let keys = roots.iter().map(|root| document("partner.example", &[root], None));
-        let keys = keys.flat_map(|one| {
-            let one: serde_json::Value = serde_json::from_str(&one).unwrap();
-            one["keys"].as_array().unwrap().clone()
-        });
-        let all = serde_json::json!({ "keys": keys.collect::<Vec<_>>(), "spiffe_sequence": sequence });
-        partner.says(ok(&all.to_string()));
+        partner
+            .says(ok(&document_of_many([&partner.root].into_iter().chain(&others[..count - 1]), sequence)));
     };
     says(33, 2);
     let refused = federation.refresh(&key()).await.unwrap_err().to_string();
@@ -426,6 +466,8 @@ async fn only_the_endpoint_that_is_named_is_believed() {
         scratch.apply(&[resource]).await;
         let error = federation.refresh(&key()).await.unwrap_err().to_string();
         assert!(error.contains(wanted), "{error}");
+        let failing = federation.statuses()[&key()].failing().unwrap();
+        assert_eq!(failing.is_inside, wanted.contains("allowPrivateAddresses"), "{failing:?}");
     }
     let unknown = ResourceKey::federated_trust_domain(key().mesh, Name::parse("nobody.example").unwrap());
     assert!(matches!(federation.refresh(&unknown).await, Err(RefreshError::NoEndpoint(_))));

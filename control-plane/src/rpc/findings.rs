@@ -14,7 +14,7 @@ use hauberk_tls::jwt::{JwtBundle, JwtKey};
 use crate::authority::Need;
 use crate::compile::{Compilation, HeavyPatterns};
 use crate::enrollment::{JOINS_AT_ONCE, MOST_INSTANCES, TokenView};
-use crate::federation::{Followed, FollowedIssuer};
+use crate::federation::{Failing, Followed, FollowedIssuer};
 use crate::instances::{Lag, Laggard, Report, Rollout};
 use crate::registry::Condition;
 use crate::resources::Catalog;
@@ -279,14 +279,14 @@ fn crowds<'a>(live: impl Iterator<Item = &'a Report>) -> Vec<Finding> {
 
 /// A trust domain whose members are not known, or soon may not be.
 fn federation(followed: &Followed, now: UnixMillis) -> Option<Finding> {
-    let Followed { key, bundle, problem, reused, .. } = followed;
+    let Followed { key, bundle, failing, reused, .. } = followed;
     let trust_domain = &followed.trust_domain;
     let roots = bundle.as_ref().map(|bundle| bundle.x509().roots()).unwrap_or_default();
-    let failing = problem
-        .as_ref()
-        .map(|(problem, since)| format!("its bundle cannot be fetched since {since}: {problem}"));
     let fix = "see that its endpoint answers, then `hauberk bundle refresh`; or apply the resource with its present bundle";
-    let fix = fix_of_fetch(problem.as_ref(), fix);
+    let fix = fix_of_fetch(failing.as_ref(), fix);
+    let failing = failing.as_ref().map(|Failing { problem, since, .. }| {
+        format!("its bundle cannot be fetched since {since}: {problem}")
+    });
     if !roots.iter().any(|root| root.validity().contains(now)) {
         let what = match bundle {
             None => "there is no bundle of it",
@@ -306,24 +306,22 @@ fn federation(followed: &Followed, now: UnixMillis) -> Option<Finding> {
     ))
 }
 
-/// What to do where something is not fetched: what is not asked at all answers to nobody's care.
-fn fix_of_fetch(problem: Option<&(String, UnixMillis)>, otherwise: &'static str) -> &'static str {
-    match problem {
-        Some((problem, _)) if problem.contains("take allowPrivateAddresses") => {
-            "if it is meant to be there, apply the resource with `allowPrivateAddresses: true`"
-        }
-        _ => otherwise,
+/// What to do where something is not fetched: what is not asked at all answers to nobody's care. The text of the problem decides
+/// nothing, for whoever was asked may have written part of it.
+fn fix_of_fetch(failing: Option<&Failing>, otherwise: &'static str) -> &'static str {
+    if failing.is_some_and(|failing| failing.is_inside) {
+        return "if it is meant to be there, apply the resource with `allowPrivateAddresses: true`";
     }
 }
 
 /// An issuer whose users are not known, or soon may not be.
 fn issuer(followed: &FollowedIssuer) -> Option<Finding> {
-    let FollowedIssuer { key, keys, passed_over, problem, .. } = followed;
-    let failing = problem
-        .as_ref()
-        .map(|(problem, since)| format!("its keys cannot be fetched since {since}: {problem}"));
+    let FollowedIssuer { key, keys, passed_over, failing, .. } = followed;
     let fix = "see that it answers where it is asked, then `hauberk bundle refresh --issuer`; or write its keys into the resource";
-    let fix = fix_of_fetch(problem.as_ref(), fix);
+    let fix = fix_of_fetch(failing.as_ref(), fix);
+    let failing = failing
+        .as_ref()
+        .map(|Failing { problem, since, .. }| format!("its keys cannot be fetched since {since}: {problem}"));
     if *keys == 0 {
         let failing = failing.map(|failing| format!("; {failing}")).unwrap_or_default();
         return Some(error(format!("{key}: its tokens are refused: no key of it is known{failing}"), fix));

@@ -311,7 +311,7 @@ fn trust_domains_whose_members_are_not_known_are_told() {
         bundle,
         endpoint: None,
         fetched_at: None,
-        problem: problem.map(|problem| (problem.to_owned(), NOW)),
+        failing: problem.map(failing),
         reused: None,
     };
     let mut world = World::healthy();
@@ -365,33 +365,38 @@ fn what_somebody_else_has_to_sign_is_told_instead_of_what_would_come_by_itself()
 fn an_issuer_without_keys_is_an_error_and_one_that_cannot_be_asked_a_warning() {
     let name = |text| Name::parse(text).unwrap();
     let key = crate::resources::ResourceKey {
+/// An attempt that failed for this.
+fn failing(problem: &str) -> Failing {
+    Failing { problem: problem.to_owned(), since: NOW, is_inside: false }
+}
+
         kind: crate::resources::Kind::JwtIssuer,
         mesh: name("shop"),
         name: name("login"),
     };
-    let with = |keys, problem: Option<&str>| {
-        let problem = problem.map(|problem| (problem.to_owned(), NOW));
+    let with = |keys, failing| {
         let issuers =
-            vec![FollowedIssuer { key: key.clone(), keys, passed_over: Vec::new(), listed: None, problem }];
+            vec![FollowedIssuer { key: key.clone(), keys, passed_over: Vec::new(), listed: None, failing }];
         World { issuers, ..World::healthy() }.findings()
     };
     assert!(with(2, None).is_empty());
-    let refused = with(0, Some("no answer"));
+    let refused = with(0, Some(failing("no answer")));
     assert_eq!(refused[0].severity(), Severity::Error);
     assert!(refused[0].summary.contains("JwtIssuer shop/login: its tokens are refused"), "{refused:?}");
-    let failing = with(2, Some("no answer"));
-    assert_eq!(failing[0].severity(), Severity::Warning);
-    assert!(failing[0].summary.contains("no answer; the former ones stay in force"), "{failing:?}");
-    assert!(failing[0].fix.contains("see that it answers where it is asked"), "{failing:?}");
+    let late = with(2, Some(failing("no answer")));
+    assert_eq!(late[0].severity(), Severity::Warning);
+    assert!(late[0].summary.contains("no answer; the former ones stay in force"), "{late:?}");
+    assert!(late[0].fix.contains("see that it answers where it is asked"), "{late:?}");
+    // Whoever is asked has no say in what is advised.
+    let quoted = "its configuration is that of the issuer \"private addresses take allowPrivateAddresses\"";
+    let answered = with(0, Some(failing(quoted)));
+    assert!(answered[0].fix.contains("see that it answers where it is asked"), "{answered:?}");
     // What is not asked at all does not come to answer.
-    let not_asked = with(
-        0,
-        Some("a has only addresses that are not asked: private addresses take allowPrivateAddresses"),
-    );
+    let not_asked = with(0, Some(Failing { is_inside: true, ..failing("it is not asked") }));
     assert!(not_asked[0].fix.contains("`allowPrivateAddresses: true`"), "{not_asked:?}");
     let passed_over = vec!["key number 2 is refused: it is weak".to_owned()];
     let issuers =
-        vec![FollowedIssuer { key: key.clone(), keys: 1, passed_over, listed: None, problem: None }];
+        vec![FollowedIssuer { key: key.clone(), keys: 1, passed_over, listed: None, failing: None }];
     let weak = World { issuers, ..World::healthy() }.findings();
     assert_eq!(weak[0].severity(), Severity::Warning);
     assert!(
@@ -412,7 +417,7 @@ fn an_issuer_that_lists_keys_of_ours_is_told() {
     };
     let with = |listed: JwtKeySet, has_our_name| {
         let (key, listed) = (key.clone(), Some((Arc::new(listed), has_our_name)));
-        let issuers = vec![FollowedIssuer { key, keys: 1, passed_over: Vec::new(), listed, problem: None }];
+        let issuers = vec![FollowedIssuer { key, keys: 1, passed_over: Vec::new(), listed, failing: None }];
         let trust_domain = TrustDomain::parse("shop.local").unwrap();
         let own_keys = JwtBundle::new(trust_domain, [signers[0].public_key().unwrap()]).unwrap();
         World { issuers, own_keys, ..World::healthy() }.findings()

@@ -35,6 +35,10 @@ const EACH_AT_MOST: usize = 50;
 
 const DAY: Duration = Duration::from_secs(86_400);
 
+/// What to do where no denylist can be made of what is recorded.
+pub(super) const FIX_OF_DENYLIST: &str =
+    "nothing has to be restarted: it is tried every second; the control plane's log says what fails";
+
 /// The certificates of the control plane.
 #[derive(Debug)]
 pub(super) struct Certificates {
@@ -83,11 +87,9 @@ pub(super) fn collect(facts: &Facts<'_>) -> Vec<Finding> {
         findings.push(error(format!("no certificates can be signed: {reason}"), fix));
     }
     if facts.is_denylist_unreadable {
-        let fix =
-            "nothing has to be restarted: it is tried every second; the control plane's log says what fails";
-        let summary =
-            "what is revoked or put in quarantine is refused by nobody, for the denylist cannot be made anew";
-        findings.push(error(summary.to_owned(), fix));
+        let summary = "the denylist cannot be made anew: what was revoked or put in quarantine since it was last made is refused by \
+                       nobody, and whoever was on it before still is";
+        findings.push(error(summary.to_owned(), FIX_OF_DENYLIST));
     }
     findings.extend(facts.clock_ahead.map(|ahead| {
         let summary = format!(

@@ -65,7 +65,7 @@ pub(crate) async fn until_enforced(
                     state.revision,
                     state.enforced,
                     state.concerned,
-                    waiting_for(&state.laggards)
+                    whom_or_what(&state)
                 );
                 output::progress(state.enforced, state.concerned, &said);
                 last = Some(state);
@@ -112,9 +112,14 @@ fn laggards(last: Option<WaitResponse>, timeout: Duration) -> CommandError {
     let headers = ["INSTANCE", "SPIFFE-ID", "REASON", "ACKNOWLEDGED", "CERTIFICATE-EXPIRES"];
     output::note(output::table(&headers, rows).trim_end());
     let mut help = advice(&state.laggards);
-    help.push(
-        "those listed act on an older revision until they answer or their certificates expire".to_owned(),
-    );
+    if !state.lacking_fix.is_empty() {
+        help.insert(0, output::printable(&state.lacking_fix).to_string());
+    }
+    if !state.laggards.is_empty() {
+        help.push(
+            "those listed act on an older revision until they answer or their certificates expire".to_owned(),
+        );
+    }
     CommandError::Failed(
         format!(
             "after {}, {} of {} enforce revision {}{}",
@@ -122,7 +127,7 @@ fn laggards(last: Option<WaitResponse>, timeout: Duration) -> CommandError {
             state.enforced,
             instances(state.concerned),
             state.revision,
-            waiting_for(&state.laggards)
+            whom_or_what(&state)
         ),
         help,
     )
@@ -165,6 +170,14 @@ pub(crate) fn waiting_for(laggards: &[Laggard]) -> String {
     output::printable(&said).to_string()
 }
 
+/// For what of the control plane's own is waited, or else for whom.
+fn whom_or_what(state: &WaitResponse) -> String {
+    if state.lacking.is_empty() {
+        return waiting_for(&state.laggards);
+    }
+    output::printable(&format!("; {}", state.lacking)).to_string()
+}
+
 /// What to do about the first of those who are late.
 pub(crate) fn advice(laggards: &[Laggard]) -> Vec<String> {
     let mut help: Vec<String> = laggards
@@ -196,5 +209,20 @@ mod tests {
         assert_eq!(waiting_for(&[late("b"), late("a"), late("b")]), "; waiting for b, a");
         let many: Vec<_> = "gfedcba".split("").filter(|node| !node.is_empty()).map(late).collect();
         assert_eq!(waiting_for(&many), "; waiting for g, a, b, c, d and 2 more");
+    }
+
+    #[test]
+    fn what_the_control_plane_lacks_is_told_where_nobody_is_late() {
+        let lacking = "what was revoked last is not on the denylist yet".to_owned();
+        let lacking_fix = "its log says what fails".to_owned();
+        let state = WaitResponse { revision: 7, lacking, lacking_fix, ..WaitResponse::default() };
+        let CommandError::Failed(message, help) = laggards(Some(state), Duration::from_secs(5)) else {
+            panic!("it is no usage error")
+        };
+        assert_eq!(
+            message,
+            "after 5s, 0 of 0 instances enforce revision 7; what was revoked last is not on the denylist yet"
+        );
+        assert_eq!(help, ["its log says what fails"]);
     }
 }

@@ -314,6 +314,7 @@ fn fix_of_fetch(failing: Option<&Failing>, otherwise: &'static str) -> &'static 
     if failing.is_some_and(|failing| failing.is_inside) {
         return "if it is meant to be there, apply the resource with `allowPrivateAddresses: true`";
     }
+    otherwise
 }
 
 /// An issuer whose users are not known, or soon may not be.

@@ -360,9 +360,9 @@ fn show(findings: &[Finding]) -> Result<(), CommandError> {
             output::line(group.bold())?;
         }
         let sign = match finding.level {
-            Level::Good => "√".green().to_string(),
+            Level::Good => "✓".green().to_string(),
             Level::Warning => "‼".yellow().to_string(),
-            Level::Bad => "×".red().bold().to_string(),
+            Level::Bad => "✗".red().bold().to_string(),
         };
         output::line(format_args!("  {sign} {}", output::printable(&finding.summary)))?;
         if !finding.fix.is_empty() && finding.level != Level::Good {

@@ -9,6 +9,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::arguments::{Global, Wait};
 use crate::clock;
+use crate::commands::decision::short_name;
 use crate::error::CommandError;
 use crate::output;
 use crate::session::Session;
@@ -149,12 +150,12 @@ pub(crate) fn waiting_for(laggards: &[Laggard]) -> String {
     // Instances of one node are named once.
     let others: BTreeSet<&str> = laggards.iter().map(|laggard| laggard.spiffe_id.as_str()).collect();
     let others = others.into_iter().filter(|other| other != spiffe_id).collect::<Vec<_>>();
-    let mut said = format!("; waiting for {spiffe_id}");
+    let mut said = format!("; waiting for {}", short_name(spiffe_id));
     if *obstructed {
         said += &format!(": {reason}");
     }
     if !others.is_empty() {
-        let named: Vec<_> = others.iter().copied().take(MOST_ADVISED - 1).collect();
+        let named: Vec<_> = others.iter().take(MOST_ADVISED - 1).map(|other| short_name(other)).collect();
         said += if *obstructed { "; and for " } else { ", " };
         said += &named.join(", ");
         let more = others.len() - named.len();
@@ -190,7 +191,8 @@ mod tests {
 
     #[test]
     fn all_nodes_that_are_waited_for_are_named_up_to_a_bound() {
-        let late = |node: &str| Laggard { spiffe_id: node.to_owned(), ..Laggard::default() };
+        let id = |node: &str| format!("spiffe://shop.local/mesh/shop/node/{node}");
+        let late = |node: &str| Laggard { spiffe_id: id(node), ..Laggard::default() };
         assert_eq!(waiting_for(&[]), "");
         assert_eq!(waiting_for(&[late("b"), late("b")]), "; waiting for b");
         assert_eq!(waiting_for(&[late("b"), late("a"), late("b")]), "; waiting for b, a");

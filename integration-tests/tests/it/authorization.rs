@@ -21,12 +21,13 @@ use crate::{
 /// The decision's id, after checking that the answer says nothing else.
 fn denial(response: &Response) -> String {
     assert_eq!(response.status, 403, "{response:?}");
-    assert_eq!(response.body, "");
     for (name, _) in &response.headers {
-        let allowed = ["hauberk-decision", "content-length", "date", "connection"];
+        let allowed = ["hauberk-decision", "content-length", "content-type", "date", "connection"];
         assert!(allowed.contains(&name.as_str()), "a denied caller learns too much: {response:?}");
     }
-    response.header("hauberk-decision").unwrap().to_owned()
+    let id = response.header("hauberk-decision").unwrap();
+    assert_eq!(response.body, format!("denied: `hauberk explain {id}` tells an admin of the mesh why\n"));
+    id.to_owned()
 }
 
 #[test]

@@ -183,8 +183,10 @@ async fn an_upload_that_is_cut_is_told_the_decision() {
         let answer = timeout(PATIENCE, answer).await.expect("it is cut").unwrap().unwrap();
         let answer = whole(answer).await;
         assert_eq!((answer.status, answer.headers.get("hauberk-error")), (403, None));
-        assert!(answer.body.is_empty());
-        explains(&mesh, answer.headers["hauberk-decision"].to_str().unwrap());
+        let id = answer.headers["hauberk-decision"].to_str().unwrap();
+        let said = format!("denied: `hauberk explain {id}` tells an admin of the mesh why\n");
+        assert_eq!(answer.body, said.as_bytes());
+        explains(&mesh, id);
     }
     eventually_async("the app knows that neither is whole", || app.broken() == 2).await;
     assert_eq!(app.taken(), 8);

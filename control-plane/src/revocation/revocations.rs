@@ -182,7 +182,8 @@ impl Revocations {
         loop {
             let present = self.store.get(&key).await?;
             let resource = ResourceKey::node(mesh, node).store_key();
-            if !undo && self.store.get(&resource).await?.is_none() {
+            // A deleted node may still be in quarantine; one that never was is a slip, and leaves the node in it that was meant.
+            if (!undo || present.is_none()) && self.store.get(&resource).await?.is_none() {
                 return Err(RevocationError::NoSuchNode { mesh: mesh.clone(), node: node.clone() });
             }
             if present.is_some() != undo {

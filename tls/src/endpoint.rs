@@ -19,7 +19,7 @@ use crate::handshake::{ServerTrust, VerifyServer};
 use crate::pem;
 use crate::provider::{self, SetupError};
 use crate::stream::{HandshakeError, handshake_error};
-use crate::verifier::PeerIdentity;
+use crate::verifier::{PeerIdentity, VerifyError};
 
 /// The authorities of the web that a host trusts. Cheap to clone.
 #[derive(Clone)]
@@ -113,7 +113,14 @@ impl EndpointConnector {
         let name = ServerName::try_from(host.to_owned());
         let name = name.map_err(|error| HandshakeError::Protocol(error.to_string()))?;
         let stream = timeout(self.timeout, self.inner.connect(name, stream)).await;
-        let stream = stream.map_err(|_| HandshakeError::Timeout(self.timeout))?.map_err(handshake_error)?;
+        let stream = stream.map_err(|_| HandshakeError::Timeout(self.timeout))?;
+        let stream = stream.map_err(|error| match handshake_error(error) {
+            // There is no trust bundle here.
+            HandshakeError::PeerRefused(VerifyError::UnknownIssuer) if self.refuses.is_none() => {
+                HandshakeError::UnknownRoot
+            }
+            error => error,
+        })?;
         if let Some(refuses) = &self.refuses {
             let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
             let server = PeerIdentity::read(chain).map_err(HandshakeError::PeerRefused)?;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
-use hauberk_tls::{EndpointConnector, WebRoots, WebRootsError};
+use hauberk_tls::{EndpointConnector, HandshakeError, WebRoots, WebRootsError};
 use http::{Request, StatusCode, header};
 use http_body_util::Empty;
 use tokio::net::TcpStream;
@@ -65,6 +65,14 @@ pub enum Unreached {
         /// Why they are of no use.
         reason: String,
     },
+    /// No root of the web vouches for it. The fault is its operator's, or of whoever has not told us of their authority.
+    #[error(
+        "who answers at {host} is not believed: no root of the web vouches for its certificate; see --web-roots"
+    )]
+    NoWebRoot {
+        /// Whom we asked.
+        host: String,
+    },
     /// There is no answer.
     #[error(transparent)]
     Unanswered(#[from] Unanswered),
@@ -105,7 +113,13 @@ pub async fn get(
 ) -> Result<Bytes, Unreached> {
     let stream = connect(endpoint).await?;
     let url = endpoint.url();
-    let (status, document) = ask(connector, url.host(), stream, question(url)?, most).await?;
+    let asked = ask(connector, url.host(), stream, question(url)?, most).await;
+    let (status, document) = asked.map_err(|error| match error {
+        Unanswered::Handshake(HandshakeError::UnknownRoot) => {
+            Unreached::NoWebRoot { host: url.host().to_owned() }
+        }
+        error => error.into(),
+    })?;
     if status == StatusCode::OK { Ok(document) } else { Err(Unreached::Status(status)) }
 }
 

@@ -427,6 +427,20 @@ async fn only_the_endpoint_that_is_named_is_believed() {
         let error = federation.refresh(&key()).await.unwrap_err().to_string();
         assert!(error.contains(wanted), "{error}");
     }
+    // The roots of the web are others than those of a bundle.
+    let folder = tempfile::tempdir().unwrap();
+    let roots = folder.path().join("roots.pem");
+    let others = [root("partner.example", 77).certificate().clone()];
+    std::fs::write(&roots, TrustBundle::new(domain("partner.example"), others).unwrap().to_pem()).unwrap();
+    let audit = Audit::open(Arc::clone(&scratch.store), scratch.clock.clone()).await.unwrap();
+    let federation = federation_with(&scratch, Arc::new(audit), Some(roots));
+    let web = |spec: &mut wire::FederatedTrustDomainSpec| {
+        let profile = wire::BundleEndpointProfile { r#type: "https_web".into(), ..Default::default() };
+        spec.bundle_endpoint_profile = Some(profile);
+    };
+    scratch.apply(&[partner.resource_with(web)]).await;
+    let error = federation.refresh(&key()).await.unwrap_err().to_string();
+    assert!(error.ends_with("no root of the web vouches for its certificate; see --web-roots"), "{error}");
     let unknown = ResourceKey::federated_trust_domain(key().mesh, Name::parse("nobody.example").unwrap());
     assert!(matches!(federation.refresh(&unknown).await, Err(RefreshError::NoEndpoint(_))));
 }

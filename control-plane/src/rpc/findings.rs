@@ -204,16 +204,16 @@ pub(super) fn fix_of(laggard: &Laggard) -> String {
         }
         Lag::NotConnected => {
             return format!(
-                "start it again with its state directory, or wait: until its certificate expires at {} it may act on \
-                 what it holds",
-                laggard.certificate_not_after
+                "start it again with its state directory; one that does not come back, `hauberk revoke instance {}`, or wait: \
+                 until its certificate expires at {} it may act on what it holds",
+                laggard.instance, laggard.certificate_not_after
             );
         }
         Lag::NotDismissed | Lag::NodeUnknown => {
             return format!(
-                "make sure that its agent is stopped, or wait: until its certificate expires at {} it may go on with \
-                 what it holds",
-                laggard.certificate_not_after
+                "make sure that its agent is stopped and `hauberk revoke instance {}`, or wait: until its certificate expires \
+                 at {} it may go on with what it holds",
+                laggard.instance, laggard.certificate_not_after
             );
         }
         Lag::NotAcknowledged | Lag::NotPushed => "look again in a moment; then see its log",
@@ -285,8 +285,9 @@ fn federation(followed: &Followed, now: UnixMillis) -> Option<Finding> {
     let failing = problem
         .as_ref()
         .map(|(problem, since)| format!("its bundle cannot be fetched since {since}: {problem}"));
-    let fix = "see that its endpoint answers, then `hauberk bundle refresh`; or apply the resource with its present bundle";
-    let fix = fix_of_fetch(problem.as_ref(), fix);
+    let then =
+        format!("`hauberk bundle refresh {trust_domain}`; or apply the resource with its present bundle");
+    let fix = fix_of_fetch(problem.as_ref(), "see that its endpoint answers", &then);
     if !roots.iter().any(|root| root.validity().contains(now)) {
         let what = match bundle {
             None => "there is no bundle of it",
@@ -307,12 +308,15 @@ fn federation(followed: &Followed, now: UnixMillis) -> Option<Finding> {
 }
 
 /// What to do where something is not fetched: what is not asked at all answers to nobody's care.
-fn fix_of_fetch(problem: Option<&(String, UnixMillis)>, otherwise: &'static str) -> &'static str {
+fn fix_of_fetch(problem: Option<&(String, UnixMillis)>, otherwise: &str, then: &str) -> String {
     match problem {
         Some((problem, _)) if problem.contains("take allowPrivateAddresses") => {
-            "if it is meant to be there, apply the resource with `allowPrivateAddresses: true`"
+            "if it is meant to be there, apply the resource with `allowPrivateAddresses: true`".to_owned()
         }
-        _ => otherwise,
+        Some((problem, _)) if problem.contains("see --web-roots") => format!(
+            "if an authority of your own signed its certificate, name it in the control plane's setting `web-roots`, then {then}"
+        ),
+        _ => format!("{otherwise}, then {then}"),
     }
 }
 
@@ -322,8 +326,8 @@ fn issuer(followed: &FollowedIssuer) -> Option<Finding> {
     let failing = problem
         .as_ref()
         .map(|(problem, since)| format!("its keys cannot be fetched since {since}: {problem}"));
-    let fix = "see that it answers where it is asked, then `hauberk bundle refresh --issuer`; or write its keys into the resource";
-    let fix = fix_of_fetch(problem.as_ref(), fix);
+    let then = format!("`hauberk bundle refresh --issuer {}`; or write its keys into the resource", key.name);
+    let fix = fix_of_fetch(problem.as_ref(), "see that it answers where it is asked", &then);
     if *keys == 0 {
         let failing = failing.map(|failing| format!("; {failing}")).unwrap_or_default();
         return Some(error(format!("{key}: its tokens are refused: no key of it is known{failing}"), fix));

@@ -16,7 +16,11 @@ pub fn binary(name: &str) -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let profile = test.parent().and_then(Path::parent).unwrap();
     let found = profile.join(name);
-    assert!(found.exists(), "{} is missing: run `cargo build --workspace --bins --tests` first", found.display());
+    assert!(
+        found.exists(),
+        "{} is missing: run `cargo build --workspace --bins --tests` first",
+        found.display()
+    );
     found
 }
 

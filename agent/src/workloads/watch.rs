@@ -6,6 +6,8 @@ mod tokens;
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::time::Duration;
 
 use hauberk_identity::{SpiffeId, TrustDomain};
@@ -112,6 +114,12 @@ struct Certificates {
 /// us, is waited for, and so is a disk that was full only later.
 pub async fn watch(flags: &WatchFlags) -> Result<(), ApiError> {
     let wanted = Wanted::new(flags)?;
+    if is_open_to_all(&flags.write) {
+        say(&format!(
+            "warning: everybody on this host may replace what is in {}: chmod o-w",
+            flags.write.display()
+        ));
+    }
     let (change, changes) = watch::channel(());
     tokio::select! {
         outcome = keep(&wanted, &change) => outcome,
@@ -295,6 +303,13 @@ fn put(wanted: &Wanted<'_>, files: &[SetFile]) -> Result<(), ApiError> {
         .map_err(|source| ApiError::Write { path: directory.display().to_string(), source })
 }
 
+/// Whether anybody can put keys and roots of their own in the place of those in a directory.
+fn is_open_to_all(directory: &Path) -> bool {
+    let mode = std::fs::metadata(directory).map_or(0, |held| held.permissions().mode());
+    // In a sticky one, others replace nothing that is ours.
+    mode & 0o002 != 0 && mode & 0o1000 == 0
+}
+
 fn say(problem: &str) {
     // Nobody is left to be told where standard error is gone.
     let _ = writeln!(std::io::stderr(), "hauberk-agent: {problem}");
@@ -306,6 +321,16 @@ mod tests {
 
     use super::*;
     use crate::config::{ApiCommand, Flags, Subcommand};
+
+    #[test]
+    fn a_directory_that_anybody_may_write_to_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        for (mode, is_open) in [(0o755, false), (0o777, true), (0o1777, false), (0o770, false)] {
+            std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(is_open_to_all(folder.path()), is_open, "{mode:o}");
+        }
+        assert!(!is_open_to_all(&folder.path().join("none")));
+    }
 
     fn flags(arguments: &[&str]) -> WatchFlags {
         let common = ["hauberk-agent", "api", "watch", "--socket", "/s", "--write", "/d"];

@@ -117,11 +117,7 @@ fn aliases_are_counted_by_what_they_hold() {
 fn many_problems_are_counted_and_found_quickly() {
     let keys: String = (0..30_000).map(|index| format!("k{index}: 1\n")).collect();
     let told = wrong(&format!("kind: Mesh\nname: m\n{keys}"));
-    assert!(
-        told.contains("\nand 29950 more\n30000 problems; nothing was changed"),
-        "{}",
-        &told[told.len() - 200..]
-    );
+    assert!(told.contains("\nand 29950 more\n30000 problems"), "{}", &told[told.len() - 200..]);
 }
 
 #[test]

@@ -26,7 +26,8 @@ const FILES: [&str; 19] = [
     "google/protobuf/timestamp.proto",
 ];
 
-/// What others have defined, and agents serve. No part of our own API, so that reflection does not tell of it.
+/// What others have defined, and agents serve. No part of our own API: reflection tells of it at the agents' socket
+/// alone.
 const FOREIGN: [&str; 1] = ["workload.proto"];
 const ENVOY: [&str; 3] = ["envoy/sds.proto", "envoy/secret.proto", "google/rpc/error_details.proto"];
 
@@ -60,9 +61,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         .compile_fds(descriptors)?;
     let foreign =
         protox::Compiler::new(["foreign"])?.include_imports(true).open_files(FOREIGN)?.file_descriptor_set();
-    tonic_prost_build::configure().btree_map(".").compile_fds(foreign)?;
     let envoy =
         protox::Compiler::new(["foreign"])?.include_imports(true).open_files(ENVOY)?.file_descriptor_set();
+    let mut served = foreign.clone();
+    served.file.extend(envoy.file.iter().cloned());
+    fs::write(out.join("workload_api.binpb"), served.encode_to_vec())?;
+    tonic_prost_build::configure().btree_map(".").compile_fds(foreign)?;
     tonic_prost_build::configure().include_file("sds.rs").compile_fds(envoy)?;
     Ok(())
 }

@@ -19,6 +19,9 @@ use crate::state::{State, StateError, StoredIdentity, StoredTrust};
 pub struct Credentials {
     live: LiveIdentity,
     trust: watch::Sender<Arc<StoredTrust>>,
+    /// Held by whoever changes that: a renewal and the stream may at once, and what every handshake uses is to be of
+    /// the same version.
+    changing_trust: Arc<Mutex<()>>,
     /// What the disk has of it.
     kept_trust: watch::Sender<Arc<StoredTrust>>,
     /// Held by whoever writes it, so that an older one is not written over a newer.
@@ -95,7 +98,8 @@ impl Issued {
             .map_err(CredentialsError::Trust)?;
         let svid = Svid::from_der(certificate.chain.into_iter().map(CertificateDer::from))?;
         let issued_at = UnixMillis(certificate.issued_at_unix_ms);
-        let issued = Self { identity: StoredIdentity { instance, issued_at, svid, key }, trust };
+        let issued =
+            Self { identity: StoredIdentity { instance, issued_at, used_token: None, svid, key }, trust };
         issued.verify(now)?;
         Ok(issued)
     }
@@ -128,6 +132,7 @@ impl Credentials {
             live,
             kept_trust: watch::Sender::new(Arc::clone(&trust)),
             trust: watch::Sender::new(trust),
+            changing_trust: Arc::default(),
             writing_trust: Arc::default(),
             unsaved: watch::Sender::new(None),
             not_on_record: watch::Sender::new(None),
@@ -194,8 +199,7 @@ impl Credentials {
     /// It names somebody else, or comes when our virtual node is gone.
     pub fn replace(&self, issued: Issued) -> Result<(), CredentialsError> {
         // What the stream has told meanwhile is newer than what came with the certificate.
-        let is_news = issued.trust.version() >= self.trust().version();
-        self.put_in_force(issued, is_news)
+        self.put_in_force(issued, |own, told| own.version() >= told.version())
     }
 
     /// The same for a certificate of an instance that has joined anew: the control plane may have been restored and
@@ -204,10 +208,14 @@ impl Credentials {
     /// # Errors
     /// As above.
     pub fn begin_anew(&self, issued: Issued) -> Result<(), CredentialsError> {
-        self.put_in_force(issued, true)
+        self.put_in_force(issued, |_, _| true)
     }
 
-    fn put_in_force(&self, issued: Issued, is_news: bool) -> Result<(), CredentialsError> {
+    fn put_in_force(
+        &self,
+        issued: Issued,
+        is_news: impl FnOnce(&StoredTrust, &StoredTrust) -> bool,
+    ) -> Result<(), CredentialsError> {
         let Issued { identity, trust } = issued;
         if let Some(before) = self.spiffe_id()
             && before != *identity.svid.id()
@@ -215,9 +223,7 @@ impl Credentials {
             return Err(CredentialsError::OtherId { now: identity.svid.id().clone(), before });
         }
         // First the bundle: the new certificate may come from an authority that only it vouches for.
-        if is_news {
-            self.put_trust_in_force(trust)?;
-        }
+        self.put_trust_in_force(trust, is_news)?;
         // Held until it is in force: if our node goes meanwhile, that is known only afterwards.
         let membership = self.state.membership()?;
         self.live.publish(identity.svid.clone(), &identity.key)?;
@@ -275,25 +281,34 @@ impl Credentials {
     }
 
     /// Publishes what to trust from now on, which [`Self::save_trust`] keeps: whom to believe no longer does not wait
-    /// for a disk. Whether it differs from before.
+    /// for a disk. Gives what is in force by that.
     ///
     /// # Errors
     /// It cannot be read, or is of another trust domain.
-    pub fn replace_trust(&self, trust: pb::Trust) -> Result<bool, CredentialsError> {
-        self.put_trust_in_force(StoredTrust::new(trust).map_err(CredentialsError::Trust)?)
+    pub fn replace_trust(&self, trust: pb::Trust) -> Result<Arc<StoredTrust>, CredentialsError> {
+        let trust = StoredTrust::new(trust).map_err(CredentialsError::Trust)?;
+        self.put_trust_in_force(trust, |_, _| true)
     }
 
-    fn put_trust_in_force(&self, trust: StoredTrust) -> Result<bool, CredentialsError> {
+    /// `is_news` is asked about it and what is in force, of which nobody else makes something else meanwhile.
+    fn put_trust_in_force(
+        &self,
+        trust: StoredTrust,
+        is_news: impl FnOnce(&StoredTrust, &StoredTrust) -> bool,
+    ) -> Result<Arc<StoredTrust>, CredentialsError> {
+        let _alone = self.changing_trust.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.trust();
-        if trust.message() == before.message() {
-            return Ok(false);
+        if trust.message() == before.message() || !is_news(&trust, &before) {
+            return Ok(before);
         }
         if trust.bundle.trust_domain() != before.bundle.trust_domain() {
             return Err(LiveIdentityError::TrustDomain.into());
         }
+        let trust = Arc::new(trust);
         self.live.publish_bundle(trust.bundle.clone())?;
-        self.trust.send_replace(Arc::new(trust));
-        Ok(true)
+        self.trust.send_replace(Arc::clone(&trust));
+        tracing::info!(event = "trust_replaced", version = trust.version());
+        Ok(trust)
     }
 
     /// Brings what is trusted to the disk, if it is not there.
@@ -326,4 +341,43 @@ pub fn mesh_of(id: &SpiffeId) -> Result<Name, CredentialsError> {
         _ => None,
     }
     .ok_or_else(|| CredentialsError::NoNode(id.clone()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+    use crate::testing::{Authorities, HOUR, around};
+
+    /// A renewal brings what was to be trusted when it was asked for, and the stream what is by now.
+    #[test]
+    fn what_is_told_while_something_older_is_put_in_force_comes_after_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = Arc::new(State::open(folder.path()).unwrap());
+        let authorities = Authorities::new();
+        let identity = authorities.identity("mesh/shop/node/orders", around(HOUR));
+        let former = |version| pb::Trust { version, ..authorities.trust() };
+        let stored = |version| StoredTrust::new(former(version)).unwrap();
+        let mut latest = former(3);
+        latest.roots.push(Authorities::new().root.certificate().to_vec());
+        let credentials = Credentials::new(Issued { identity, trust: stored(1) }, state).unwrap();
+        std::thread::scope(|scope| {
+            let (done, is_done) = mpsc::channel();
+            let renewed = credentials.put_trust_in_force(stored(2), |_, _| {
+                let credentials = &credentials;
+                scope.spawn(move || {
+                    credentials.replace_trust(latest).unwrap();
+                    let _ = done.send(());
+                });
+                // Whoever is not kept out is done long before.
+                let _ = is_done.recv_timeout(Duration::from_millis(100));
+                true
+            });
+            renewed.unwrap();
+        });
+        let trust = credentials.trust();
+        assert_eq!(trust.version(), 3);
+        assert_eq!(**credentials.live().current().bundle(), trust.bundle);
+    }
 }

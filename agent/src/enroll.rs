@@ -28,10 +28,11 @@ use crate::control_plane::{self, ConnectError};
 use crate::credentials::{Credentials, CredentialsError, Issued};
 use crate::random::Backoff;
 use crate::skew;
-use crate::state::{State, StateError};
+use crate::state::{State, StateError, TokenDigest};
 use own_key::own_key;
 use pinned::bootstrap_trust;
-use shown::{Evidence, read_evidence};
+pub(crate) use shown::token_in;
+use shown::{Evidence, another_token, read_evidence};
 use stored::{Lack, stored};
 use strangers::Strangers;
 
@@ -236,7 +237,7 @@ async fn become_somebody(
 
 /// Joins once more, where our certificate is renewed no longer, if there is anything to join with. What is issued is
 /// the caller's to keep, once it is looked at: it may be somebody else's, by another token. A disk that hangs is not
-/// waited for.
+/// waited for. Where a token is named, only by another one.
 ///
 /// # Errors
 /// There is nothing to join with, the control plane refuses, or is away.
@@ -245,8 +246,14 @@ pub(crate) async fn join_anew(
     state: &Arc<State>,
     clock: Clock,
     former: &Credentials,
+    other_than: Option<TokenDigest>,
 ) -> Result<Issued, NotJoined> {
-    let joining = async { Door::reach(config, state, clock, Some(former)).await?.join(clock).await };
+    let joining = async {
+        if let Some(used) = other_than {
+            another_token(config, used)?;
+        }
+        Door::reach(config, state, clock, Some(former)).await?.join(clock).await
+    };
     joining.await.map_err(|attempt: Attempt| {
         let problem = attempt.to_string();
         let kind = match attempt {
@@ -310,6 +317,10 @@ impl Door {
 
     async fn join(self, clock: Clock) -> Result<Issued, Attempt> {
         let Self { channel, name, evidence, key, csr, pin } = self;
+        let used_token = match &evidence {
+            Evidence::Token(token) => Some(TokenDigest::of(token)),
+            Evidence::Machine(..) => None,
+        };
         let (evidence, enrollment) = match evidence {
             Evidence::Token(token) => (pb::attest_request::Evidence::JoinToken(token.to_string()), None),
             Evidence::Machine(evidence, enrollment) => {
@@ -322,7 +333,9 @@ impl Door {
         let request =
             pb::AttestRequest { csr, evidence: Some(evidence), agent: Some(about_us()), enrollment };
         let answer = EnrollmentClient::new(channel).attest(request).await.map_err(|status| judge(&status))?;
-        accept(answer.into_inner(), key, pin, clock.now()).map_err(Attempt::Final)
+        let mut issued = accept(answer.into_inner(), key, pin, clock.now())?;
+        issued.identity.used_token = used_token;
+        Ok(issued)
     }
 }
 

@@ -19,9 +19,10 @@ use crate::control_plane;
 use crate::credentials::{Credentials, CredentialsError, Issued};
 use crate::decisions::Decisions;
 use crate::enroll::{self, NotJoined};
+use crate::mesh::{Denial, Denied};
 use crate::random::{Backoff, fraction};
 use crate::skew::{self, Skew};
-use crate::state::{State, StateError};
+use crate::state::{State, StateError, TokenDigest};
 pub use expiry::Expiry;
 
 /// The longest sleep without looking at the clock, which may be set or stand still while the host sleeps.
@@ -42,10 +43,14 @@ pub struct Renewal {
     pub credentials: Credentials,
     /// Learns of a new instance id.
     pub decisions: Arc<Decisions>,
+    /// Says whether we are revoked.
+    pub denied: Arc<Denied>,
     /// Our instance.
     pub instance: InstanceId,
     /// When the present certificate was issued.
     pub issued_at: UnixMillis,
+    /// By which token we joined, as far as that is known.
+    pub used_token: Option<TokenDigest>,
 }
 
 /// What comes of a request for renewal.
@@ -152,12 +157,28 @@ impl Renewal {
         }
     }
 
-    /// Sleeps until the instant, or until the control plane says that it has no record of our certificate, or that our
-    /// authority signs no longer: then for a random part of the time over which all who are told so spread.
+    /// Whether we are revoked, and may be let in again by a token. Evidence is not shown anew: whoever has revoked us
+    /// would not have kept us out.
+    fn waits_for_a_token(&self) -> bool {
+        matches!(self.config.join, Some(Join::TokenFile(_)))
+            && self.denied.denial_of_us(&self.credentials.live().current()) == Some(Denial::Revoked)
+    }
+
+    /// The token that does not let us in again once we are revoked: the one that we had, and where that is not known, the
+    /// one that is there when we hear of it.
+    fn spent_token(&mut self) -> Option<TokenDigest> {
+        self.used_token = self.used_token.or_else(|| enroll::token_in(&self.config));
+        self.used_token
+    }
+
+    /// Sleeps until the instant, or until the control plane says that it has no record of our certificate, that we are
+    /// revoked and may come back, or that our authority signs no longer: then for a random part of the time over which
+    /// all who are told so spread.
     async fn wait_until_due(&self, due: UnixMillis) {
         let mut trust = self.credentials.trust_changes();
         let mut not_on_record = self.credentials.not_on_record();
-        while !self.credentials.is_not_on_record() {
+        let mut denied = self.denied.changes();
+        while !self.credentials.is_not_on_record() && !self.waits_for_a_token() {
             let within = self.credentials.renewal_within();
             let due = match within {
                 Some(within) => due.min(self.clock.now().plus(within.mul_f64(fraction()))),
@@ -166,6 +187,7 @@ impl Renewal {
             tokio::select! {
                 () = self.wait_until(due) => return,
                 Ok(()) = not_on_record.changed() => {}
+                Ok(()) = denied.changed() => {}
                 // Told again, the wait does not begin anew.
                 Ok(()) = trust.changed(), if within.is_none() => {}
             }
@@ -186,8 +208,13 @@ impl Renewal {
     /// record of us. The former certificate is used until there is another.
     async fn renew_once(&mut self) -> Result<(), RenewError> {
         let is_expired = self.clock.now() >= self.credentials.not_after();
-        let signed =
-            if is_expired { Signed::Never("the certificate has expired") } else { self.sign_again().await? };
+        let is_revoked = self.waits_for_a_token();
+        let signed = match (is_revoked, is_expired) {
+            (true, _) => Signed::Never("this instance was revoked"),
+            (false, true) => Signed::Never("the certificate has expired"),
+            (false, false) => self.sign_again().await?,
+        };
+        let spent = if is_revoked { self.spent_token() } else { None };
         let delayed = |error: CredentialsError| RenewError::Delayed(error.to_string());
         let (instance, issued_at) = match signed {
             Signed::Anew(issued) => {
@@ -197,10 +224,12 @@ impl Renewal {
             }
             Signed::Never(why) => {
                 let joined =
-                    enroll::join_anew(&self.config, &self.state, self.clock, &self.credentials).await;
+                    enroll::join_anew(&self.config, &self.state, self.clock, &self.credentials, spent).await;
                 let issued = joined.map_err(|problem| RenewError::NotJoined { why, problem })?;
                 let named = (issued.identity.instance, issued.identity.issued_at);
+                let token = issued.identity.used_token;
                 self.credentials.begin_anew(issued).map_err(delayed)?;
+                self.used_token = token;
                 tracing::info!(event = "joined_anew", why, former = %self.instance, instance = %named.0);
                 named
             }
@@ -245,7 +274,10 @@ impl Renewal {
             Err(status) => return Err(format!("{:?}: {}", status.code(), status.message())),
         };
         Issued::check(answer.certificate, answer.trust, self.instance, key, self.clock.now())
-            .map(|issued| Signed::Anew(Box::new(issued)))
+            .map(|mut issued| {
+                issued.identity.used_token = self.used_token;
+                Signed::Anew(Box::new(issued))
+            })
             .map_err(|error| error.to_string())
     }
 }

@@ -79,6 +79,7 @@ impl Authorities {
         StoredIdentity {
             instance: "0123456789".parse().unwrap(),
             issued_at: now(),
+            used_token: None,
             svid: self.sign(path, key.public_key(), validity),
             key,
         }

@@ -67,6 +67,9 @@ pub(crate) struct Global {
         value_name = "MESH"
     )]
     pub(crate) mesh: Option<String>,
+    /// Whether nobody but the variable says so.
+    #[arg(skip)]
+    pub(crate) is_mesh_of_variable: bool,
     /// When to use colours: auto, always or never
     #[arg(
         long,

@@ -131,6 +131,7 @@ fn global() -> Global {
         Err(_) => Global {
             context: std::env::var("HAUBERK_CONTEXT").ok(),
             mesh: std::env::var("HAUBERK_MESH").ok(),
+            is_mesh_of_variable: true,
             color: Color::Never,
         },
     }

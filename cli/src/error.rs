@@ -53,10 +53,10 @@ impl CommandError {
         Self::Failed(message.into(), vec![help.into()])
     }
 
-    /// The same failure, ending with another exit code. A reader that has gone is one too: success would say what was
-    /// never told, as that nothing would be denied.
+    /// The same failure of a command that never changes anything, ending with another exit code. A reader that has gone is
+    /// one too: success would say what was never told, as that nothing would be denied.
     pub(crate) fn exiting(self, code: u8) -> Self {
-        self.report();
+        self.report("");
         Self::Exit(code)
     }
 
@@ -66,7 +66,7 @@ impl CommandError {
         if matches!(&self, Self::Output(error) if error.kind() == std::io::ErrorKind::BrokenPipe) {
             return ExitCode::SUCCESS;
         }
-        self.report();
+        self.report("; nothing was changed");
         match self {
             Self::Exit(code) => code.into(),
             Self::Usage(_) => 2.into(),
@@ -74,7 +74,8 @@ impl CommandError {
         }
     }
 
-    fn report(&self) {
+    /// `of_files`: what else is said where files are wrong.
+    fn report(&self, of_files: &str) {
         let help = match self {
             Self::Exit(_) => return,
             Self::Context(error) => error.help(),
@@ -83,7 +84,9 @@ impl CommandError {
             _ => Vec::new(),
         };
         match self {
-            Self::Read(ReadError::Wrong(problems)) | Self::Wrong(problems) => output::note(problems),
+            Self::Read(ReadError::Wrong(problems)) | Self::Wrong(problems) => {
+                output::note(format_args!("{problems}{of_files}"));
+            }
             _ => output::note(format_args!("{} {self}", "error:".red().bold())),
         }
         for line in help {

@@ -23,7 +23,8 @@ mod times;
 use std::process::ExitCode;
 
 use arguments::{Arguments, Color, Command, PolicyCommand};
-use clap::{CommandFactory as _, Parser as _};
+use clap::parser::ValueSource;
+use clap::{CommandFactory as _, FromArgMatches as _};
 use clap_complete::CompleteEnv;
 use error::CommandError;
 use hauberk_policy::{SCHEMA, Verb};
@@ -31,7 +32,9 @@ use hauberk_policy::{SCHEMA, Verb};
 fn main() -> ExitCode {
     hauberk_tls::install_provider();
     CompleteEnv::with_factory(Arguments::command).var(completion::VARIABLE).complete();
-    let arguments = Arguments::parse();
+    let matches = Arguments::command().get_matches();
+    let mut arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    arguments.global.is_mesh_of_variable = matches.value_source("mesh") == Some(ValueSource::EnvVariable);
     match arguments.global.color {
         Color::Auto => {}
         Color::Always => anstream::ColorChoice::Always.write_global(),

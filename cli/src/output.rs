@@ -1,7 +1,8 @@
 //! Data to standard output, messages to standard error.
 
 use std::fmt::Display;
-use std::io::{IsTerminal as _, Write as _};
+use std::io::{IsTerminal, Write as _};
+use std::os::fd::AsFd;
 
 use clap::ValueEnum;
 use comfy_table::{ContentArrangement, Table, presets};
@@ -18,8 +19,8 @@ const GAP: usize = 3;
 /// What is longer in the last column of a table is a sentence.
 const LONGEST_WORD: usize = 15;
 
-/// To how little a column is cut where a terminal is narrow.
-const NARROWEST: usize = 8;
+/// To how little a column of sentences is narrowed.
+const NARROWEST: usize = 12;
 
 /// Before what stands below a row.
 const MARGIN: &str = "    ";
@@ -61,21 +62,27 @@ pub(crate) fn note(text: impl Display) {
     let _unread = writeln!(anstream::stderr().lock(), "{}", harmless(&text.to_string()));
 }
 
-/// Shows how far something has come, in a line that the next one replaces; only on a terminal.
+/// Shows how far something has come, in a line that the next one replaces; only on a terminal, and cut to its width:
+/// of a line that wraps only the last row would be replaced.
 pub(crate) fn progress(done: u32, all: u32, text: &str) {
-    replace_line(&format!("{} {text}", bar(done, all)));
+    if is_interactive() {
+        let line = format!("{} {text}", bar(done, all));
+        // In the last column some terminals go on to the next row.
+        let width = width_of(std::io::stderr()).map(|width| width.saturating_sub(1));
+        replace_line(&width.map_or_else(|| line.clone(), |width| cut(&line, width)));
+    }
 }
 
 /// Removes the line that [`progress`] wrote.
 pub(crate) fn end_progress() {
-    replace_line("");
+    if is_interactive() {
+        replace_line("");
+    }
 }
 
 fn replace_line(text: &str) {
-    if is_interactive() {
-        let mut err = anstream::stderr().lock();
-        let _unread = write!(err, "\r\x1b[2K{text}").and_then(|()| err.flush());
-    }
+    let mut err = anstream::stderr().lock();
+    let _unread = write!(err, "\r\x1b[2K{text}").and_then(|()| err.flush());
 }
 
 /// It is full only when all is done.
@@ -103,7 +110,8 @@ pub(crate) fn trees(format: Format, trees: Vec<Tree>, single: bool) -> Result<()
 }
 
 /// Columns as kubectl lays them out. Where standard output is a terminal and they are wider than it, a last column of
-/// sentences stands below each row, and what is still too wide is cut; what goes to programs is whole.
+/// sentences stands below each row, sentences and lists are wrapped within their columns, and what is still too wide
+/// stands below each row as well. Nothing is cut: ids and names are there to be copied.
 pub(crate) fn table(headers: &[&str], rows: Vec<Vec<String>>) -> String {
     laid_out(headers, rows, terminal_width())
 }
@@ -114,7 +122,7 @@ pub(crate) fn indented_table(headers: &[&str], rows: Vec<Vec<String>>) -> String
     laid_out(headers, rows, width).lines().map(|line| format!("  {line}\n")).collect()
 }
 
-/// The same for who asked for all that there is: nothing is cut.
+/// The same for who asked for all that there is: each row in one line.
 pub(crate) fn wide_table(headers: &[&str], rows: Vec<Vec<String>>) -> String {
     laid_out(headers, rows, None)
 }
@@ -122,77 +130,137 @@ pub(crate) fn wide_table(headers: &[&str], rows: Vec<Vec<String>>) -> String {
 /// How many columns the terminal has that data goes to, if it goes to one.
 fn terminal_width() -> Option<usize> {
     // Tests compare tables, from wherever they are run.
-    if cfg!(test) {
-        return None;
-    }
-    let out = std::io::stdout();
-    let size = if out.is_terminal() { rustix::termios::tcgetwinsize(&out).ok() } else { None };
+    if cfg!(test) { None } else { width_of(std::io::stdout()) }
+}
+
+fn width_of(stream: impl IsTerminal + AsFd) -> Option<usize> {
+    let size = if stream.is_terminal() { rustix::termios::tcgetwinsize(&stream).ok() } else { None };
     size.map(|size| usize::from(size.ws_col)).filter(|columns| *columns > 0)
 }
 
 fn laid_out(headers: &[&str], mut rows: Vec<Vec<String>>, width: Option<usize>) -> String {
+    // What a hostile agent or file calls itself must not reach the terminal as commands.
+    rows.iter_mut().flatten().for_each(|cell| *cell = printable(cell));
     let whole = columns(headers, rows.clone());
-    let is_too_wide = |text: &str, width: usize| text.lines().any(|line| line.chars().count() > width);
+    let is_too_wide = |text: &str, width: usize| text.lines().any(|line| length(line) > width);
     let Some(width) = width.filter(|width| is_too_wide(&whole, *width)) else { return whole };
-    let (mut headers, mut below) = (headers.to_vec(), Vec::new());
-    let last = headers.len().saturating_sub(1);
-    let widest = rows.iter().filter_map(|row| row.get(last)).map(|cell| cell.chars().count()).max();
-    if last > 0 && widest.is_some_and(|widest| widest > LONGEST_WORD) {
-        below = headers.pop().map(str::to_owned).into_iter().collect();
-        below.extend(rows.iter_mut().map(|row| row.pop().unwrap_or_default()));
+    let all = (0..headers.len()).map(|index| Column::new(headers, &rows, index));
+    let (mut beside, mut below): (Vec<Column>, Vec<Column>) = (all.collect(), Vec::new());
+    if beside.len() > 1 && beside.last().is_some_and(|last| last.whole > LONGEST_WORD) {
+        below.extend(beside.pop());
     }
-    let mut widths: Vec<usize> = headers.iter().map(|header| header.chars().count()).collect();
-    for row in &rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(cell.chars().count());
+    let excess = |columns: &[Column], of: fn(&Column) -> usize| {
+        (columns.iter().map(of).sum::<usize>() + GAP * columns.len().saturating_sub(1)).saturating_sub(width)
+    };
+    while beside.len() > 1 {
+        let excess = excess(&beside, |column| column.narrowest);
+        if excess == 0 {
+            break;
         }
+        let leaves = leaves(&beside, excess, width);
+        below.push(beside.remove(leaves));
     }
-    while widths.iter().sum::<usize>() + GAP * widths.len().saturating_sub(1) > width {
-        match widths.iter_mut().max() {
-            Some(widest) if *widest > NARROWEST => *widest -= 1,
-            _ => break,
-        }
+    below.sort_by_key(|column| column.index);
+    while excess(&beside, |column| column.width) > 0 {
+        let widest = beside.iter_mut().filter(|column| column.width > column.narrowest);
+        let Some(widest) = widest.max_by_key(|column| column.width) else { break };
+        widest.width -= 1;
     }
-    for row in &mut rows {
-        row.iter_mut().zip(&widths).for_each(|(cell, width)| *cell = cut(cell, *width));
-    }
-    let mut below = below.iter();
+    let shown: Vec<Vec<Vec<String>>> = rows.iter().map(|row| wrapped_cells(row, &beside)).collect();
+    let heights = shown.iter().map(|row| row.iter().map(Vec::len).max().unwrap_or_default().max(1));
+    let heights: Vec<usize> = std::iter::once(1).chain(heights).collect();
+    let names: Vec<&str> = beside.iter().filter_map(|column| headers.get(column.index).copied()).collect();
+    let cells = shown.into_iter().map(|row| row.into_iter().map(|lines| lines.join("\n")).collect());
+    let text = columns(&names, cells.collect());
+    let mut lines = text.lines();
+    let header: Vec<String> = headers.iter().map(|header| (*header).to_owned()).collect();
     let mut out = String::new();
-    for line in columns(&headers, rows).lines() {
-        out.push_str(&format!("{}\n", cut(line, width)));
-        if let Some(text) = below.next().filter(|text| *text != "-") {
-            let lines = wrapped(&printable(text), width.saturating_sub(MARGIN.len()).max(NARROWEST));
-            lines.iter().for_each(|line| out.push_str(&format!("{MARGIN}{line}\n")));
+    for (row, height) in std::iter::once(&header).chain(&rows).zip(heights) {
+        lines.by_ref().take(height).for_each(|line| out.push_str(&format!("{line}\n")));
+        for text in below.iter().filter_map(|column| row.get(column.index)) {
+            // Of several, each stands in the line that its header stands in.
+            if text != "-" || below.len() > 1 {
+                let lines = wrapped(text, width.saturating_sub(MARGIN.len()).max(NARROWEST));
+                lines.iter().for_each(|line| out.push_str(&format!("{MARGIN}{line}\n")));
+            }
         }
     }
     out
 }
 
+/// Which of several columns stands below, where they are too wide by so much: sentences before words, and of those one that
+/// makes room enough. The first says what each row is about, and stays unless it takes half the width alone.
+fn leaves(columns: &[Column], excess: usize, width: usize) -> usize {
+    let is_long = columns.first().is_some_and(|first| first.narrowest > width / 2);
+    let others = || columns.iter().enumerate().skip(usize::from(!is_long));
+    let sentence = others().filter(|(_, column)| column.narrowest * 2 < column.whole);
+    let sentence = sentence.max_by_key(|(_, column)| column.whole);
+    let enough = || others().filter(|(_, column)| column.narrowest + GAP >= excess);
+    let chosen = sentence.or_else(|| enough().min_by_key(|(_, column)| column.narrowest));
+    let chosen = chosen.or_else(|| others().max_by_key(|(_, column)| column.narrowest));
+    chosen.map_or(columns.len().saturating_sub(1), |(at, _)| at)
+}
+
+/// A column of a table that is too wide.
+struct Column {
+    /// Which, counted from zero.
+    index: usize,
+    /// How wide its cells are, the header left aside.
+    whole: usize,
+    /// How wide it is made.
+    width: usize,
+    /// How narrow it may be made: a word is never broken.
+    narrowest: usize,
+}
+
+impl Column {
+    fn new(headers: &[&str], rows: &[Vec<String>], index: usize) -> Self {
+        let header = headers.get(index).map_or(0, |header| length(header));
+        let cells = rows.iter().filter_map(|row| row.get(index));
+        let whole = cells.clone().map(|cell| length(cell)).max().unwrap_or_default();
+        let least = |cell: &String| {
+            let longest = parts(cell).map(|part| length(part.trim_end())).max().unwrap_or_default();
+            longest.max(length(cell).min(NARROWEST))
+        };
+        let narrowest = cells.map(least).max().unwrap_or_default().max(header);
+        Self { index, whole, width: whole.max(header), narrowest }
+    }
+}
+
+fn wrapped_cells(row: &[String], columns: &[Column]) -> Vec<Vec<String>> {
+    let cell = |column: &Column| row.get(column.index).map(|cell| wrapped(cell, column.width));
+    columns.iter().map(|column| cell(column).unwrap_or_default()).collect()
+}
+
+fn length(text: &str) -> usize {
+    text.chars().count()
+}
+
 /// The text, or its beginning with a sign that it goes on.
 fn cut(text: &str, width: usize) -> String {
-    if text.chars().count() <= width {
+    if length(text) <= width {
         return text.to_owned();
     }
     text.chars().take(width.saturating_sub(1)).chain(['…']).collect()
 }
 
-/// The text in lines of so many characters; a longer word is broken.
+/// The words of a text and the items of its lists, each with what divides it from the next.
+fn parts(text: &str) -> impl Iterator<Item = &str> {
+    text.split_inclusive([' ', ','])
+}
+
+/// The text in lines of so many characters; a longer word has a line of its own.
 fn wrapped(text: &str, width: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
-    for word in text.split_whitespace() {
-        let length = word.chars().count();
+    for part in parts(text) {
+        let word = part.trim_end();
         match lines.last_mut() {
-            Some(line) if line.chars().count() + 1 + length <= width => {
-                line.push(' ');
-                line.push_str(word);
-            }
-            _ => {
-                let chars: Vec<char> = word.chars().collect();
-                lines.extend(chars.chunks(width.max(1)).map(|part| part.iter().collect::<String>()));
-            }
+            Some(line) if word.is_empty() || length(line) + length(word) <= width => line.push_str(part),
+            _ if word.is_empty() => {}
+            _ => lines.push(part.to_owned()),
         }
     }
-    lines
+    lines.iter().map(|line| line.trim_end().to_owned()).collect()
 }
 
 fn columns(headers: &[&str], rows: Vec<Vec<String>>) -> String {
@@ -200,8 +268,7 @@ fn columns(headers: &[&str], rows: Vec<Vec<String>>) -> String {
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(headers.iter().copied());
     for row in rows {
-        // What a hostile agent or file calls itself must not reach the terminal as commands.
-        table.add_row(row.into_iter().map(|cell| printable(&cell)));
+        table.add_row(row);
     }
     for column in table.column_iter_mut() {
         column.set_padding((0, u16::try_from(GAP).unwrap_or_default()));
@@ -279,31 +346,64 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wider_than_the_terminal_goes_below_or_is_cut() {
+    fn what_is_wider_than_the_terminal_is_wrapped_or_goes_below_and_nothing_is_cut() {
         let because = "no policy permits it any longer; web-reads-orders, which permitted it until now, says nothing of it";
         let row = |caller: &str, because: &str| {
             let cells = [caller, "orders:8080", "GET", "/orders/1 and 1 more", "allow", "deny", "3", because];
             cells.map(str::to_owned).to_vec()
         };
         let headers = ["CALLER", "CALLEE", "ACTION", "ROUTE", "NOW", "DRAFT", "COUNT", "BECAUSE"];
-        let long = "others: spiffe://partner.example/some/long/path";
+        let long = "spiffe://partner.example/some/path";
         let rows = vec![row("web", because), row(long, "-")];
         let whole = laid_out(&headers, rows.clone(), None);
         assert!(whole.lines().any(|line| line.ends_with(because)));
         assert_eq!(laid_out(&headers, rows.clone(), Some(500)), whole);
         for width in [40, 80, 120] {
             let narrow = laid_out(&headers, rows.clone(), Some(width));
-            assert!(narrow.lines().all(|line| line.chars().count() <= width), "{narrow}");
+            assert!(narrow.lines().all(|line| length(line) <= width), "{narrow}");
+            let words = |text: &str| {
+                let mut words: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
+                words.retain(|word| word != "-");
+                words.sort();
+                words
+            };
+            assert_eq!(words(&narrow), words(&whole), "{narrow}");
         }
         insta::assert_snapshot!(laid_out(&headers, rows, Some(80)));
-        // What is short stays beside the rest.
-        let few = vec![vec!["a".repeat(90), "4s".to_owned()]];
-        assert_eq!(
-            laid_out(&["NAME", "AGE"], few, Some(40)),
-            format!("NAME{}AGE\n{}…   4s\n", " ".repeat(33), "a".repeat(33))
-        );
         assert_eq!(wrapped("one two three", 7), ["one two", "three"]);
-        assert_eq!(wrapped("abcdefgh ij", 5), ["abcde", "fgh", "ij"]);
+        assert_eq!(wrapped("abcdefgh ij", 5), ["abcdefgh", "ij"]);
+        assert_eq!(wrapped("8080/http,9090/grpc,7", 11), ["8080/http,", "9090/grpc,7"]);
+        assert_eq!(wrapped("one, two", 20), ["one, two"]);
+        assert_eq!(wrapped(" - ", 5), ["-"]);
+    }
+
+    #[test]
+    fn a_name_is_never_cut_beside_text_that_can_be_wrapped() {
+        let name = "allow-web-to-orders-get-orders-and-a-hash-0123456789abcdef";
+        let row =
+            [name, "ENFORCE", "-", "1 permit", "The web shop reads the orders that its people made", "3s"];
+        let headers = ["NAME", "MODE", "WOULD DENY", "STATEMENTS", "DESCRIPTION", "AGE"];
+        insta::assert_snapshot!(laid_out(&headers, vec![row.map(str::to_owned).to_vec()], Some(100)));
+        // What fits nowhere beside the first column stands below.
+        let serial = "0123456789abcdef0123456789abcdef";
+        let id = "spiffe://shop.example/mesh/shop/node/orders";
+        let row = [serial, id, "vj85pstwk8", "in 59m", "1s ago"].map(str::to_owned).to_vec();
+        let headers = ["SERIAL", "SPIFFE-ID", "INSTANCE", "EXPIRES", "ISSUED"];
+        insta::assert_snapshot!(laid_out(&headers, vec![row], Some(100)));
+        let row =
+            [&serial.repeat(2), "view-key", "active", "25s", "in 89d", "5", "sealed", &serial.repeat(2)];
+        let headers = ["SERIAL", "KIND", "STATE", "SINCE", "EXPIRES", "HOLDERS", "KEY", "FINGERPRINT"];
+        insta::assert_snapshot!(laid_out(&headers, vec![row.map(str::to_owned).to_vec()], Some(100)));
+        let row = ["2026-11-30T00:00:01Z", "token:bf227f0e108c", "127.0.0.1:46094", "enrollment.attest"];
+        let row = row.into_iter().chain(["mesh/shop/node/intruder", "ok"]).map(str::to_owned).collect();
+        let headers = ["AT", "WHO", "FROM", "DID", "TO", "OUTCOME"];
+        insta::assert_snapshot!(laid_out(&headers, vec![row], Some(100)));
+    }
+
+    #[test]
+    fn a_line_of_progress_is_cut_to_the_terminal() {
+        assert_eq!(cut("waiting for web, orders", 12), "waiting for…");
+        assert_eq!(cut("short", 5), "short");
     }
 
     #[test]

@@ -225,6 +225,8 @@ async fn start(
         agent = %addresses.agent,
         admin = %addresses.admin,
         health = %addresses.health,
+        oidc = addresses.oidc.map(tracing::field::display),
+        bundle = addresses.bundle.map(tracing::field::display),
         "the control plane serves"
     );
     Ok(())

@@ -11,6 +11,9 @@ use tokio::task::JoinError;
 /// How many calls of one caller are under way or wait behind a bulkhead.
 pub const MOST_OF_ONE: usize = 64;
 
+/// The same of changes, of which the largest have megabytes.
+pub const MOST_CHANGES_OF_ONE: usize = 16;
+
 /// The same of calls that carry drafts: each is held as long as it waits, and a draft has megabytes.
 pub const MOST_DRAFTS_OF_ONE: usize = 4;
 
@@ -40,6 +43,11 @@ impl Bulkhead {
         Self::new(1, MOST_OF_ONE)
     }
 
+    /// The same, for changes.
+    pub fn of_changes() -> Self {
+        Self::new(1, MOST_CHANGES_OF_ONE)
+    }
+
     /// For questions about what is there.
     pub fn of_questions() -> Self {
         Self::new(QUESTIONS_AT_ONCE, MOST_OF_ONE)
@@ -59,28 +67,49 @@ impl Bulkhead {
     /// # Errors
     /// When too much of this caller waits.
     pub async fn turn(&self, caller: &str) -> Result<Turn, Busy> {
-        let own = self.place_of(caller)?.lock_owned().await;
-        // Nobody closes it.
-        let thread = Arc::clone(&self.threads).acquire_owned().await.map_err(|_| self.busy())?;
-        Ok(Turn { _own: own, _thread: thread })
+        self.place(caller)?.turn().await
     }
 
-    fn place_of(&self, caller: &str) -> Result<Arc<tokio::sync::Mutex<()>>, Busy> {
+    /// A place of this caller's, for one who has something else to wait for before: it counts from now on, and holds up nobody.
+    ///
+    /// # Errors
+    /// When too much of this caller waits.
+    pub fn place(&self, caller: &str) -> Result<Place, Busy> {
+        let (busy, threads) = (Busy { most: self.most_of_one }, Arc::clone(&self.threads));
         let mut callers = self.callers.lock().unwrap_or_else(PoisonError::into_inner);
         callers.retain(|_, held| held.strong_count() > 0);
         let held = callers.get(caller);
         if held.is_some_and(|held| held.strong_count() >= self.most_of_one) {
-            return Err(self.busy());
+            return Err(busy);
         }
-        Ok(held.and_then(Weak::upgrade).unwrap_or_else(|| {
+        let own = held.and_then(Weak::upgrade).unwrap_or_else(|| {
             let own = Arc::default();
             callers.insert(caller.to_owned(), Arc::downgrade(&own));
             own
-        }))
+        });
+        Ok(Place { own, threads, busy })
     }
+}
 
-    fn busy(&self) -> Busy {
-        Busy { most: self.most_of_one }
+/// One of the calls that a caller may have under way, until it is dropped.
+#[derive(Debug)]
+#[must_use]
+pub struct Place {
+    own: Arc<tokio::sync::Mutex<()>>,
+    threads: Arc<Semaphore>,
+    busy: Busy,
+}
+
+impl Place {
+    /// Waits for the turn of whoever has this place. It is lost where nobody waits for it any longer.
+    ///
+    /// # Errors
+    /// Never, as long as nobody closes the bulkhead.
+    pub async fn turn(self) -> Result<Turn, Busy> {
+        let Self { own, threads, busy } = self;
+        let own = own.lock_owned().await;
+        let thread = threads.acquire_owned().await.map_err(|_| busy)?;
+        Ok(Turn { _own: own, _thread: thread })
     }
 }
 
@@ -162,6 +191,17 @@ mod tests {
         let turn = bulkhead.turn("ada").now_or_never().expect("nobody waits any longer").unwrap();
         assert_eq!(bulkhead.callers.lock().unwrap().len(), 1, "whoever asks nothing is forgotten");
         drop(turn);
+    }
+
+    #[tokio::test]
+    async fn a_place_counts_and_holds_up_nobody() {
+        let bulkhead = Bulkhead::one_at_a_time();
+        let mut places: Vec<_> = (0..MOST_OF_ONE).map(|_| bulkhead.place("ada").unwrap()).collect();
+        assert_eq!(bulkhead.place("ada").unwrap_err(), Busy { most: MOST_OF_ONE });
+        drop(bulkhead.turn("bob").now_or_never().expect("nobody has the thread").unwrap());
+        let turn = places.pop().unwrap().turn();
+        drop(turn.now_or_never().expect("nor a turn of hers").unwrap());
+        drop(bulkhead.place("ada").unwrap());
     }
 
     #[tokio::test]

@@ -21,6 +21,7 @@ use hauberk_control_plane::clock::Clock;
 use hauberk_control_plane::config::{ConfigError, Settings};
 use hauberk_control_plane::{init, restored, rpc, telemetry};
 use hauberk_identity::{Name, TrustDomain};
+use hauberk_policy::shell_quote;
 use hauberk_proto::admin::v1::IssueCredentialRequest;
 use hauberk_tls::{CertificateRequest, KeyPair, Svid, TrustBundle};
 use tokio::signal::unix::{SignalKind, signal};
@@ -225,10 +226,14 @@ async fn found(arguments: InitArguments) -> anyhow::Result<ExitCode> {
         context_file,
         unless_initialized,
     } = arguments;
-    let flags = [("data-dir", place.data_dir), ("kek-file", kek_file), ("admin-listen", admin_listen)]
-        .into_iter()
-        .chain(token.flags())
-        .collect();
+    let config = place.config.as_ref().map(|path| path.display().to_string());
+    let flags: BTreeMap<_, _> =
+        [("kek-file", kek_file), ("admin-listen", admin_listen)].into_iter().chain(token.flags()).collect();
+    // What was said here is to be said to `run` too.
+    let said = [("config", &config)].into_iter().chain(flags.iter().map(|(name, value)| (*name, value)));
+    let again = said.filter_map(|(name, value)| Some(format!(" --{name} {}", shell_quote(value.as_ref()?))));
+    let again: String = again.collect();
+    let flags = flags.into_iter().chain([("data-dir", place.data_dir)]).collect();
     let settings = Settings::of_process(flags, [("san", san)], place.config.as_deref())?;
     if unless_initialized && init::is_founded(&settings)? {
         let data_dir = settings.data_dir.display();
@@ -237,29 +242,20 @@ async fn found(arguments: InitArguments) -> anyhow::Result<ExitCode> {
     }
     let context_file = context_file.map_or_else(|| admins::contexts_path(variable), Ok)?;
     let context = context.unwrap_or_else(|| trust_domain.to_string());
-    let (data_dir, token) = (settings.data_dir.clone(), settings.token.clone());
+    let data_dir = shell_quote(&settings.data_dir.display().to_string());
     let founded = init::init(settings, &trust_domain, &context, &context_file, Clock::system()).await?;
-    let (keys, next) = match (founded.token, token) {
-        (Some((label, serial)), Some(settings)) => (
-            format!("authorities' keys in the token {label:?} (serial number {serial})\n"),
-            format!(
-                " --pkcs11-module {} --pkcs11-token {label:?} --pkcs11-pin-file {}",
-                settings.module.display(),
-                settings.pin_file.display()
-            ),
-        ),
-        _ => (String::new(), String::new()),
-    };
+    let keys = founded.token.map_or_else(String::new, |(label, serial)| {
+        format!("authorities' keys in the token {label:?} (serial number {serial})\n")
+    });
     writeln!(
         std::io::stdout(),
         "trust domain      {trust_domain}\n\
          root fingerprint  {}\n\
          {keys}context           {context} in {} (good until {})\n\n\
-         Next: hauberk-control-plane run --data-dir {}{next}",
+         Next: hauberk-control-plane run --data-dir {data_dir}{again}",
         founded.root_fingerprint,
         context_file.display(),
         founded.credential_not_after,
-        data_dir.display(),
     )?;
     Ok(ExitCode::SUCCESS)
 }

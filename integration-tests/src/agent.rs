@@ -16,7 +16,6 @@ use crate::{
     control_plane::{in_a_file_name, path},
     eventually,
     process::set_clock,
-    wait,
 };
 
 /// How an agent is started.
@@ -196,10 +195,11 @@ impl Agent {
             // Read again: listeners that were bound meanwhile are told there before it is ready.
             (crate::get(health, "health", "/readyz").ok()?.status == 200).then(read)?
         });
-        // What is in force comes to the disk a moment later, and a test may kill the agent at once. Where the disk is
-        // of no use it never comes.
+        // What is in force comes to the disk a moment later, and a test may kill the agent at once.
         let view = self.state_dir.join("node-view");
-        wait::comes_about(Duration::from_secs(2), || view.exists().then_some(()));
+        eventually(&format!("{}'s view is on its disk", self.node), Duration::from_secs(30), || {
+            view.exists().then_some(())
+        });
     }
 }
 

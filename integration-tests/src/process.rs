@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, File},
+    os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
     time::Duration,
@@ -35,8 +36,8 @@ pub fn bounded(program: &Path, deadline: Duration) -> Command {
 /// Waits for the end of a [`bounded`] command, and panics with what it has written so far where its end had to be made.
 pub fn finished(what: &str, child: Child) -> Output {
     let output = child.wait_with_output().unwrap();
-    // `timeout` kills itself with what it kills.
-    let is_late = matches!(output.status.code(), Some(124) | None);
+    // `timeout` kills itself with what it kills. Whoever ends by another signal has crashed, which is for the caller to see.
+    let is_late = output.status.code() == Some(124) || output.status.signal() == Some(Signal::KILL.as_raw());
     let written = [&output.stdout, &output.stderr].map(|written| String::from_utf8_lossy(written));
     assert!(!is_late, "did not end in time: {what}\n{}", written.join("\n"));
     output
@@ -159,10 +160,18 @@ mod tests {
     #[test]
     #[should_panic(expected = "did not end in time: the talker\nso far")]
     fn what_does_not_end_is_ended_and_shows_what_it_has_said() {
-        let mut command = bounded(Path::new("sh"), Duration::from_millis(200));
+        let mut command = bounded(Path::new("sh"), Duration::from_secs(2));
         // The pipe is held by what the shell has started, too.
         command.args(["-c", "echo so far; sleep 60 & sleep 60"]);
         let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         finished("the talker", child);
+    }
+
+    #[test]
+    fn whoever_crashes_is_not_late() {
+        let mut command = bounded(Path::new("sh"), Duration::from_secs(60));
+        command.args(["-c", "kill -SEGV $$"]);
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        assert!(!finished("the crasher", child).status.success());
     }
 }

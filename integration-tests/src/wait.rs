@@ -9,20 +9,13 @@ use std::{
 };
 
 /// Asks `probe` again and again until it gives a value; panics with `what` after `deadline`.
-pub fn eventually<T>(what: &str, deadline: Duration, probe: impl FnMut() -> Option<T>) -> T {
-    comes_about(deadline, probe).unwrap_or_else(|| panic!("did not come about within {deadline:?}: {what}"))
-}
-
-/// The same; none after `deadline`.
-pub(crate) fn comes_about<T>(deadline: Duration, mut probe: impl FnMut() -> Option<T>) -> Option<T> {
+pub fn eventually<T>(what: &str, deadline: Duration, mut probe: impl FnMut() -> Option<T>) -> T {
     let begun = Instant::now();
     loop {
         if let Some(value) = probe() {
-            return Some(value);
+            return value;
         }
-        if begun.elapsed() >= deadline {
-            return None;
-        }
+        assert!(begun.elapsed() < deadline, "did not come about within {deadline:?}: {what}");
         thread::sleep(Duration::from_millis(10));
     }
 }

@@ -61,11 +61,14 @@ pub struct PolicyDocument {
 /// One `permit` or `forbid`.
 #[derive(Debug, Clone)]
 pub(crate) struct Statement {
-    /// The document's label where it holds one statement, otherwise `<label>/<@id or ordinal>`.
+    /// The document's label where it holds one statement, otherwise `<label>/<@id or ordinal>`: an `@id` that is
+    /// no name is a note.
     pub(crate) name: String,
     /// With full names.
     pub(crate) policy: Policy,
     pub(crate) text: String,
+    /// What its resource is, or is in, by its scope; nothing where that names none.
+    pub(crate) resource: Option<Referent>,
     pub(crate) roles: Vec<Name>,
     /// Where it reads any.
     pub(crate) labels: Option<LabelsRead>,
@@ -112,7 +115,7 @@ impl PolicyDocument {
 
     /// Reads the text of a policy that was admitted before, perhaps by an earlier release. What new texts alone are
     /// refused for is no mistake here, and is told by [`outdated`](Self::outdated): the policy says what it has said.
-    /// That is how long a text and what follows its wildcards may be, the form of an `@id`, what Cedar only warns of,
+    /// That is how long a text and what follows its wildcards may be, what Cedar only warns of,
     /// and comparisons and questions that come to nothing.
     ///
     /// # Errors
@@ -200,6 +203,12 @@ impl PolicyDocument {
     /// Whether any statement of it forbids.
     pub fn forbids(&self) -> bool {
         self.statements.iter().any(|statement| !permits(&statement.policy))
+    }
+
+    /// What the resources of its permits, or of its forbids, are or are in by their scopes; nothing for one that names none.
+    pub fn resources(&self, effect: Effect) -> impl Iterator<Item = Option<&Referent>> {
+        let is_meant = move |statement: &&Statement| permits(&statement.policy) == (effect == Effect::Allow);
+        self.statements.iter().filter(is_meant).map(|statement| statement.resource.as_ref())
     }
 
     /// Whether a permit of it is for workloads of whatever trust domain, its conditions aside.

@@ -12,6 +12,7 @@ use crate::pattern::PathPattern;
 use crate::vocabulary::Kind;
 
 pub(crate) use words::MAX_NAME_LEN;
+pub use words::shell_quote;
 
 /// A simple permission, or prohibition: these callers, that target, and what exactly.
 #[derive(Debug, Clone, PartialEq, Eq)]

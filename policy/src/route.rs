@@ -205,7 +205,7 @@ impl RouteTemplate {
     }
 
     /// Whether some request matches both and neither is the more specific one.
-    pub(crate) fn collides_with(&self, other: &Self) -> bool {
+    pub fn collides_with(&self, other: &Self) -> bool {
         self.is_of_same_paths(other)
             && self.methods.is_empty() == other.methods.is_empty()
             && (self.methods.is_empty() || self.methods.iter().any(|method| other.methods.contains(method)))

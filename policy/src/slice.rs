@@ -289,7 +289,7 @@ pub(crate) fn admits(constraint: &ResourceConstraint, resource: &Resource) -> bo
     }
 }
 
-fn named(constraint: &ResourceConstraint) -> Option<&EntityUid> {
+pub(crate) fn named(constraint: &ResourceConstraint) -> Option<&EntityUid> {
     match constraint {
         ResourceConstraint::Eq(uid) | ResourceConstraint::In(uid) | ResourceConstraint::IsIn(_, uid) => {
             Some(uid)

@@ -13,7 +13,8 @@ use crate::context::{set, string};
 use crate::names::issued_id;
 use crate::vocabulary::Kind;
 
-/// The longest name of a user or group, in bytes, and the most groups, scopes, roles, or values of one claim.
+/// The longest name of a user, group, scope or role, and the longest value of a claim, in bytes; and the most groups,
+/// scopes, roles, or values of one claim.
 const MAX_NAME_LEN: usize = 1_024;
 const MAX_VALUES: usize = 1_024;
 
@@ -101,21 +102,29 @@ impl ClaimsMapping {
         issuer: &Name,
         issuer_url: &Arc<str>,
     ) -> Result<User, ClaimsProblem> {
-        let all = |names: &[String]| {
-            let values = names.iter().map(|name| values(claims, name)).collect::<Result<Vec<_>, _>>()?;
-            Ok(values.into_iter().flatten().flatten().collect::<Vec<_>>())
+        // What is no name of anything names nothing that a policy could: it makes nobody's token useless.
+        let all = |names: &[String], parts: fn(&str) -> Vec<&str>| {
+            let mut all = BTreeSet::new();
+            for name in names {
+                let texts = texts(claims, name)?.unwrap_or_default();
+                let parts = texts.iter().flat_map(|text| parts(text));
+                all.extend(parts.filter(|part| (1..=MAX_NAME_LEN).contains(&part.len())).map(Box::from));
+                if all.len() > MAX_VALUES {
+                    return Err(ClaimsProblem::Claim(name.clone()));
+                }
+            }
+            Ok(all.into_iter().collect::<Vec<Box<str>>>())
         };
         let id = match &find(claims, &self.user)?[..] {
             [Value::String(id)] if is_name(id) => id.as_str().into(),
             _ => return Err(ClaimsProblem::User(self.user.clone())),
         };
-        let groups = distinct(all(&self.groups)?);
+        let groups = all(&self.groups, |text| vec![text])?;
         if let (Some(name), false) = (self.groups.first(), groups.iter().all(|group| is_name(group))) {
             return Err(ClaimsProblem::Claim(name.clone()));
         }
-        let words = |text: &str| text.split_whitespace().map(Box::from).collect::<Vec<Box<str>>>();
-        let scopes = distinct(all(&self.scopes)?.iter().flat_map(|text| words(text)));
-        let roles = distinct(all(&self.roles)?);
+        let scopes = all(&self.scopes, |text| text.split_whitespace().collect())?;
+        let roles = all(&self.roles, |text| vec![text])?;
         let mut further = BTreeMap::new();
         for name in wanted {
             if let Some(values) = values(claims, name)? {
@@ -175,22 +184,27 @@ fn is_name(text: &str) -> bool {
     (1..=MAX_NAME_LEN).contains(&text.len()) && !text.chars().any(char::is_control)
 }
 
-fn distinct(values: impl IntoIterator<Item = Box<str>>) -> Vec<Box<str>> {
-    values.into_iter().collect::<BTreeSet<_>>().into_iter().collect()
+/// The values of a claim, all of which may be told.
+fn values(claims: &Map<String, Value>, name: &str) -> Result<Option<Vec<Box<str>>>, ClaimsProblem> {
+    let values = texts(claims, name)?;
+    let mut all = values.iter().flatten();
+    if all.any(|value| value.len() > MAX_NAME_LEN) {
+        return Err(ClaimsProblem::Claim(name.to_owned()));
+    }
+    Ok(values)
 }
 
 /// The values of a claim as texts: a list's one by one, and none of what is neither text, number nor boolean. `None`
 /// where there is no such claim.
-fn values(claims: &Map<String, Value>, name: &str) -> Result<Option<Vec<Box<str>>>, ClaimsProblem> {
+fn texts(claims: &Map<String, Value>, name: &str) -> Result<Option<Vec<Box<str>>>, ClaimsProblem> {
     let found = find(claims, name)?;
     let Some(value) = found.first() else { return Ok(None) };
     let listed = match value {
         Value::Array(items) => items.as_slice(),
         one => std::slice::from_ref(*one),
     };
-    let values = distinct(listed.iter().filter_map(text));
-    let is_too_much = values.len() > MAX_VALUES || values.iter().any(|value| value.len() > MAX_NAME_LEN);
-    if is_too_much { Err(ClaimsProblem::Claim(name.to_owned())) } else { Ok(Some(values)) }
+    let texts: Vec<_> = listed.iter().filter_map(text).collect::<BTreeSet<_>>().into_iter().collect();
+    if texts.len() > MAX_VALUES { Err(ClaimsProblem::Claim(name.to_owned())) } else { Ok(Some(texts)) }
 }
 
 fn text(value: &Value) -> Option<Box<str>> {
@@ -283,9 +297,32 @@ mod tests {
             nobody(json!({"sub": "alice", "groups": many})),
             ClaimsProblem::Claim("groups".to_owned())
         );
+        let words: Vec<String> = many.iter().map(usize::to_string).collect();
         assert_eq!(
-            nobody(json!({"sub": "alice", "groups": [""]})),
+            nobody(json!({"sub": "alice", "scope": words.join(" ")})),
+            ClaimsProblem::Claim("scope".to_owned())
+        );
+        assert_eq!(
+            nobody(json!({"sub": "alice", "groups": ["a\nb"]})),
             ClaimsProblem::Claim("groups".to_owned())
         );
+        let long = "x".repeat(MAX_NAME_LEN + 1);
+        assert_eq!(
+            nobody(json!({"sub": "alice", "a.b": ["c", long]})),
+            ClaimsProblem::Claim("a.b".to_owned())
+        );
+    }
+
+    #[test]
+    fn what_names_nothing_is_left_out_and_scopes_are_measured_word_by_word() {
+        let long = "x".repeat(MAX_NAME_LEN + 1);
+        let scopes: Vec<String> = (0..300).map(|number| format!("scope{number:03}")).collect();
+        let claims = json!({
+            "sub": "alice", "groups": ["", "staff", long], "roles": [long, "clerk", ""],
+            "scope": format!("{} {long}", scopes.join(" "))
+        });
+        let user = user_of(&claims, &ClaimsMapping::default(), &[]).unwrap();
+        assert_eq!((texts(&user.groups), texts(&user.roles)), ("staff".to_owned(), "clerk".to_owned()));
+        assert_eq!(texts(&user.scopes), scopes.join("|"));
     }
 }

@@ -53,6 +53,11 @@ pub mod sds {
 /// reflection and for reading files by the messages' own shape.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/hauberk.binpb"));
 
+/// An encoded `google.protobuf.FileDescriptorSet` of what agents serve to programs, the Workload API and SDS, for
+/// reflection.
+pub const WORKLOAD_API_FILE_DESCRIPTOR_SET: &[u8] =
+    include_bytes!(concat!(env!("OUT_DIR"), "/workload_api.binpb"));
+
 /// An encoded `google.protobuf.FileDescriptorSet` of the resources alone, with the comments of their definitions: what
 /// `hauberk explain` tells of their fields. Only a program that names it carries it.
 pub const DOCUMENTED_FILE_DESCRIPTOR_SET: &[u8] =

@@ -38,6 +38,22 @@ pub const NOT_JOINED: &str = "NOT_JOINED";
 /// Of a program, which may ask again: the certificate of the agent that it asked has ended, and there is no other yet.
 pub const CERTIFICATE_ENDED: &str = "CERTIFICATE_ENDED";
 
+/// What words about an instance end with whom no certificate is believed any longer.
+pub const BY_EVERYBODY: &str = ": everybody refuses it";
+
+/// What is wrong with a resource that a change holds twice; `first` is the place of the other one.
+pub fn held_twice(what: &str, first: usize) -> String {
+    format!("{what}{HELD}{first}]")
+}
+
+/// What that is about, and the place.
+pub fn first_of_twice(message: &str) -> Option<(&str, usize)> {
+    let (what, first) = message.strip_suffix(']')?.rsplit_once(HELD)?;
+    Some((what, first.parse().ok()?))
+}
+
+const HELD: &str = " is already resources[";
+
 const ERROR_INFO: &str = "type.googleapis.com/google.rpc.ErrorInfo";
 
 /// A refusal with a reason.
@@ -59,6 +75,12 @@ pub fn reason(status: &tonic::Status) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_change_holds_twice_is_read_back() {
+        assert_eq!(first_of_twice(&held_twice("Policy shop/p", 12)), Some(("Policy shop/p", 12)));
+        assert_eq!(first_of_twice("Policy shop/p is already there"), None);
+    }
 
     #[test]
     fn a_reason_is_read_back() {

@@ -141,7 +141,6 @@ impl<'a> Facts<'a> {
         if tbs.raw_serial().first().is_some_and(|b| b & 0x80 != 0) {
             return Err(CertificateFault::NegativeSerial);
         }
-        key::check_strength(&tbs.subject_pki)?;
         let mut facts = Self {
             serial: Serial::from_be_bytes(tbs.raw_serial())?,
             validity: Validity::new(
@@ -167,6 +166,10 @@ impl<'a> Facts<'a> {
         let subject_is_empty = tbs.subject.iter().next().is_none();
         for extension in tbs.extensions() {
             facts.take(extension.parsed_extension(), extension.critical, subject_is_empty)?;
+        }
+        match facts.authority {
+            Some(_) => key::check_authority_strength(&tbs.subject_pki)?,
+            None => key::check_strength(&tbs.subject_pki)?,
         }
         facts.check_consistency(subject_is_empty)?;
         Ok(facts)

@@ -19,7 +19,7 @@ use crate::handshake::{ServerTrust, VerifyServer};
 use crate::pem;
 use crate::provider::{self, SetupError};
 use crate::stream::{HandshakeError, handshake_error};
-use crate::verifier::PeerIdentity;
+use crate::verifier::{PeerIdentity, VerifyError};
 
 /// The authorities of the web that a host trusts. Cheap to clone.
 #[derive(Clone)]
@@ -62,16 +62,17 @@ impl WebRoots {
 }
 
 impl EndpointConnector {
-    /// For the profile `https_web`: the server's certificate is by one of `roots`, and for the name that is asked for.
+    /// For the profile `https_web`: the server's certificate is by one of `roots`, and for the name that is asked for. The
+    /// web is not ours: here alone a peer may know no more than TLS 1.2 (docs/decisions/0024-web-servers-of-others-may-speak-tls-1-2.md).
     ///
     /// # Errors
     /// The TLS library refuses the configuration.
     pub fn web(roots: WebRoots, timeout: Duration) -> Result<Self, SetupError> {
-        let provider = provider::provider();
+        let provider = provider::web_provider();
         let verifier = WebPkiServerVerifier::builder_with_provider(roots.0, Arc::clone(&provider)).build();
         let verifier = verifier.map_err(|error| rustls::Error::General(error.to_string()))?;
         let config = ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
             .with_webpki_verifier(verifier)
             .with_no_client_auth();
         Ok(Self::new(config, timeout))
@@ -105,7 +106,7 @@ impl EndpointConnector {
     /// Begins a handshake with the server on `stream`, which is known by the DNS name or IP address `host`.
     ///
     /// # Errors
-    /// The server is slow, refused, refuses us, or does not speak TLS 1.3; or `host` is no such name.
+    /// The server is slow, refused, refuses us, or does not speak such TLS; or `host` is no such name.
     pub async fn connect<S>(&self, host: &str, stream: S) -> Result<TlsStream<S>, HandshakeError>
     where
         S: AsyncRead + AsyncWrite + Unpin,
@@ -113,7 +114,14 @@ impl EndpointConnector {
         let name = ServerName::try_from(host.to_owned());
         let name = name.map_err(|error| HandshakeError::Protocol(error.to_string()))?;
         let stream = timeout(self.timeout, self.inner.connect(name, stream)).await;
-        let stream = stream.map_err(|_| HandshakeError::Timeout(self.timeout))?.map_err(handshake_error)?;
+        let stream = stream.map_err(|_| HandshakeError::Timeout(self.timeout))?;
+        let stream = stream.map_err(|error| match handshake_error(error) {
+            // There is no trust bundle here.
+            HandshakeError::PeerRefused(VerifyError::UnknownIssuer) if self.refuses.is_none() => {
+                HandshakeError::UnknownRoot
+            }
+            error => error,
+        })?;
         if let Some(refuses) = &self.refuses {
             let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
             let server = PeerIdentity::read(chain).map_err(HandshakeError::PeerRefused)?;
@@ -134,5 +142,112 @@ impl fmt::Debug for WebRoots {
 impl fmt::Debug for EndpointConnector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("EndpointConnector").field("timeout", &self.timeout).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hauberk_identity::{TrustDomain, UnixMillis, Validity};
+    use rustls::{ServerConfig, SupportedProtocolVersion, version};
+    use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
+    use tokio::io::duplex;
+    use tokio_rustls::TlsAcceptor;
+
+    use super::*;
+    use crate::authority::{IssuingAuthority, RootAuthority};
+    use crate::issue::SvidTemplate;
+    use crate::live::{ClientAuth, LiveIdentity};
+    use crate::stream::Acceptor;
+    use crate::web::WebCertificate;
+    use crate::{KeyPair, Svid};
+
+    const LIMIT: Duration = Duration::from_secs(20);
+
+    /// A web server's certificate for `localhost`, by itself, and its key.
+    fn web() -> rcgen::CertifiedKey<rcgen::KeyPair> {
+        rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap()
+    }
+
+    /// How it goes with a server that speaks this version alone, as one of the web or as one with a SPIFFE id.
+    async fn met(only: &'static SupportedProtocolVersion, is_web: bool) -> Result<(), String> {
+        let made = web();
+        let roots = WebRoots::from_pem(&made.cert.pem()).unwrap();
+        let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
+        let config = ServerConfig::builder_with_provider(provider::web_provider())
+            .with_protocol_versions(&[only])
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key)
+            .unwrap();
+        let (client, served) = duplex(1 << 16);
+        let connector = match is_web {
+            true => EndpointConnector::web(roots, LIMIT).unwrap(),
+            false => {
+                let bundle = Arc::new(TrustBundle::empty(TrustDomain::parse("example.org").unwrap()));
+                let id = SpiffeId::parse("spiffe://example.org/a").unwrap();
+                EndpointConnector::spiffe(bundle, id, Arc::new(|_, _| None), LIMIT).unwrap()
+            }
+        };
+        let serve = TlsAcceptor::from(Arc::new(config)).accept(served);
+        let (connected, _served) = tokio::join!(connector.connect("localhost", client), serve);
+        connected.map(drop).map_err(|error| error.to_string())
+    }
+
+    #[tokio::test]
+    async fn a_web_server_may_speak_tls_1_2_and_one_with_a_spiffe_id_may_not() {
+        assert_eq!(met(&version::TLS13, true).await, Ok(()));
+        assert_eq!(met(&version::TLS12, true).await, Ok(()));
+        let refused = met(&version::TLS12, false).await.unwrap_err();
+        assert!(refused.to_lowercase().contains("version") || refused.contains("incompatible"), "{refused}");
+    }
+
+    fn svid(domain: &TrustDomain) -> (Svid, KeyPair, TrustBundle) {
+        let now = UnixMillis::from_secs(UnixTime::now().as_secs());
+        let hour = Duration::from_secs(3_600);
+        let validity = Validity::new(now.minus(hour), now.plus(hour)).unwrap();
+        let root = RootAuthority::create(domain, validity, Serial::from_random([1; 16])).unwrap();
+        let issuing = IssuingAuthority::create(&root, validity, Serial::from_random([2; 16])).unwrap();
+        let key = KeyPair::generate().unwrap();
+        let template = SvidTemplate {
+            id: SpiffeId::parse("spiffe://example.org/a").unwrap(),
+            public_key: key.public_key(),
+            serial: Serial::from_random([3; 16]),
+            validity,
+            dns_names: vec!["localhost".to_owned()],
+            ip_addresses: vec![],
+        };
+        (issuing.sign(&template).unwrap(), key, issuing.root_bundle().clone())
+    }
+
+    /// All that accept connections are made in one of these ways: between agents, for agents and admins, for the web.
+    #[tokio::test]
+    async fn nothing_of_ours_that_accepts_speaks_tls_1_2() {
+        let (svid, key, bundle) = svid(&TrustDomain::parse("example.org").unwrap());
+        let live = LiveIdentity::new(bundle);
+        live.publish(svid, &key).unwrap();
+        let made = web();
+        let own = WebCertificate::from_pem(&made.cert.pem(), made.signing_key.serialize_pem().as_bytes());
+        let acceptors: [(&str, Acceptor); 5] = [
+            ("required", live.acceptor(&[b"h2"], ClientAuth::Required, LIMIT).unwrap()),
+            ("optional", live.acceptor(&[b"h2"], ClientAuth::Optional, LIMIT).unwrap()),
+            ("tcp", live.acceptor(&[], ClientAuth::Required, LIMIT).unwrap()),
+            ("web", live.web_acceptor(LIMIT).unwrap()),
+            ("own", own.unwrap().acceptor(LIMIT).unwrap()),
+        ];
+        for (which, acceptor) in acceptors {
+            let roots = WebRoots::from_pem(&made.cert.pem()).unwrap();
+            let config = ClientConfig::builder_with_provider(provider::web_provider())
+                .with_protocol_versions(&[&version::TLS12])
+                .unwrap()
+                .with_root_certificates(roots.0)
+                .with_no_client_auth();
+            let (client, served) = duplex(1 << 16);
+            let name = ServerName::try_from("localhost").unwrap();
+            let connect = TlsConnector::from(Arc::new(config)).connect(name, client);
+            let (accepted, connected) = tokio::join!(acceptor.accept(served), connect);
+            assert!(accepted.is_err(), "{which}");
+            let refused = connected.map(drop).unwrap_err().to_string();
+            assert!(refused.contains("ProtocolVersion"), "{which}: {refused}");
+        }
     }
 }

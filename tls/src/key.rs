@@ -7,7 +7,8 @@ use rustls_pki_types::PrivatePkcs8KeyDer;
 use rustls_pki_types::pem::PemObject;
 use thiserror::Error;
 use x509_parser::oid_registry::{
-    OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_NIST_EC_P384, OID_PKCS1_RSAENCRYPTION, OID_SIG_ED25519,
+    OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_NIST_EC_P384, OID_NIST_EC_P521, OID_PKCS1_RSAENCRYPTION,
+    OID_SIG_ED25519, Oid,
 };
 use x509_parser::prelude::FromDer;
 use x509_parser::public_key::RSAPublicKey;
@@ -214,13 +215,21 @@ impl PublicKeyData for PublicKey {
 
 /// Holds a key from a request or a certificate against the allow-list.
 pub(crate) fn check_strength(key: &SubjectPublicKeyInfo<'_>) -> Result<(), KeyError> {
+    match curve_of(key) {
+        Some(curve) if curve == OID_NIST_EC_P521 => Err(KeyError::Algorithm),
+        _ => check_authority_strength(key),
+    }
+}
+
+/// The same of the key of an authority, which may be on P-521 too: operators and other trust domains have such. No leaf
+/// does.
+pub(crate) fn check_authority_strength(key: &SubjectPublicKeyInfo<'_>) -> Result<(), KeyError> {
     let (algorithm, bits) = (&key.algorithm.algorithm, key.subject_public_key.data.as_ref());
     if *algorithm == OID_KEY_TYPE_EC_PUBLIC_KEY {
-        let curve =
-            key.algorithm.parameters.as_ref().and_then(|p| p.as_oid().ok()).ok_or(KeyError::Algorithm)?;
-        let coordinate = match curve {
+        let coordinate = match curve_of(key).ok_or(KeyError::Algorithm)? {
             c if c == OID_EC_P256 => 32,
             c if c == OID_NIST_EC_P384 => 48,
+            c if c == OID_NIST_EC_P521 => 66,
             _ => return Err(KeyError::Algorithm),
         };
         let uncompressed = bits.first() == Some(&4) && bits.len() == 1 + 2 * coordinate;
@@ -232,6 +241,10 @@ pub(crate) fn check_strength(key: &SubjectPublicKeyInfo<'_>) -> Result<(), KeyEr
     } else {
         Err(KeyError::Algorithm)
     }
+}
+
+fn curve_of<'a>(key: &'a SubjectPublicKeyInfo<'_>) -> Option<Oid<'a>> {
+    key.algorithm.parameters.as_ref().and_then(|parameters| parameters.as_oid().ok())
 }
 
 fn check_rsa(bits: &[u8]) -> Result<(), KeyError> {

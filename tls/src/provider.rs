@@ -20,17 +20,27 @@ pub fn install_provider() {
     let _ = aws_lc_rs::default_provider().install_default();
 }
 
-/// The provider that every configuration of this crate names explicitly: TLS 1.3 suites, X25519MLKEM768 first.
+/// The provider that every configuration of this crate names explicitly but that of clients of the web: TLS 1.3 suites
+/// alone, X25519MLKEM768 first.
 pub(crate) fn provider() -> Arc<CryptoProvider> {
     static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
         let mut provider = aws_lc_rs::default_provider();
         provider.signature_verification_algorithms = HANDSHAKE_ALGORITHMS;
+        provider.cipher_suites.retain(|suite| suite.tls13().is_some());
         Arc::new(provider)
     });
     Arc::clone(&PROVIDER)
 }
 
-/// What may sign a certificate: the keys of [`crate::key`]'s allow-list with SHA-2.
+/// That of clients of web servers which are not ours, and may know no more than TLS 1.2: of its suites those with ephemeral
+/// keys and authenticated encryption, which are all that the library has.
+pub(crate) fn web_provider() -> Arc<CryptoProvider> {
+    static PROVIDER: LazyLock<Arc<CryptoProvider>> =
+        LazyLock::new(|| Arc::new(aws_lc_rs::default_provider()));
+    Arc::clone(&PROVIDER)
+}
+
+/// What may sign a certificate: the keys of [`crate::key`]'s allow-list, those of authorities too, with SHA-2.
 pub(crate) static CERTIFICATE_ALGORITHMS: &[&dyn SignatureVerificationAlgorithm] = &[
     algorithms::ECDSA_P256_SHA256,
     algorithms::ECDSA_P256_SHA384,
@@ -38,6 +48,9 @@ pub(crate) static CERTIFICATE_ALGORITHMS: &[&dyn SignatureVerificationAlgorithm]
     algorithms::ECDSA_P384_SHA256,
     algorithms::ECDSA_P384_SHA384,
     algorithms::ECDSA_P384_SHA512,
+    algorithms::ECDSA_P521_SHA256,
+    algorithms::ECDSA_P521_SHA384,
+    algorithms::ECDSA_P521_SHA512,
     algorithms::ED25519,
     algorithms::RSA_PKCS1_2048_8192_SHA256,
     algorithms::RSA_PKCS1_2048_8192_SHA384,

@@ -14,7 +14,8 @@ use x509_parser::prelude::FromDer;
 use x509_parser::public_key::PublicKey;
 
 use crate::bundle::{BundleError, TrustBundle};
-use crate::jwt::{JwtBundle, JwtBundleError, JwtKey, JwtKeyError, strict_json};
+use crate::certificate::CertificateFault;
+use crate::jwt::{JwtBundle, JwtBundleError, JwtKey, JwtKeyError, JwtKeySet, strict_json};
 
 /// The largest document that is read, in bytes: the keys of others travel in views, and take no more of their room.
 pub const MAX_BUNDLE_BYTES: usize = 64 * 1024;
@@ -28,7 +29,7 @@ pub struct SpiffeBundle {
     refresh_hint: Option<Duration>,
 }
 
-/// Why a document is not taken: not in part, lest a key vanish unseen. The fault is whoever published it.
+/// Why a document, or a key of it, is not taken. The fault is whoever published it.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum SpiffeBundleError {
     /// More than 64 KiB.
@@ -43,12 +44,20 @@ pub enum SpiffeBundleError {
     /// A key without `kty`.
     #[error("key number {0} has no `kty`")]
     KeyType(usize),
-    /// A key for X.509-SVIDs without exactly one certificate.
-    #[error("key number {0} has not exactly one certificate in `x5c`")]
-    NotOneCertificate(usize),
-    /// What verifies X.509-SVIDs is wrong.
+    /// A key for X.509-SVIDs without a certificate.
+    #[error("key number {0} has no certificate in `x5c`")]
+    NoCertificate(usize),
+    /// What verifies X.509-SVIDs is wrong as a whole, or names another trust domain: it is not this one's bundle.
     #[error("the keys for X.509-SVIDs are refused: {0}")]
     X509(#[from] BundleError),
+    /// A key for X.509-SVIDs is wrong.
+    #[error("key number {number} is refused: {source}")]
+    Root {
+        /// Which, counted from 1.
+        number: usize,
+        /// What is wrong.
+        source: BundleError,
+    },
     /// A key for JWT-SVIDs is wrong.
     #[error("key number {number} is refused: {source}")]
     JwtKey {
@@ -57,47 +66,72 @@ pub enum SpiffeBundleError {
         /// What is wrong.
         source: JwtKeyError,
     },
-    /// The keys for JWT-SVIDs make no set.
-    #[error("the keys for JWT-SVIDs are refused: {0}")]
+    /// Keys for JWT-SVIDs are no set together.
+    #[error("keys for JWT-SVIDs are refused: {0}")]
     Jwt(#[from] JwtBundleError),
 }
 
 impl SpiffeBundle {
-    /// Reads the document of `trust_domain`, which the document itself does not name. Keys for other things, and of types
-    /// that are unknown here, are passed over.
+    /// Reads a document as [`SpiffeBundle::parse_and_tell`] does.
     ///
     /// # Errors
-    /// It is no such document, or one of its keys is wrong, or a root names another trust domain.
+    /// As of that.
     pub fn parse(trust_domain: &TrustDomain, document: &[u8]) -> Result<Self, SpiffeBundleError> {
+        Self::parse_and_tell(trust_domain, document).map(|(bundle, _)| bundle)
+    }
+
+    /// Reads the document of `trust_domain`, which the document itself does not name. Keys for other things, and of
+    /// types that are unknown here, are passed over; so is a single key that is wrong or of no use here, and told
+    /// (SPIFFE Trust Domain and Bundle §4.1.3, RFC 7517 §5). Where none of a kind is left, the domain has none of it.
+    ///
+    /// # Errors
+    /// It is no such document, or a root names another trust domain, of which it would be the bundle.
+    pub fn parse_and_tell(
+        trust_domain: &TrustDomain,
+        document: &[u8],
+    ) -> Result<(Self, Vec<SpiffeBundleError>), SpiffeBundleError> {
         if document.len() > MAX_BUNDLE_BYTES {
             return Err(SpiffeBundleError::TooLarge);
         }
         let set = strict_json::object(document).ok_or(SpiffeBundleError::NotASet)?;
         let listed = set.get("keys").and_then(Value::as_array).ok_or(SpiffeBundleError::NotASet)?;
-        let (mut roots, mut jwt_keys) = (Vec::new(), Vec::new());
+        let (mut roots, mut jwt_keys, mut passed_over) = (Vec::new(), Vec::new(), Vec::new());
         for (number, jwk) in (1..).zip(listed) {
-            let jwk = jwk.as_object().ok_or(SpiffeBundleError::NotASet)?;
-            let kty = jwk.get("kty").and_then(Value::as_str).ok_or(SpiffeBundleError::KeyType(number))?;
+            let Some((jwk, kty)) = jwk.as_object().and_then(|jwk| Some((jwk, jwk.get("kty")?.as_str()?)))
+            else {
+                passed_over.push(SpiffeBundleError::KeyType(number));
+                continue;
+            };
             if !matches!(kty, "EC" | "RSA" | "OKP") {
                 continue;
             }
             match jwk.get("use").and_then(Value::as_str) {
-                Some("x509-svid") => {
-                    roots.push(certificate(jwk).ok_or(SpiffeBundleError::NotOneCertificate(number))?);
-                }
-                Some("jwt-svid") => {
-                    let key = JwtKey::from_jwk(jwk);
-                    jwt_keys.extend(key.map_err(|source| SpiffeBundleError::JwtKey { number, source })?);
-                }
+                Some("x509-svid") => match root(trust_domain, number, jwk) {
+                    Ok(root) => roots.push(root),
+                    Err(SpiffeBundleError::Root {
+                        source: foreign @ BundleError::TrustDomain(_), ..
+                    }) => {
+                        return Err(foreign.into());
+                    }
+                    Err(error) => passed_over.push(error),
+                },
+                Some("jwt-svid") => match JwtKey::from_jwk(jwk) {
+                    Ok(key) => jwt_keys.extend(key),
+                    Err(source) => passed_over.push(SpiffeBundleError::JwtKey { number, source }),
+                },
                 _ => {}
             }
         }
-        Ok(Self {
+        let jwt_keys = JwtKeySet::unambiguous(jwt_keys, |id| {
+            passed_over.push(JwtBundleError::SameId(id).into());
+        });
+        let bundle = Self {
             x509: TrustBundle::of_others(trust_domain.clone(), roots)?,
-            jwt: JwtBundle::new(trust_domain.clone(), jwt_keys)?,
+            jwt: JwtBundle::of_set(trust_domain.clone(), jwt_keys),
             sequence: number(&set, "spiffe_sequence")?,
             refresh_hint: number(&set, "spiffe_refresh_hint")?.map(Duration::from_secs),
-        })
+        };
+        Ok((bundle, passed_over))
     }
 
     /// The document again, in our own spelling.
@@ -170,11 +204,21 @@ pub fn bundle_document(
     Value::Object(document).to_string()
 }
 
-fn certificate(jwk: &Map<String, Value>) -> Option<CertificateDer<'static>> {
-    match jwk.get("x5c")?.as_array()?.as_slice() {
-        [one] => STANDARD.decode(one.as_str()?).ok().map(CertificateDer::from),
-        _ => None,
-    }
+/// The root that a key for X.509-SVIDs is: the first of its certificates (X509-SVID §6.2).
+fn root(
+    trust_domain: &TrustDomain,
+    number: usize,
+    jwk: &Map<String, Value>,
+) -> Result<CertificateDer<'static>, SpiffeBundleError> {
+    let first = jwk.get("x5c").and_then(Value::as_array).and_then(|listed| listed.first());
+    let first = first.ok_or(SpiffeBundleError::NoCertificate(number))?;
+    let refused = |source| SpiffeBundleError::Root { number, source };
+    let der = first.as_str().and_then(|text| STANDARD.decode(text).ok());
+    let der = der.ok_or_else(|| refused(CertificateFault::Malformed.into()))?;
+    let der = CertificateDer::from(der);
+    // Each by itself: beside others one that is wrong would take them along.
+    TrustBundle::of_others(trust_domain.clone(), [der.clone()]).map_err(refused)?;
+    Ok(der)
 }
 
 fn number(set: &Map<String, Value>, name: &'static str) -> Result<Option<u64>, SpiffeBundleError> {
@@ -196,7 +240,12 @@ fn x509_key(root: &CertificateDer<'_>) -> Map<String, Value> {
             let coordinates = point.data().get(1..).unwrap_or_default();
             let (x, y) = coordinates.split_at(coordinates.len() / 2);
             set("kty", json!("EC"));
-            set("crv", json!(if x.len() > 32 { "P-384" } else { "P-256" }));
+            let curve = match x.len() {
+                32 => "P-256",
+                48 => "P-384",
+                _ => "P-521",
+            };
+            set("crv", json!(curve));
             set("x", json!(URL_SAFE_NO_PAD.encode(x)));
             set("y", json!(URL_SAFE_NO_PAD.encode(y)));
         }

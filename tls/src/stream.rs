@@ -63,6 +63,9 @@ pub enum HandshakeError {
     /// We refuse the peer's certificate. The fault is the peer's.
     #[error("the peer is refused: {0}")]
     PeerRefused(#[source] VerifyError),
+    /// No root by which the server could be known, and there is no trust bundle, vouches for it.
+    #[error("no root that is believed here vouches for its certificate")]
+    UnknownRoot,
     /// The peer's certificate is good, and it is refused all the same, such as for being revoked. The fault is the peer's.
     #[error("the peer is refused although its certificate is good: {0}")]
     PeerDenied(&'static str),
@@ -103,6 +106,7 @@ impl HandshakeError {
             Self::Io(_) => "connection_broke",
             Self::NoCertificate => "no_certificate_here",
             Self::PeerRefused(error) => error.reason(),
+            Self::UnknownRoot => VerifyError::UnknownIssuer.reason(),
             Self::PeerDenied(_) => "denied",
             Self::RefusedByPeer(_) => "refused_by_peer",
             Self::NoCommonProtocol => "wrong_alpn",
@@ -116,6 +120,7 @@ impl HandshakeError {
     pub fn fault(&self) -> &'static str {
         match self {
             Self::PeerRefused(error) => error.fault(),
+            Self::UnknownRoot => VerifyError::UnknownIssuer.fault(),
             Self::PeerDenied(_) => "the peer's",
             Self::NoCertificate => "this side's",
             Self::RefusedByPeer(_) => "the peer's bundle or clock, or this side's certificate",

@@ -42,6 +42,9 @@ pub enum WebCertificateError {
     /// The key is another certificate's.
     #[error("the private key does not belong to the first certificate")]
     Mismatch,
+    /// The certificate is none that anybody could verify.
+    #[error("the first certificate cannot be used: {0}")]
+    Unusable(String),
 }
 
 impl WebCertificate {
@@ -108,8 +111,16 @@ pub(crate) fn certified(chain: &str, key: &[u8]) -> Result<CertifiedKey, WebCert
     let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| WebCertificateError::NoKey)?;
     let key = any_supported_type(&key).map_err(|_| WebCertificateError::UnsupportedKey)?;
     let certified = CertifiedKey::new(chain, key);
-    certified.keys_match().map_err(|_| WebCertificateError::Mismatch)?;
-    Ok(certified)
+    match certified.keys_match() {
+        Ok(()) => Ok(certified),
+        Err(rustls::Error::InconsistentKeys(_)) => Err(WebCertificateError::Mismatch),
+        Err(error) => {
+            Err(WebCertificateError::Unusable(match certified.end_entity_cert().ok().map(Facts::read) {
+                Some(Err(fault)) => fault.to_string(),
+                Some(Ok(_)) | None => error.to_string(),
+            }))
+        }
+    }
 }
 
 impl ResolvesServerCert for WebCertificate {
@@ -149,6 +160,30 @@ mod tests {
     fn made() -> (String, String) {
         let made = rcgen::generate_simple_self_signed(["oidc.shop.test".to_owned()]).unwrap();
         (made.cert.pem(), made.signing_key.serialize_pem())
+    }
+
+    /// As `openssl x509 -req` makes it where it is given no extensions; with its key, of no use elsewhere.
+    const VERSION_1: [&str; 2] = [
+        "-----BEGIN CERTIFICATE-----\n\
+         MIIBFTCBvAIUVa2VMGzar/RdQprBb1UVeIf5DIswCgYIKoZIzj0EAwIwDTELMAkG\n\
+         A1UEAwwCY2EwIBcNMjYxMTI5MjMzODI4WhgPMjEyNjExMDUyMzM4MjhaMAwxCjAI\n\
+         BgNVBAMMAW0wWTATBgcqhkjOPQIBBggqhkjOPQMBBwNCAAR7stWiSagXCGnUpAWG\n\
+         lwxbLStxO9C5TBDJxr7BrEVB++DdvGMix+iUfisZOUlXb7mhpyeFrxSezqKV/Cg2\n\
+         N06aMAoGCCqGSM49BAMCA0gAMEUCIH5zXLJymnKiyL3mn/qu0JM3vM5knYtw8lL5\n\
+         TcELtbRfAiEA0XMp5oIJz9UWB5pQSq/hLlNIfU4aR9JRFqZGw2DurLQ=\n\
+         -----END CERTIFICATE-----\n",
+        "-----BEGIN PRIVATE KEY-----\n\
+         MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgNoJhcion5jZeDmvJ\n\
+         ZneKwG5cB27znWklLgcStFdNusChRANCAAR7stWiSagXCGnUpAWGlwxbLStxO9C5\n\
+         TBDJxr7BrEVB++DdvGMix+iUfisZOUlXb7mhpyeFrxSezqKV/Cg2N06a\n\
+         -----END PRIVATE KEY-----\n",
+    ];
+
+    #[test]
+    fn a_certificate_of_version_1_is_not_said_to_be_for_another_key() {
+        let [chain, key] = VERSION_1;
+        let refused = WebCertificate::from_pem(chain, key.as_bytes()).unwrap_err();
+        assert!(refused.to_string().contains("is not of X.509 version 3"), "{refused}");
     }
 
     #[test]

@@ -29,7 +29,7 @@ use crate::metrics::Metrics;
 use crate::outbound::{Outbound, TcpService};
 use crate::random;
 use crate::renew::{Expiry, Renewal};
-use crate::state::State;
+use crate::state::{State, StoredIdentity, TokenDigest};
 use crate::status::{Joined, Status};
 use crate::sync::{Held, Recipient, Sync, ViewAge};
 use crate::telemetry::LogFilter;
@@ -58,6 +58,7 @@ pub(super) struct Member {
     decisions: Arc<Decisions>,
     instance: InstanceId,
     issued_at: UnixMillis,
+    used_token: Option<TokenDigest>,
 }
 
 impl Start {
@@ -71,8 +72,8 @@ impl Start {
 
     /// Lets programs ask the Workload API, who are told to wait until we are somebody.
     pub(super) fn accept_programs(&mut self, socket: ApiSocket, connections: usize) -> Arc<Front> {
-        let (state, metrics) = (Arc::clone(&self.state), Arc::clone(&self.metrics));
-        let front = Front::new(Board::new(true), metrics, state, self.clock, self.stop.clone());
+        let metrics = Arc::clone(&self.metrics);
+        let front = Front::new(Board::new(true), metrics, &self.state, self.clock, self.stop.clone());
         workloads::accept(socket, connections, &front, &mut self.tasks);
         front
     }
@@ -89,7 +90,7 @@ impl Start {
         issued: Issued,
         access_log: Option<AccessLog>,
     ) -> Result<Member, AppError> {
-        let (instance, issued_at) = (issued.identity.instance, issued.identity.issued_at);
+        let StoredIdentity { instance, issued_at, used_token, .. } = issued.identity;
         let decisions = Arc::new(Decisions::new(self.clock, instance, random::bytes()?, access_log));
         let recipient = Recipient::of(issued.identity.svid.id())?;
         let credentials = Credentials::new(issued, Arc::clone(&self.state))?;
@@ -107,7 +108,7 @@ impl Start {
             connections: Arc::clone(&connections),
         });
         self.mesh.gate.set_certificate_valid(true);
-        Ok(Member { connections, credentials, recipient, decisions, instance, issued_at })
+        Ok(Member { connections, credentials, recipient, decisions, instance, issued_at, used_token })
     }
 
     /// Starts whatever does not serve traffic itself: what is on disk, what is done from time to time, the certificate,
@@ -177,8 +178,10 @@ impl Start {
             clock: self.clock,
             credentials,
             decisions: Arc::clone(&member.decisions),
+            denied: Arc::clone(&self.mesh.denied),
             instance: member.instance,
             issued_at: member.issued_at,
+            used_token: member.used_token,
         };
         self.tasks.spawn(renewal.run(self.stop.clone()));
     }

@@ -22,6 +22,10 @@ const RETIRE_OWN_BEFORE: Duration = Duration::from_secs(10);
 /// How long a peer may keep a connection on which it asks nothing, be it for HTTP or a tunnel. Our own agents close
 /// such connections sooner, or find them closed when they next need one.
 pub(super) const IDLE: Duration = Duration::from_secs(300);
+/// For how long a peer may leave an answer that was cut on a connection before that is given nothing new, and then
+/// ended.
+const RETIRE_LEFT: Duration = Duration::from_secs(2);
+pub(super) const LEFT: Duration = Duration::from_secs(5);
 /// After how many connections, and flows on them, a walk lets others have a turn: a revocation among them. One
 /// connection is not broken off, and has a few hundred flows at the most.
 pub(super) const WALK_STEP: usize = 256;
@@ -151,12 +155,15 @@ impl Connections {
                 Role::Inbound { .. } => RETIRE_BEFORE,
                 Role::Outbound => RETIRE_OWN_BEFORE,
             };
+            let left = connection.left_after_cut(instant).unwrap_or_default();
             if now > until {
                 connection.cut("certificate_expired");
             } else if connection.is_idle(instant, 2 * IDLE) {
                 // It was asked to end and does not.
                 connection.cut("idle");
-            } else if now.plus(before) > until || connection.is_idle(instant, IDLE) {
+            } else if left >= LEFT {
+                connection.cut("cut_answer_not_taken");
+            } else if now.plus(before) > until || connection.is_idle(instant, IDLE) || left >= RETIRE_LEFT {
                 connection.retired().cancel();
             }
         }

@@ -39,6 +39,8 @@ struct Flow {
     tokens: TokenFields,
     meter: Arc<Meter>,
     changes: Changes,
+    /// Since when it may not go on.
+    cut_since: Option<Instant>,
 }
 
 /// What may become of a flow as time passes, although nothing new is asked.
@@ -122,6 +124,7 @@ impl Connection {
             tokens: tokens.clone(),
             meter: Arc::clone(&meter),
             changes: Changes::Nothing,
+            cut_since: None,
         });
         // Whoever cuts looks through the flows only afterwards, so that one of us sees the other.
         let memo =
@@ -214,6 +217,7 @@ impl Connection {
                 let facts = self.facts(stamp.as_ref(), &flow.subject, &ruling, moment, "");
                 let decision = connections.decisions().record(&facts);
                 flow.meter.cut_by(&decision);
+                flow.cut_since = Some(Instant::now());
                 if let Some(listener) = self.listener() {
                     listener.denied(facts.ruling.reason());
                 }
@@ -292,6 +296,15 @@ impl Connection {
         let (domain, own) = (id.trust_domain(), current.bundle().trust_domain());
         let identity = if domain == *own { id.as_str() } else { domain.as_str() };
         connections.room.of(identity, MOST_OF_CONNECTION)
+    }
+
+    /// For how long the peer has not taken the rest of an answer that may not go on, if there is one. For as long as its
+    /// caller takes nothing, nobody asks such an answer whether it may go on.
+    pub(super) fn left_after_cut(&self, now: Instant) -> Option<Duration> {
+        let state = self.state();
+        let is_left = |flow: &&Flow| flow.meter.is_answering();
+        let left = state.flows.iter().map(|(_, flow)| flow).filter(is_left).filter_map(|flow| flow.cut_since);
+        left.min().map(|since| now.duration_since(since))
     }
 
     /// Whether the peer has asked nothing for so long on a connection that is kept for its next request or stream.

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::enforce::IDLE;
+use super::enforce::{IDLE, LEFT};
 use super::*;
 use crate::clock::Clock;
 use crate::mesh::{Denylist, Mesh, NodeView};
@@ -175,6 +175,38 @@ async fn a_peer_that_asks_nothing_is_asked_to_go_and_then_made_to() {
         tokio::time::advance(IDLE).await;
         assert_eq!(is_told(&connections), (true, true), "{protocol:?}");
     }
+}
+
+/// Such as by a window that it never opens: nobody asks the answer then whether it may go on.
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_does_not_take_the_end_of_an_answer_that_was_cut_loses_the_connection() {
+    let authorities = Authorities::new();
+    let permit = [permit("/", "true")];
+    let (connections, _enforcing) = enforcing(&authorities, view_with(&authorities, 1, &permit)).await;
+    let address = "127.0.0.1:9".parse().unwrap();
+    let peer = web(&authorities, HOUR);
+    let [one, other] = [1, 2]
+        .map(|exporter| connections.register(INBOUND, peer.clone(), address, None, [exporter; 32]).unwrap());
+    let admit = |registered: &Registered| {
+        registered.connection().admit(&connections, |_| get("/"), None, None, Instant::now())
+    };
+    let [left, taken] = [&one, &other].map(admit);
+    for passage in [&left, &taken] {
+        assert!(passage.is_allowed());
+        passage.meter().set_answering(true);
+    }
+    connections.context.mesh.gate.open(view_with(&authorities, 2, &[]));
+    for passage in [&left, &taken] {
+        cut_after(passage, HOUR).await.unwrap();
+    }
+    let since = Instant::now();
+    taken.meter().set_answering(false);
+    let retired = one.connection().retired();
+    retired.cancelled().await;
+    assert!(since.elapsed() < LEFT, "{:?}", since.elapsed());
+    one.connection().cut_signal().cancelled().await;
+    assert!((LEFT..LEFT + Duration::from_secs(2)).contains(&since.elapsed()), "{:?}", since.elapsed());
+    assert!(!other.connection().retired().is_cancelled() && !other.connection().cut_signal().is_cancelled());
 }
 
 /// Refuses these, and says that it does.

@@ -7,6 +7,7 @@ use zeroize::Zeroizing;
 use super::Attempt;
 use crate::attestation;
 use crate::config::{Config, EnrollmentName, Join};
+use crate::state::TokenDigest;
 
 /// Tokens are far shorter; a larger file is some other file.
 const MAX_TOKEN_LEN: u64 = 4_096;
@@ -27,6 +28,26 @@ pub(super) async fn read_evidence(config: &Config) -> Result<Evidence, Attempt> 
             let read = attestation::Evidence::read(evidence).await;
             let read = read.map_err(|error| Attempt::Nothing(error.to_string()))?;
             Ok(Evidence::Machine(read, enrollment.clone()))
+        }
+    }
+}
+
+/// The token that stands where one is looked for, if there is any.
+pub(crate) fn token_in(config: &Config) -> Option<TokenDigest> {
+    let Some(Join::TokenFile(path)) = &config.join else { return None };
+    read_token(path).ok().map(|token| TokenDigest::of(&token))
+}
+
+/// # Errors
+/// What we would join by is no other token than this.
+pub(super) fn another_token(config: &Config, used: TokenDigest) -> Result<(), Attempt> {
+    match &config.join {
+        Some(Join::TokenFile(path)) if TokenDigest::of(&read_token(path)?) == used => Err(Attempt::Nothing(
+            format!("{}: it holds the token of before, and another one is needed", path.display()),
+        )),
+        Some(Join::TokenFile(_)) => Ok(()),
+        Some(Join::Evidence { .. }) | None => {
+            Err(Attempt::Nothing("no --join-token-file is configured".to_owned()))
         }
     }
 }

@@ -60,7 +60,7 @@ pub(super) async fn serve_http1(port: Arc<Port>, guest: Arc<Guest>, stream: TlsS
     let strict = StrictRequests::new(stream, Bytes::new(), caller.opaque.clone(), tell);
     let service = service_fn(move |request| handle(Arc::clone(&caller), request));
     let connection = http1::server().serve_connection(TokioIo::new(strict), service).with_upgrades();
-    serve_until(connection, &retired, &stop).await;
+    serve_until(connection, &retired, &stop, || ()).await;
 }
 
 pub(super) async fn serve_http2(port: Arc<Port>, guest: Arc<Guest>, stream: TlsStream<TcpStream>) {
@@ -70,7 +70,7 @@ pub(super) async fn serve_http2(port: Arc<Port>, guest: Arc<Guest>, stream: TlsS
     let service = service_fn(move |request| handle(Arc::clone(&caller), request));
     let stream = PromptFrames::new(stream);
     let connection = http2::server(tasks).serve_connection(TokioIo::new(stream), service);
-    serve_until(connection, &retired, &stop).await;
+    serve_until(connection, &retired, &stop, || ()).await;
 }
 
 impl Caller {
@@ -162,6 +162,10 @@ async fn handle(caller: Arc<Caller>, mut request: Request<Incoming>) -> Result<A
     let mut exchange = pin!(pass_on(&caller, form, request, head, Arc::clone(&passage)));
     if let Some(answer) = until_cut(&meter, exchange.as_mut()).await {
         return Ok(answer);
+    }
+    if caller.opaque.has_begun() {
+        // It was cut as it changed to another protocol. What comes on the connection from here on nobody has looked at.
+        return Err(BodyError::Cut);
     }
     let denial = unanswered.deny(form, &meter).await?;
     passage.answered(&denial);

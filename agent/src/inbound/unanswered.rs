@@ -1,5 +1,7 @@
 //! What the caller of a request is told that is cut before it was answered.
 
+use std::future::poll_fn;
+use std::task::Poll;
 use std::time::Duration;
 
 use hauberk_policy::Protocol;
@@ -9,7 +11,7 @@ use hyper::body::{Body, Incoming};
 use crate::wire::answer::{self, Form};
 use crate::wire::body::{BodyError, ResponseBody};
 use crate::wire::headers::CLOSE;
-use crate::wire::meter::{Meter, until_sent};
+use crate::wire::meter::Meter;
 
 /// How long an app over HTTP/2 that takes nothing may delay the end of a request.
 const PATIENCE: Duration = Duration::from_millis(50);
@@ -42,14 +44,16 @@ impl Unanswered {
         meter: &Meter,
     ) -> Result<Response<ResponseBody<G>>, BodyError> {
         let mut denial = answer::denial(form, meter.decision().ok_or(BodyError::Cut)?);
-        if self.has_content && self.is_from_http1 {
+        if self.has_content && self.is_from_http1 && !meter.is_whole() {
             // Of the rest nobody reads.
             denial.headers_mut().insert(header::CONNECTION, CLOSE);
         }
         if self.has_content && self.is_to_http2 {
             // To drop the exchange cancels the stream, which servers are known to take for the end of the content. The content
-            // breaks off first, as an error, by the task that sends it.
-            let _ = tokio::time::timeout(PATIENCE, until_sent(meter)).await;
+            // breaks off first, as an error, by the task that sends it: that it does only while the app reads.
+            let until_sent =
+                poll_fn(|cx| if meter.poll_sent(cx.waker()) { Poll::Ready(()) } else { Poll::Pending });
+            let _ = tokio::time::timeout(PATIENCE, until_sent).await;
         }
         Ok(denial)
     }

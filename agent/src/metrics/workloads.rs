@@ -69,7 +69,7 @@ impl WorkloadMetrics {
     }
 
     /// A question was refused, or a stream ended, with this status.
-    pub(crate) fn denied(&self, status: &Status) {
+    fn denied(&self, status: &Status) {
         self.denials.add(match status.code() {
             Code::PermissionDenied => "no_identity",
             Code::InvalidArgument => "bad_request",
@@ -78,6 +78,12 @@ impl WorkloadMetrics {
             Code::Cancelled => "cancelled",
             _ => "other",
         });
+    }
+
+    /// Counts a refusal on its way.
+    pub(crate) fn refusing(&self, status: Status) -> Status {
+        self.denied(&status);
+        status
     }
 
     pub(super) fn write(&self, page: &mut Page) {

@@ -15,7 +15,7 @@ use crate::connections::Leave;
 use crate::decisions::{OutboundFacts, Outcome, Request};
 use crate::metrics::ServiceMetrics;
 use crate::wire::headers::{self, DECISION};
-use crate::wire::meter::Meter;
+use crate::wire::meter::{Broken, Meter};
 
 /// What an app wants.
 #[derive(Debug)]
@@ -184,6 +184,12 @@ impl Drop for Call {
             self.decision = Some(id.into());
             self.error = self.error.or(Some("denied"));
         }
+        let broken = self.meter.as_ref().and_then(|meter| meter.broken());
+        self.error = self.error.or(broken.map(|broken| match broken {
+            Broken::Denied => "denied",
+            Broken::Off if self.route.is_none() => "external_broke_off",
+            Broken::Off => "endpoint_broke_off",
+        }));
         match self.error {
             Some(reason) => self.metrics.failed(reason),
             None => self.metrics.answered(self.status),

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use http::{Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 
 use super::Outbound;
+use super::app_socket::AppSocket;
 use super::call::{Call, Wish};
 use super::http::{Answer, Failure};
 use super::listener::AppConnection;
@@ -18,7 +18,7 @@ use crate::wire::headers::DECISION;
 use crate::wire::strict::StrictRequests;
 
 /// What hyper hands back of the connections that `listener.rs` gives it.
-type Io = TokioIo<StrictRequests<TcpStream>>;
+type Io = TokioIo<StrictRequests<AppSocket>>;
 
 /// Opens the stream and answers 200, after which the connection carries it.
 pub(super) async fn begin(
@@ -39,7 +39,10 @@ pub(super) async fn begin(
         Err(NotOpened::Denied(id)) => {
             let mut denial = Response::new(ResponseBody::empty());
             *denial.status_mut() = StatusCode::FORBIDDEN;
-            if let Ok(id) = id.parse() {
+            // Where the whole agent may not go on there is no decision.
+            if !id.is_empty()
+                && let Ok(id) = id.parse()
+            {
                 denial.headers_mut().insert(DECISION, id);
             }
             return denial;
@@ -54,7 +57,9 @@ pub(super) async fn begin(
             Err(error) => return tracing::debug!(event = "upgrade_failed", %error),
         };
         let (socket, _) = parts.io.into_inner().into_parts();
-        tcp::carry(socket, parts.read_buf, stream, call).await;
+        if let Some(socket) = socket.into_stream() {
+            tcp::carry(socket, parts.read_buf, stream, call).await;
+        }
         drop(connection);
     });
     Response::new(ResponseBody::empty())

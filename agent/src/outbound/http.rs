@@ -65,6 +65,9 @@ pub(super) async fn handle(
         return super::connect::begin(&outbound, connection, request).await;
     }
     let (form, version) = (Form::of(request.headers()), request.version());
+    if version < Version::HTTP_11 {
+        connection.end.by_close();
+    }
     let has_content = !request.body().is_end_stream();
     let scrubbed = headers::scrub_request(&mut request);
     let wish = Wish::Request {
@@ -104,11 +107,12 @@ pub(super) async fn handle(
         Ok((mut response, via)) => {
             call.answered(&response);
             headers::scrub_response(response.headers_mut(), &[DECISION, ERROR]);
-            if version < Version::HTTP_2 && has_content && response.headers().contains_key(DECISION) {
+            let (meter, origin) = (call.meter(), Origin::agent(version, response.headers()));
+            let is_unread = has_content && !meter.is_whole();
+            if version < Version::HTTP_2 && is_unread && response.headers().contains_key(DECISION) {
                 // Of what comes after a denial nobody reads.
                 response.headers_mut().insert(header::CONNECTION, CLOSE);
             }
-            let (meter, origin) = (call.meter(), Origin::agent(version, response.headers()));
             response.map(|body| ResponseBody::relay(body, meter, via, call, origin))
         }
         Err(failure) => failure.answer(form, call),

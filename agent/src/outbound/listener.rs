@@ -15,6 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::app_socket::{AppSocket, EndTells};
 use super::call::{Call, Wish};
 use super::{Outbound, http, tcp};
 use crate::wire::accept::Refusals;
@@ -34,6 +35,8 @@ const PREFACE: &[u8] = b"PRI";
 pub(super) struct AppConnection {
     /// To be told when it no longer speaks HTTP/1.1.
     pub(super) opaque: Opaque,
+    /// To be told where answers may end with the connection.
+    pub(super) end: EndTells,
     /// Where the app is.
     pub(super) app: SocketAddr,
     _place: SocketPlace,
@@ -144,8 +147,10 @@ async fn serve_http(
             Call::begin(&telling, Wish::Unread).unread(broken.fault);
         }
     };
+    let end = EndTells::default();
+    let stream = AppSocket::new(stream, end.clone());
     let io = TokioIo::new(StrictRequests::new(stream, first, opaque.clone(), tell));
-    let connection = Arc::new(AppConnection { opaque, app, _place: place });
+    let connection = Arc::new(AppConnection { opaque, end: end.clone(), app, _place: place });
     let service = service_fn(move |request| {
         let (outbound, connection) = (Arc::clone(&outbound), Arc::clone(&connection));
         async move { Ok::<_, Infallible>(http::handle(outbound, connection, request).await) }
@@ -153,9 +158,10 @@ async fn serve_http(
     // Nothing but `stop` ends a local app's connection.
     let never = CancellationToken::new();
     if is_http2 {
-        serve_until(http2::server(tasks).serve_connection(io, service), &never, stop).await;
+        serve_until(http2::server(tasks).serve_connection(io, service), &never, stop, || ()).await;
     } else {
-        serve_until(http1::server().serve_connection(io, service).with_upgrades(), &never, stop).await;
+        let served = http1::server().serve_connection(io, service).with_upgrades();
+        serve_until(served, &never, stop, || end.with_all()).await;
     }
 }
 

@@ -5,6 +5,7 @@
 //! to that endpoint's agent, which must prove to be exactly who is expected (`peer.rs`). What leaves the mesh is
 //! decided here (`egress/mod.rs`).
 
+mod app_socket;
 mod balance;
 mod call;
 mod connect;

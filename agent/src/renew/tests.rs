@@ -1,9 +1,11 @@
+use std::collections::HashSet;
+
 use hauberk_proto::sds::google::rpc::{ErrorInfo, Status};
 use hauberk_tls::Fingerprint;
 use prost::Message;
 
 use super::*;
-use crate::mesh::{ClosedReason, Inbound, Mesh};
+use crate::mesh::{ClosedReason, Denylist, Inbound, Mesh};
 use crate::testing::{Authorities, ControlPlane, HOUR, StalledFile, around, config, now};
 
 struct Agent {
@@ -37,8 +39,10 @@ fn agent(authorities: &Authorities, plane: &ControlPlane, ahead: Duration, more:
         clock,
         credentials: credentials.clone(),
         decisions: Arc::new(Decisions::new(clock, instance, [0; 4], None)),
+        denied: Arc::clone(&mesh.denied),
         instance,
         issued_at,
+        used_token: None,
     };
     let expiry = Expiry::new(credentials.clone(), Arc::clone(&mesh.gate), clock);
     Agent { renewal, expiry, mesh, credentials, directory }
@@ -371,4 +375,51 @@ async fn a_token_for_another_node_is_neither_kept_nor_put_in_force() {
     assert!(problem.to_string().contains("names spiffe://shop.local/mesh/shop/node/orders"), "{problem}");
     assert_eq!(key(&others), before);
     assert!(agent.renewal.state.identity().unwrap().is_none());
+}
+
+#[tokio::test]
+async fn whoever_is_revoked_comes_back_by_another_token_alone() {
+    let authorities = Authorities::new();
+    let plane = ControlPlane::start(&authorities).await;
+    let mut agent = agent(&authorities, &plane, Duration::ZERO, &["token"]);
+    agent.renewal.used_token = Some(TokenDigest::of("hbk1-secret"));
+    let before = key(&agent.credentials);
+    let mut changes = agent.credentials.live().subscribe();
+    changes.mark_unchanged();
+    let serial = agent.credentials.live().current().svid().unwrap().serial();
+    let revoked = Denylist { serials: HashSet::from([serial]), ..Denylist::default() };
+    agent.mesh.denied.replace(revoked);
+    let RenewError::NotJoined { problem: NotJoined::ByNothing { problem, .. }, why } =
+        within(Box::pin(agent.renewal.renew_once())).await.unwrap_err()
+    else {
+        panic!("it lasts until somebody makes a token")
+    };
+    assert!(why.contains("revoked") && problem.contains("another one is needed"), "{why}: {problem}");
+    assert!(agent.renewal.what_to_do().contains("without a restart"));
+    assert!(plane.enrollment.asked.lock().unwrap().is_empty());
+
+    std::fs::write(agent.directory.path().join("token"), "hbk1-another").unwrap();
+    let stop = CancellationToken::new();
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(agent.renewal.run(stop.clone()));
+    within(changes.wait_for(|state| state.svid().unwrap().key_fingerprint() != before)).await.unwrap();
+    let asked = plane.enrollment.asked.lock().unwrap().clone();
+    assert_eq!(asked.iter().map(|(token, _)| token.as_str()).collect::<Vec<_>>(), ["hbk1-another"]);
+    stop.cancel();
+    within(tasks.join_next()).await;
+    drop((changes, agent.credentials, agent.expiry));
+}
+
+#[tokio::test]
+async fn by_which_token_we_joined_is_known_after_renewals_and_restarts() {
+    let authorities = Authorities::new();
+    let plane = ControlPlane::start(&authorities).await;
+    let mut agent = agent(&authorities, &plane, Duration::ZERO, &["token"]);
+    plane.enrollment.refusals.lock().unwrap().push(not_on_record());
+    for _ in 0..2 {
+        within(Box::pin(agent.renewal.renew_once())).await.unwrap();
+        agent.credentials.save().unwrap();
+        let stored = agent.renewal.state.identity().unwrap().unwrap();
+        assert_eq!(stored.used_token, Some(TokenDigest::of("hbk1-secret")));
+    }
 }

@@ -8,6 +8,7 @@ pub(crate) mod file;
 mod membership;
 mod records;
 mod slots;
+mod token;
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io;
@@ -23,6 +24,7 @@ use thiserror::Error;
 
 pub use membership::{Keeping, Membership};
 pub use records::{Mark, StoredIdentity, StoredTrust};
+pub use token::TokenDigest;
 
 const IDENTITY: &str = "identity";
 const PENDING_KEY: &str = "pending-key";

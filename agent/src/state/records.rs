@@ -10,6 +10,8 @@ use hauberk_tls::{CertificateDer, Fingerprint, KeyPair, Svid, TrustBundle};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use super::token::{NoDigest, TokenDigest};
+
 /// Key and certificate, which are of no use without each other.
 #[derive(Debug)]
 pub struct StoredIdentity {
@@ -17,6 +19,8 @@ pub struct StoredIdentity {
     pub instance: InstanceId,
     /// When the certificate was issued.
     pub issued_at: UnixMillis,
+    /// By which token we joined, if it was by one and by a release that looked at it.
+    pub used_token: Option<TokenDigest>,
     /// The certificate and its chain.
     pub svid: Svid,
     /// Its key.
@@ -47,6 +51,8 @@ pub struct Mark {
 struct IdentityText<'a> {
     instance: &'a str,
     issued_at_unix_ms: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    used_token: Option<String>,
     chain_pem: String,
     key_pem: &'a str,
 }
@@ -55,6 +61,8 @@ struct IdentityText<'a> {
 struct IdentityTextOwned {
     instance: String,
     issued_at_unix_ms: u64,
+    #[serde(default)]
+    used_token: Option<String>,
     chain_pem: String,
     key_pem: String,
 }
@@ -65,6 +73,7 @@ impl StoredIdentity {
         let text = IdentityText {
             instance: self.instance.as_str(),
             issued_at_unix_ms: self.issued_at.0,
+            used_token: self.used_token.map(|token| token.to_string()),
             chain_pem: self.svid.to_pem(),
             key_pem: &key_pem,
         };
@@ -78,6 +87,11 @@ impl StoredIdentity {
         let identity = Self {
             instance: InstanceId::parse(&text.instance).map_err(|error| error.to_string())?,
             issued_at: UnixMillis(text.issued_at_unix_ms),
+            used_token: text
+                .used_token
+                .map(|token| token.parse())
+                .transpose()
+                .map_err(|error: NoDigest| error.to_string())?,
             svid: Svid::from_pem(&text.chain_pem).map_err(|error| error.to_string())?,
             key: KeyPair::from_pkcs8_pem(&Zeroizing::new(text.key_pem)).map_err(|error| error.to_string())?,
         };

@@ -4,21 +4,19 @@ use std::sync::Arc;
 
 use hauberk_proto::agent::v1 as pb;
 use hauberk_proto::agent::v1::from_agent::Message as Up;
-use hauberk_tls::TrustBundle;
 use tokio::time::Instant;
 
 use super::disk::Kind;
 use super::session::{End, Session, Uplink};
 use crate::mesh::{Inbound, NodeView};
-use crate::state::Mark;
+use crate::state::{Mark, StoredTrust};
 
 /// What is to be acknowledged.
 #[derive(Default)]
 pub(super) struct NotYet {
     pub(super) ours: Option<Ours>,
     pub(super) denylist: Option<Mark>,
-    /// What to trust, and its version.
-    pub(super) trust: Option<(u64, Arc<TrustBundle>)>,
+    pub(super) trust: Option<Arc<StoredTrust>>,
 }
 
 /// What the control plane says of our own node.
@@ -81,8 +79,10 @@ impl Session<'_> {
             return Ok(());
         }
         let version = match (&self.not_yet.trust, applied) {
-            (Some((version, wanted)), Some(applied)) if *wanted == applied && followed == Some(*version) => {
-                *version
+            (Some(wanted), Some(applied))
+                if wanted.bundle == *applied && followed == Some(wanted.version()) =>
+            {
+                wanted.version()
             }
             _ => return Ok(()),
         };

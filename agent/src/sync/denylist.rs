@@ -89,7 +89,7 @@ impl Held {
 ///
 /// # Errors
 /// It cannot be read, or is not good.
-pub(crate) fn kept(
+fn kept(
     state: &State,
     keys: &ViewVerifier,
     recipient: &Recipient,

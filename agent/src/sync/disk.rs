@@ -44,12 +44,13 @@ pub(super) enum Write {
     ConfirmedAt(UnixMillis),
 }
 
-/// Of each there is one at the most, the newest. In the order in which they are written: whom to refuse, and whom to
-/// believe, first. A mark comes after the view that it is of, for a view that is older than the mark is not obeyed.
+/// Of each there is one at the most, the newest. In the order in which they are written, and in which they are told:
+/// whom to believe comes first, for a restart takes a denylist only from them. A mark comes after the view that it is
+/// of, for a view that is older than the mark is not obeyed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Kind {
-    Denylist,
     Trust,
+    Denylist,
     TokenKeys,
     Node,
     Mark,

@@ -6,14 +6,16 @@ use hauberk_identity::{Name, UnixMillis};
 use hauberk_proto::agent::v1 as pb;
 use hauberk_tls::signing::ViewVerifier;
 
+use super::disk::Kind;
 use super::held::Held;
 use crate::state::Mark;
 
 impl Held {
     /// The first message of a session.
     pub(super) fn hello(&self, now: UnixMillis, serves_workload_api: bool, keys: &ViewVerifier) -> pb::Hello {
-        let applied = self.mesh.applied.view();
-        // What would be in force after a restart too: whoever says that it holds a list is taken at its word.
+        // What would be in force after a restart too: whoever says that it holds something is taken at its word. A view
+        // counts as when it is acknowledged.
+        let applied = self.mesh.applied.view().filter(|_| self.disk.has_answered(Kind::Node));
         let (denied, denylist_key) = self.disk.denylist();
         let wanted = self.mesh.services.begin_session();
         let mut services: BTreeMap<Name, Option<pb::Held>> =

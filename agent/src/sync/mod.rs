@@ -23,7 +23,6 @@ use tokio_util::sync::CancellationToken;
 pub use age::ViewAge;
 pub use apply::{Authentic, Content, Floors, Prepared, Recipient, Rejection, authenticate};
 pub use denylist::BadDenylist;
-pub(crate) use denylist::kept as kept_denylist;
 pub use held::Held;
 
 use crate::clock::millis;

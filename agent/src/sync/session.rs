@@ -1,6 +1,5 @@
 //! One stream to the control plane, from Hello until it ends.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use hauberk_identity::Serial;
@@ -256,14 +255,10 @@ impl<'a> Session<'a> {
     }
 
     async fn take_trust(&mut self, trust: pb::Trust) {
-        let (credentials, version) = (self.sync.credentials.clone(), trust.version);
+        let credentials = self.sync.credentials.clone();
         match tokio::task::spawn_blocking(move || credentials.replace_trust(trust)).await {
-            Ok(Ok(is_new)) => {
-                if is_new {
-                    tracing::info!(event = "trust_replaced", version);
-                }
-                let bundle = Arc::clone(self.sync.credentials.live().current().bundle());
-                self.not_yet.trust = Some((version, bundle));
+            Ok(Ok(wanted)) => {
+                self.not_yet.trust = Some(wanted);
                 if !self.sync.credentials.is_trust_kept() {
                     self.held.disk.keep(Write::Trust(self.sync.credentials.clone()));
                 }

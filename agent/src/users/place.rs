@@ -12,7 +12,7 @@ use crate::wire::headers::is_any_spelling_of;
 pub(super) enum Place {
     /// `Authorization: Bearer`.
     Bearer,
-    /// Alone in this header field.
+    /// Alone in this header field, or after `Bearer`.
     Field(Arc<str>),
 }
 
@@ -114,14 +114,16 @@ pub(super) fn bearer(headers: &HeaderMap) -> Result<Option<&str>, &'static str> 
     }
     let (Some(line), None) = (lines.next(), lines.next()) else { return Err(AMBIGUOUS) };
     let text = line.to_str().map_err(|_| reason::MALFORMED)?;
-    let (scheme, token) = text.split_once([' ', '\t']).ok_or(reason::MALFORMED)?;
+    let (scheme, token) = text.split_once(SPACE).ok_or(reason::MALFORMED)?;
     if !scheme.eq_ignore_ascii_case(BEARER) || names_bearer(token.as_bytes()) {
         return Err(reason::MALFORMED);
     }
-    Ok(Some(token.trim_matches([' ', '\t'])))
+    Ok(Some(token.trim_matches(SPACE)))
 }
 
 const BEARER: &str = "bearer";
+/// What stands between words of a field.
+const SPACE: [char; 2] = [' ', '\t'];
 
 /// Whether the word stands in a value by itself.
 fn names_bearer(value: &[u8]) -> bool {
@@ -129,7 +131,7 @@ fn names_bearer(value: &[u8]) -> bool {
     words.any(|word| word.eq_ignore_ascii_case(BEARER.as_bytes()))
 }
 
-/// The token that a field holds alone, however it is spelled.
+/// The token that a field holds alone, however it is spelled. Some write it there as they would in `Authorization`.
 fn alone<'h>(headers: &'h HeaderMap, name: &str) -> Result<Option<&'h str>, &'static str> {
     let mut lines =
         headers.iter().filter(|(found, _)| is_any_spelling_of(found.as_str(), name)).map(|(_, value)| value);
@@ -137,5 +139,9 @@ fn alone<'h>(headers: &'h HeaderMap, name: &str) -> Result<Option<&'h str>, &'st
     if lines.next().is_some() {
         return Err(AMBIGUOUS);
     }
-    Ok(Some(line.to_str().map_err(|_| reason::MALFORMED)?.trim_matches([' ', '\t'])))
+    let text = line.to_str().map_err(|_| reason::MALFORMED)?.trim_matches(SPACE);
+    Ok(Some(match text.split_once(SPACE) {
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case(BEARER) => token.trim_matches(SPACE),
+        _ => text,
+    }))
 }

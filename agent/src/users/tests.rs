@@ -233,6 +233,8 @@ fn a_token_is_looked_for_where_its_issuer_puts_it_and_stands_there_alone() {
     assert_eq!(see(&[("authorization", &format!("bEaReR   {own} "))]), "login/alice");
     assert_eq!(see(&[("x-edge-token", &other)]), "edge/alice");
     assert_eq!(see(&[("x_edge_token", &other)]), "edge/alice", "servers may read it so");
+    assert_eq!(see(&[("x-edge-token", &bearer(&other))]), "edge/alice");
+    assert_eq!(see(&[("x-edge-token", &format!("bEaReR\t {other} "))]), "edge/alice");
     for ambiguous in [
         vec![("authorization", by_bearer.as_str()), ("authorization", &by_bearer)],
         vec![("authorization", &by_bearer), ("authorization", "Basic x")],
@@ -244,6 +246,9 @@ fn a_token_is_looked_for_where_its_issuer_puts_it_and_stands_there_alone() {
     }
     for malformed in ["Bearer", "Bearer ", "Bearer a b", "bearer\ta.b.c,d", "Bearer,x", "Bearer=x"] {
         assert_eq!(see(&[("authorization", malformed)]), "user_token_malformed", "{malformed}");
+    }
+    for malformed in ["Bearer", "Bearer Bearer x", "Basic x", "Bearer=x"] {
+        assert_eq!(see(&[("x-edge-token", malformed)]), "user_token_malformed", "{malformed}");
     }
     // Where an app would find the word, though it is not where it belongs.
     for hidden in [

@@ -41,11 +41,14 @@ pub(crate) fn error<G>(
     response
 }
 
-/// A denial. The caller learns the decision's id and nothing else.
+/// A denial. The caller learns the decision's id and nothing else; what is shown of an answer is often its content alone.
 pub(crate) fn denial<G>(form: Form, decision: &str) -> Response<ResponseBody<G>> {
     let mut response = match form {
         Form::Grpc => grpc("7", "denied"),
-        Form::Http => plain(StatusCode::FORBIDDEN, ""),
+        Form::Http => plain(
+            StatusCode::FORBIDDEN,
+            &format!("denied: `hauberk explain {decision}` tells an admin of the mesh why"),
+        ),
     };
     if let Ok(id) = HeaderValue::from_str(decision) {
         response.headers_mut().insert(DECISION, id);
@@ -126,7 +129,10 @@ mod tests {
         let response: Response<ResponseBody<()>> = denial(Form::Http, "abc-1");
         assert_eq!(response.status(), 403);
         assert_eq!(response.headers()["hauberk-decision"], "abc-1");
+        assert_eq!(response.headers()["content-type"], "text/plain; charset=utf-8");
         assert_eq!(response.headers().len(), 2);
+        let ResponseBody::Own(Some(said)) = response.into_body() else { panic!("nothing is said") };
+        assert_eq!(said, "denied: `hauberk explain abc-1` tells an admin of the mesh why\n");
         let response: Response<ResponseBody<()>> = denial(Form::Grpc, "abc-1");
         assert_eq!(response.status(), 200);
         assert_eq!(response.headers()["grpc-status"], "7");

@@ -13,8 +13,8 @@ use super::exchange::Link;
 use super::headers::{DECISION, OBS_TEXT, hold_obs_text, scrub_trailers, scrub_undecided};
 use super::http1::LinkPool;
 use super::http2::StreamLease;
-use super::meter::{Direction, Meter};
-use super::origin::Origin;
+use super::meter::{Broken, Direction, Meter};
+use super::origin::{Origin, is_denial};
 use crate::connections::{DecidedFields, Leave, Passage};
 
 /// Why a body ends before its end.
@@ -81,6 +81,7 @@ pub(crate) enum ResponseBody<G> {
 #[derive(Debug)]
 pub(crate) struct Relay<G> {
     body: Option<Metered>,
+    meter: Arc<Meter>,
     via: Via,
     origin: Origin,
     _guard: G,
@@ -146,6 +147,9 @@ impl Drop for RequestBody {
     fn drop(&mut self) {
         // hyper lets go of a body as soon as it has all of it; by its length, where that is known.
         if let Some(metered) = &self.body {
+            if metered.body.is_end_stream() {
+                metered.meter.note_whole();
+            }
             metered.meter.sent();
         }
     }
@@ -165,8 +169,10 @@ impl<G> ResponseBody<G> {
     /// Passes `body` on, by way of what it comes from.
     pub(crate) fn relay(body: Incoming, meter: Arc<Meter>, via: Via, guard: G, origin: Origin) -> Self {
         let is_from_agent = matches!(origin, Origin::Agent { .. });
-        let body = Some(Metered { body, meter, direction: Direction::Out, is_from_agent });
-        Self::Relayed(Box::new(Relay { body, via, origin, _guard: guard }))
+        meter.set_answering(true);
+        let body =
+            Some(Metered { body, meter: Arc::clone(&meter), direction: Direction::Out, is_from_agent });
+        Self::Relayed(Box::new(Relay { body, meter, via, origin, _guard: guard }))
     }
 
     /// No body.
@@ -193,12 +199,18 @@ impl Metered {
         let mut frame = match ready!(Pin::new(&mut self.body).poll_frame(inner)) {
             Some(Ok(frame)) => frame,
             Some(Err(error)) => {
-                if self.direction == Direction::In {
-                    self.meter.leave("request_broken_off");
+                match self.direction {
+                    Direction::In => self.meter.leave("request_broken_off"),
+                    Direction::Out => self.note_broken(&error),
                 }
                 return Poll::Ready(Some(Err(error.into())));
             }
-            None => return Poll::Ready(None),
+            None => {
+                if self.direction == Direction::In {
+                    self.meter.note_whole();
+                }
+                return Poll::Ready(None);
+            }
         };
         // What came in while it was being cut may have been sent after that was told to be done.
         if self.meter.is_cut() {
@@ -216,6 +228,15 @@ impl Metered {
             }
         }
         Poll::Ready(Some(Ok(frame)))
+    }
+
+    fn note_broken(&self, error: &hyper::Error) {
+        if self.is_from_agent && is_denial(error) {
+            self.meter.note_denied_call();
+            self.meter.break_off(Broken::Denied);
+        } else {
+            self.meter.break_off(Broken::Off);
+        }
     }
 }
 
@@ -309,12 +330,15 @@ impl<G> Relay<G> {
     }
 
     fn end_cut(&mut self) -> Result<Frame<Bytes>, BodyError> {
-        let meter = self.body.as_ref().map(|metered| Arc::clone(&metered.meter));
-        let end = self.origin.end(meter.as_ref().and_then(|meter| meter.decision()));
-        if let (Some(meter), Some(trailers)) = (&meter, end.as_ref().ok().and_then(Frame::trailers_ref)) {
-            meter.note_grpc_status(trailers);
-            // Nothing is read from here on.
-            self.body = None;
+        let end = self.origin.end(self.meter.decision());
+        match &end {
+            Ok(_) => {
+                self.meter.note_denied_call();
+                // Nothing is read from here on.
+                self.body = None;
+            }
+            Err(BodyError::CutCall(_)) => self.meter.note_denied_call(),
+            Err(_) => {}
         }
         end
     }
@@ -339,5 +363,6 @@ impl<G> Drop for Relay<G> {
     fn drop(&mut self) {
         // hyper does not read past the last byte of a body of known length.
         self.finish();
+        self.meter.set_answering(false);
     }
 }

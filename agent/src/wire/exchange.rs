@@ -279,10 +279,11 @@ mod tests {
         assert_eq!(*piece, *b"ye");
         let on_its_way = is_on_its_way.then_some(piece);
         cut(&meter);
-        let end = next().await.unwrap()?;
+        let end = next().await.unwrap();
+        assert_eq!(meter.grpc_status(), meter.decision().map(|_| 7));
+        let end = end?;
         drop(on_its_way);
         assert!(next().await.is_none());
-        assert_eq!(meter.grpc_status(), Some(7));
         Ok(end.into_trailers().unwrap())
     }
 

@@ -13,6 +13,9 @@ use super::headers;
 use crate::decisions::DecisionId;
 use crate::metrics::Traffic;
 
+/// What gRPC calls it.
+const PERMISSION_DENIED: u8 = 7;
+
 /// The meter and the valve of one request or stream: its two directions count here, and both stop when it is cut.
 #[derive(Debug, Default)]
 pub(crate) struct Meter {
@@ -23,8 +26,14 @@ pub(crate) struct Meter {
     decision: OnceLock<Box<str>>,
     /// Nobody sends the request's body any more.
     is_sent: AtomicBool,
+    /// All of it has come.
+    is_whole: AtomicBool,
+    /// An answer is on its way to the caller.
+    is_answering: AtomicBool,
     /// Why the caller's side came to no end.
     left: OnceLock<&'static str>,
+    /// How the answer broke off.
+    broken: OnceLock<Broken>,
     /// One more than what gRPC calls the status; 0 where none has been seen.
     grpc_status: AtomicU8,
     /// What all of its listener or service have in common.
@@ -42,6 +51,17 @@ pub(crate) enum Direction {
     Out,
 }
 
+/// How an answer broke off on its way from where it comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Broken {
+    /// The called node's agent ended the call by a denial, of which there was no more to be told.
+    Denied,
+    /// The server broke it off, or went.
+    Off,
+}
+
+// Who waits and who is waited for each note something of their own, and then look at the other's. So that one of them
+// sees the other, there is one order of all of this (SeqCst).
 impl Meter {
     /// Also counts in `shared`, while bytes pass: a stream may last for days.
     pub(crate) fn adding_to(shared: &Arc<Traffic>) -> Self {
@@ -50,7 +70,7 @@ impl Meter {
 
     /// Ends both directions, wherever they wait.
     pub(crate) fn cut(&self) {
-        self.is_cut.store(true, Ordering::Release);
+        self.is_cut.store(true, Ordering::SeqCst);
         self.incoming.wake();
         self.outgoing.wake();
     }
@@ -73,7 +93,7 @@ impl Meter {
 
     /// Whether it has been cut.
     pub(crate) fn is_cut(&self) -> bool {
-        self.is_cut.load(Ordering::Acquire)
+        self.is_cut.load(Ordering::SeqCst)
     }
 
     /// Whether it has been cut; if not, `waker` is woken when it is.
@@ -87,7 +107,7 @@ impl Meter {
 
     /// Notes that nobody sends the request's body any more: it has been sent, or never will be.
     pub(crate) fn sent(&self) {
-        self.is_sent.store(true, Ordering::Release);
+        self.is_sent.store(true, Ordering::SeqCst);
         if self.is_cut() {
             self.outgoing.wake();
         }
@@ -95,7 +115,43 @@ impl Meter {
 
     /// Whether nothing of the request's body is left to send.
     pub(crate) fn is_sent(&self) -> bool {
-        self.is_sent.load(Ordering::Acquire)
+        self.is_sent.load(Ordering::SeqCst)
+    }
+
+    /// The same; if not, `waker` is woken once it is, where it was cut.
+    pub(crate) fn poll_sent(&self, waker: &Waker) -> bool {
+        self.outgoing.register(waker);
+        self.is_sent()
+    }
+
+    /// Notes that all of the request's body has come.
+    pub(crate) fn note_whole(&self) {
+        self.is_whole.store(true, Ordering::Release);
+    }
+
+    /// Whether all of the request's body has come: nothing of it is left on its caller's connection.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.is_whole.load(Ordering::Acquire)
+    }
+
+    /// Notes whether an answer is on its way to the caller.
+    pub(crate) fn set_answering(&self, is_answering: bool) {
+        self.is_answering.store(is_answering, Ordering::Release);
+    }
+
+    /// Whether the caller has not taken all of an answer.
+    pub(crate) fn is_answering(&self) -> bool {
+        self.is_answering.load(Ordering::Acquire)
+    }
+
+    /// Notes that the answer broke off.
+    pub(crate) fn break_off(&self, broken: Broken) {
+        let _ = self.broken.set(broken);
+    }
+
+    /// How the answer broke off, if it did.
+    pub(crate) fn broken(&self) -> Option<Broken> {
+        self.broken.get().copied()
     }
 
     /// Notes that the request comes to no end, by its caller's fault. The name is what the caller is given.
@@ -123,8 +179,17 @@ impl Meter {
     /// Notes how a gRPC call ended, if these headers or trailers tell.
     pub(crate) fn note_grpc_status(&self, headers: &HeaderMap) {
         if let Some(status) = headers::grpc_status(headers) {
-            self.grpc_status.store(status.saturating_add(1), Ordering::Relaxed);
+            self.set_grpc_status(status);
         }
+    }
+
+    /// Notes that a gRPC call ended by a denial.
+    pub(crate) fn note_denied_call(&self) {
+        self.set_grpc_status(PERMISSION_DENIED);
+    }
+
+    fn set_grpc_status(&self, status: u8) {
+        self.grpc_status.store(status.saturating_add(1), Ordering::Relaxed);
     }
 
     /// How a gRPC call ended, if it was one and is known.
@@ -151,17 +216,10 @@ pub(crate) async fn until_cut<T>(meter: &Meter, work: impl Future<Output = T>) -
     .await
 }
 
-/// Waits until nobody sends the request's body any more, after it was cut.
-pub(crate) async fn until_sent(meter: &Meter) {
-    std::future::poll_fn(|cx| {
-        meter.outgoing.register(cx.waker());
-        if meter.is_sent() { Poll::Ready(()) } else { Poll::Pending }
-    })
-    .await;
-}
-
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+
     use super::*;
 
     #[tokio::test]
@@ -175,7 +233,9 @@ mod tests {
     async fn whoever_waits_for_the_end_of_a_body_that_was_cut_is_woken() {
         let meter = Meter::default();
         meter.cut();
-        tokio::join!(until_sent(&meter), async { meter.sent() });
-        until_sent(&meter).await;
+        let until_sent =
+            || poll_fn(|cx| if meter.poll_sent(cx.waker()) { Poll::Ready(()) } else { Poll::Pending });
+        tokio::join!(until_sent(), async { meter.sent() });
+        until_sent().await;
     }
 }

@@ -31,6 +31,15 @@ struct OnItsWay {
     _counted: Arc<()>,
 }
 
+/// gRPC reads it as PERMISSION_DENIED.
+const DENIED: h2::Reason = h2::Reason::INADEQUATE_SECURITY;
+
+/// Whether an agent has ended a call so.
+pub(super) fn is_denial(error: &hyper::Error) -> bool {
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<h2::Error>());
+    cause.is_some_and(|cause| cause.is_remote() && cause.reason() == Some(DENIED))
+}
+
 impl Origin {
     /// An app behind this agent, which answers with this head to a caller who speaks `version`.
     pub(crate) fn app(version: Version, head: &HeaderMap) -> Self {
@@ -62,8 +71,8 @@ impl Origin {
             (Self::GrpcServer(counted), Some(decision)) if Arc::strong_count(counted) == 1 => {
                 Ok(Frame::trailers(denial_trailers(decision)))
             }
-            // gRPC reads it as PERMISSION_DENIED. What is on its way is thrown away.
-            (Self::GrpcServer(_), Some(_)) => Err(BodyError::CutCall(h2::Reason::INADEQUATE_SECURITY.into())),
+            // What is on its way is thrown away.
+            (Self::GrpcServer(_), Some(_)) => Err(BodyError::CutCall(DENIED.into())),
             _ => Err(BodyError::Cut),
         }
     }
@@ -77,7 +86,59 @@ impl AsRef<[u8]> for OnItsWay {
 
 #[cfg(test)]
 mod tests {
+    use http::{Request, Response};
+    use http_body_util::BodyExt;
+    use hyper::client::conn::http2;
+    use hyper_util::rt::TokioIo;
+    use tokio::sync::oneshot;
+    use tokio::task::JoinSet;
+    use tokio_util::task::TaskTracker;
+
+    use super::super::body::{RequestBody, ResponseBody, Via};
+    use super::super::meter::{Broken, Meter};
+    use super::super::tasks::Tasks;
     use super::*;
+
+    /// What is noted of an answer that somebody breaks off by this reset.
+    async fn noted(
+        reason: h2::Reason,
+        of: fn(Version, &HeaderMap) -> Origin,
+    ) -> (Option<Broken>, Option<u8>) {
+        let (near, far) = tokio::io::duplex(64 * 1024);
+        let (come, has_come) = oneshot::channel();
+        let mut serving = JoinSet::new();
+        serving.spawn(async move {
+            let mut connection = h2::server::handshake(far).await.unwrap();
+            let (_, mut respond) = connection.accept().await.unwrap().unwrap();
+            let mut answer = respond.send_response(Response::new(()), false).unwrap();
+            tokio::select! {
+                _ = connection.accept() => {}
+                come = has_come => come.unwrap(),
+            }
+            answer.send_reset(reason);
+            while connection.accept().await.is_some() {}
+        });
+        let tasks = Tasks::new(TaskTracker::new());
+        let (mut sender, connection) = http2::handshake(tasks, TokioIo::new(near)).await.unwrap();
+        serving.spawn(async move { drop(connection.await) });
+        let request = Request::get("http://orders/").body(RequestBody::empty()).unwrap();
+        let (head, content) = sender.send_request(request).await.unwrap().into_parts();
+        come.send(()).unwrap();
+        let (meter, origin) = (Arc::<Meter>::default(), of(head.version, &head.headers));
+        let body = ResponseBody::relay(content, Arc::clone(&meter), Via::Once(None), (), origin);
+        assert!(meter.is_answering());
+        assert!(body.collect().await.is_err());
+        assert!(!meter.is_answering());
+        (meter.broken(), meter.grpc_status())
+    }
+
+    #[tokio::test]
+    async fn a_call_that_an_agent_has_cut_by_a_reset_counts_as_denied() {
+        assert_eq!(noted(DENIED, Origin::agent).await, (Some(Broken::Denied), Some(7)));
+        assert_eq!(noted(h2::Reason::INTERNAL_ERROR, Origin::agent).await, (Some(Broken::Off), None));
+        // An app's resets are its own.
+        assert_eq!(noted(DENIED, Origin::app).await, (Some(Broken::Off), None));
+    }
 
     #[test]
     fn a_caller_who_sees_no_trailers_does_not_take_a_cut_answer_for_a_whole_one() {

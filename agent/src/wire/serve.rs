@@ -55,11 +55,13 @@ pub(crate) async fn asked_to_end(retired: &CancellationToken, stop: &Cancellatio
     }
 }
 
-/// Serves a connection to its end, gracefully once `retired` or `stop` fires.
+/// Serves a connection to its end, gracefully once `retired` or `stop` fires. Where it ends well, `whole` is called
+/// while its socket is still open.
 pub(crate) async fn serve_until(
     connection: impl EndGracefully,
     retired: &CancellationToken,
     stop: &CancellationToken,
+    whole: impl FnOnce(),
 ) {
     let mut connection = pin!(connection);
     let outcome = tokio::select! {
@@ -70,7 +72,8 @@ pub(crate) async fn serve_until(
             connection.await
         }
     };
-    if let Err(error) = outcome {
-        tracing::debug!(event = "http_connection_broken", %error);
+    match outcome {
+        Ok(()) => whole(),
+        Err(error) => tracing::debug!(event = "http_connection_broken", %error),
     }
 }

@@ -48,7 +48,8 @@ impl Opaque {
         self.0.store(true, Ordering::Release);
     }
 
-    fn has_begun(&self) -> bool {
+    /// Whether they do.
+    pub(crate) fn has_begun(&self) -> bool {
         self.0.load(Ordering::Acquire)
     }
 }

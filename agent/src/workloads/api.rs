@@ -1,27 +1,22 @@
-//! The SPIFFE Workload API, as one connection is served it.
+//! What a caller is given by the SPIFFE Workload API, now and at each change.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use hauberk_identity::SpiffeId;
-use hauberk_proto::workload::spiffe_workload_api_server::SpiffeWorkloadApi;
-use hauberk_proto::workload::{
-    JwtBundlesRequest, JwtBundlesResponse, JwtsvidRequest, JwtsvidResponse, ValidateJwtsvidRequest,
-    ValidateJwtsvidResponse, X509BundlesRequest, X509BundlesResponse, X509svid, X509svidRequest,
-    X509svidResponse,
-};
+use hauberk_proto::workload::{JwtBundlesResponse, X509BundlesResponse, X509svid, X509svidResponse};
 use hauberk_tls::jwt::JwtBundle;
 use hauberk_tls::{LiveIdentity, LiveState, TrustBundle};
-use tokio::sync::{Semaphore, SemaphorePermit, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status};
+use tonic::Status;
 
-use super::answers::{Answer, Answers, Elsewhere, Encoded, carrying};
+use super::answers::{Answer, Answers, Encoded};
 use super::attest::Caller;
 use super::docker::Docker;
-use super::given::{Given, Suffices, Sufficiency, has_certificate, has_identity};
+use super::given::{Given, Suffices, Sufficiency};
 use super::jwt;
 use super::keeper::{Keeper, Kept};
 use super::matching::Matching;
@@ -34,15 +29,8 @@ use crate::mesh::Denied;
 use crate::metrics::WorkloadService::WorkloadApi;
 use crate::metrics::{Metrics, WorkloadMetrics};
 
-/// What every caller must say, so that no request that a browser or proxy was tricked into is answered (SPIFFE Workload
-/// Endpoint §4.1).
-const METADATA: &str = "workload.spiffe.io";
-
 /// How long a caller waits for what is on its way.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
-
-/// How many tokens one connection may have minted or verified at once. Each holds a request in memory.
-const TOKENS_AT_ONCE: usize = 32;
 
 /// What all connections share.
 #[derive(Debug)]
@@ -83,7 +71,6 @@ impl Shared {
 pub(crate) struct Api {
     pub(super) shared: Arc<Shared>,
     caller: Arc<Caller>,
-    tokens_at_once: Arc<Semaphore>,
 }
 
 /// One caller's view of what changes.
@@ -101,8 +88,7 @@ pub(super) struct Following {
 
 impl Api {
     pub(crate) fn new(shared: Arc<Shared>, caller: Arc<Caller>) -> Self {
-        let tokens_at_once = Arc::new(Semaphore::new(TOKENS_AT_ONCE));
-        Self { shared, caller, tokens_at_once }
+        Self { shared, caller }
     }
 
     pub(super) fn follow(&self) -> Following {
@@ -116,26 +102,6 @@ impl Api {
             is_first: true,
             default: None,
         }
-    }
-
-    fn check_metadata<T>(&self, request: &Request<T>) -> Result<(), Status> {
-        check_marked(request).map_err(|status| self.refusing(status))
-    }
-
-    /// A turn to have a token minted or verified.
-    fn turn(&self) -> Result<SemaphorePermit<'_>, Status> {
-        let too_many = |_| {
-            self.refusing(Status::resource_exhausted(format!(
-                "{TOKENS_AT_ONCE} such calls are under way on this connection"
-            )))
-        };
-        self.tokens_at_once.try_acquire().map_err(too_many)
-    }
-
-    /// Counts a refusal.
-    fn refusing(&self, status: Status) -> Status {
-        self.shared.metrics().denied(&status);
-        status
     }
 
     /// An answer at once, and one at each change of it, until the caller is given nothing any longer.
@@ -157,18 +123,6 @@ impl Api {
         });
         Answers::new(answers.inspect(move |answer| shared.metrics().told(WorkloadApi, answer)))
     }
-}
-
-/// # Errors
-/// It does not say that it is meant.
-pub(super) fn check_marked<T>(request: &Request<T>) -> Result<(), Status> {
-    let said: Vec<_> = request.metadata().get_all(METADATA).iter().collect();
-    if matches!(said[..], [value] if value == "true") {
-        return Ok(());
-    }
-    Err(Status::invalid_argument(
-        "the metadata `workload.spiffe.io: true` is missing: is this a client of the SPIFFE Workload API?",
-    ))
 }
 
 impl Following {
@@ -240,61 +194,6 @@ impl Following {
     }
 }
 
-#[tonic::async_trait]
-impl SpiffeWorkloadApi for Api {
-    type FetchX509SVIDStream = Elsewhere<X509svidResponse>;
-
-    async fn fetch_x509svid(
-        &self,
-        request: Request<X509svidRequest>,
-    ) -> Result<Response<Self::FetchX509SVIDStream>, Status> {
-        self.check_metadata(&request)?;
-        Ok(carrying(self.answers::<X509svidResponse>(has_certificate), tokio_stream::empty()))
-    }
-
-    type FetchX509BundlesStream = Elsewhere<X509BundlesResponse>;
-
-    async fn fetch_x509_bundles(
-        &self,
-        request: Request<X509BundlesRequest>,
-    ) -> Result<Response<Self::FetchX509BundlesStream>, Status> {
-        self.check_metadata(&request)?;
-        Ok(carrying(self.answers::<X509BundlesResponse>(has_identity), tokio_stream::empty()))
-    }
-
-    async fn fetch_jwtsvid(
-        &self,
-        request: Request<JwtsvidRequest>,
-    ) -> Result<Response<JwtsvidResponse>, Status> {
-        self.check_metadata(&request)?;
-        let _turn = self.turn()?;
-        let fetched = jwt::fetch(self, request.into_inner()).await;
-        self.shared.metrics().told(WorkloadApi, &fetched);
-        fetched.map(Response::new)
-    }
-
-    type FetchJWTBundlesStream = Elsewhere<JwtBundlesResponse>;
-
-    async fn fetch_jwt_bundles(
-        &self,
-        request: Request<JwtBundlesRequest>,
-    ) -> Result<Response<Self::FetchJWTBundlesStream>, Status> {
-        self.check_metadata(&request)?;
-        Ok(carrying(self.answers::<JwtBundlesResponse>(jwt::has_keys), tokio_stream::empty()))
-    }
-
-    async fn validate_jwtsvid(
-        &self,
-        request: Request<ValidateJwtsvidRequest>,
-    ) -> Result<Response<ValidateJwtsvidResponse>, Status> {
-        self.check_metadata(&request)?;
-        let _turn = self.turn()?;
-        let verified = jwt::validate(self, request.into_inner()).await;
-        self.shared.metrics().told(WorkloadApi, &verified);
-        verified.map(Response::new)
-    }
-}
-
 impl Answer for X509svidResponse {
     /// `crl = 2`.
     const LISTS: Option<u8> = Some(2);
@@ -352,6 +251,7 @@ mod tests {
     use tonic::Code;
 
     use super::super::entry;
+    use super::super::given::{has_certificate, has_identity};
     use super::super::keeper::WorkloadSvid;
     use super::super::looks::Depth;
     use super::super::looks::tests::{Stalled, programs};

@@ -1,13 +1,18 @@
-//! What the C implementation of gRPC (that of Python, C++, Ruby …) says as `:authority` over a Unix socket: the
-//! socket's path, with `%2F` for its slashes. That is no authority by RFC 3986 §3.2 as our HTTP/2 library reads it,
-//! which resets the stream. Nothing here depends on what it says, so the percent signs are replaced on the way in: a
-//! byte by a byte, so that no length and no table of HPACK (RFC 7541) changes.
+//! What clients of gRPC say as `:authority` over a Unix socket: that of Java, and older ones in Go, the socket's path
+//! as it is; the C implementation (that of Python, C++, Ruby …) the same with `%2F` for its slashes. That is no
+//! authority by RFC 3986 §3.2 as our HTTP/2 library reads it, which resets the stream. Nothing here depends on what it
+//! says, so what may not be in one is replaced on the way in.
+
+mod fields;
 
 use std::io;
+use std::mem;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use self::fields::Fields;
 
 /// What begins every connection (RFC 9113 §3.4).
 const PREFACE: usize = 24;
@@ -15,8 +20,10 @@ const PREFACE: usize = 24;
 const FRAME_HEAD: usize = 9;
 const HEADERS: u8 = 1;
 const CONTINUATION: u8 = 9;
-/// The name as a literal without Huffman coding, as those who need this write it. A line feed is in no header's value.
-const NAME: &[u8] = b"\n:authority";
+/// The flags of HEADERS by which its fields are not all of it (RFC 9113 §6.2).
+const PADDED: u8 = 0x08;
+const PRIORITY: u8 = 0x20;
+const PRIORITY_FIELDS: usize = 5;
 
 /// A connection whose requests name an authority that can be read.
 #[derive(Debug)]
@@ -29,27 +36,35 @@ pub(super) struct ReadableAuthority<S> {
 struct Filter {
     state: State,
     head: [u8; FRAME_HEAD],
-    search: Search,
+    fields: Fields,
 }
 
 #[derive(Debug)]
 enum State {
-    Preface { left: usize },
-    Head { have: usize },
-    Payload { left: usize, is_headers: bool },
-}
-
-#[derive(Debug)]
-enum Search {
-    Name { matched: usize },
-    Length,
-    Value { left: usize },
+    Preface {
+        left: usize,
+    },
+    Head {
+        have: usize,
+    },
+    /// The byte that says how many pad a frame follows; with it, this many are left.
+    PadLength {
+        left: usize,
+        before: usize,
+    },
+    /// What is no field and comes before the fields, and after them.
+    Payload {
+        left: usize,
+        before: usize,
+        padding: usize,
+        is_headers: bool,
+    },
 }
 
 impl<S> ReadableAuthority<S> {
     pub(super) fn new(stream: S) -> Self {
-        let (state, search) = (State::Preface { left: PREFACE }, Search::Name { matched: 0 });
-        Self { stream, filter: Filter { state, head: [0; FRAME_HEAD], search } }
+        let (state, fields) = (State::Preface { left: PREFACE }, Fields::Begin);
+        Self { stream, filter: Filter { state, head: [0; FRAME_HEAD], fields } }
     }
 }
 
@@ -60,15 +75,16 @@ impl Filter {
                 State::Preface { left: 1 } => State::Head { have: 0 },
                 State::Preface { left } => State::Preface { left: left - 1 },
                 State::Head { have } => self.head(have, *byte),
-                State::Payload { left, is_headers } => {
-                    if is_headers {
-                        self.search(byte);
+                State::PadLength { left, before } => {
+                    let padding = usize::from(*byte);
+                    State::Payload { left: left - 1, before, padding, is_headers: true }.or_next()
+                }
+                State::Payload { left, before, padding, is_headers } => {
+                    if is_headers && before == 0 && left > padding {
+                        self.fields = mem::replace(&mut self.fields, Fields::Lost).next(byte);
                     }
-                    if left == 1 {
-                        State::Head { have: 0 }
-                    } else {
-                        State::Payload { left: left - 1, is_headers }
-                    }
+                    let before = before.saturating_sub(1);
+                    State::Payload { left: left - 1, before, padding, is_headers }.or_next()
                 }
             };
         }
@@ -81,36 +97,24 @@ impl Filter {
         if have + 1 < FRAME_HEAD {
             return State::Head { have: have + 1 };
         }
-        let [high, middle, low, kind, ..] = self.head;
+        let [high, middle, low, kind, flags, ..] = self.head;
         let left = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
-        let is_headers = matches!(kind, HEADERS | CONTINUATION);
         if kind != CONTINUATION {
-            self.search = Search::Name { matched: 0 };
+            self.fields = Fields::Begin;
         }
-        if left == 0 { State::Head { have: 0 } } else { State::Payload { left, is_headers } }
+        let before = if kind == HEADERS && flags & PRIORITY != 0 { PRIORITY_FIELDS } else { 0 };
+        if kind == HEADERS && flags & PADDED != 0 && left > 0 {
+            return State::PadLength { left, before };
+        }
+        let is_headers = matches!(kind, HEADERS | CONTINUATION);
+        State::Payload { left, before, padding: 0, is_headers }.or_next()
     }
+}
 
-    fn search(&mut self, byte: &mut u8) {
-        self.search = match self.search {
-            Search::Name { matched } if NAME.get(matched) == Some(byte) => {
-                if matched + 1 == NAME.len() {
-                    Search::Length
-                } else {
-                    Search::Name { matched: matched + 1 }
-                }
-            }
-            Search::Name { .. } => Search::Name { matched: usize::from(NAME.first() == Some(byte)) },
-            // Huffman coding has its own bit, and longer lengths than 126 more bytes (RFC 7541 §5): these are left
-            // alone.
-            Search::Length if (1..127).contains(byte) => Search::Value { left: usize::from(*byte) },
-            Search::Length => Search::Name { matched: 0 },
-            Search::Value { left } => {
-                if *byte == b'%' {
-                    *byte = b'-';
-                }
-                if left == 1 { Search::Name { matched: 0 } } else { Search::Value { left: left - 1 } }
-            }
-        };
+impl State {
+    /// The next frame's head, where nothing of this one is left.
+    fn or_next(self) -> Self {
+        if let Self::Payload { left: 0, .. } = self { Self::Head { have: 0 } } else { self }
     }
 }
 
@@ -147,40 +151,146 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for ReadableAuthority<S> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use h2::server;
+    use proptest::prelude::*;
+    use tokio::io::AsyncWriteExt;
+    use tokio::time::timeout;
+
     use super::*;
 
-    fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
+    const SOON: Duration = Duration::from_secs(1);
+    const BEGIN: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    const END_STREAM: u8 = 0x01;
+    const END_HEADERS: u8 = 0x04;
+    /// `:method: POST`, `:scheme: http`.
+    const POST: &[u8] = b"\x83\x86";
+    /// `:path: /%2F/a`, which is none of ours.
+    const PATH: &[u8] = b"\x44\x06/%2F/a";
+
+    fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
         let length = u8::try_from(payload.len()).unwrap();
-        [&[0, 0, length, kind, 4, 0, 0, 0, 1], payload].concat()
+        [&[0, 0, length, kind, flags, 0, 0, 0, stream], payload].concat()
+    }
+
+    fn text(bytes: &[u8]) -> Vec<u8> {
+        [&[u8::try_from(bytes.len()).unwrap()], bytes].concat()
+    }
+
+    /// A text by the code of RFC 7541 Appendix B.
+    fn coded(bytes: &[u8]) -> Vec<u8> {
+        [&[0x80 | u8::try_from(bytes.len()).unwrap()], bytes].concat()
+    }
+
+    /// The authorities that are read of requests, or `None` for one that was reset.
+    async fn read(sent: &[u8], requests: usize) -> Vec<Option<String>> {
+        let (mut client, served) = tokio::io::duplex(1 << 16);
+        client.write_all(sent).await.unwrap();
+        let mut connection = server::handshake(ReadableAuthority::new(served)).await.unwrap();
+        let mut authorities = Vec::new();
+        // Of one that is reset nothing is told.
+        while let Ok(Some(Ok((request, _answer)))) = timeout(SOON, connection.accept()).await {
+            assert_eq!(request.uri().path(), "/%2F/a");
+            authorities.push(request.uri().authority().map(ToString::to_string));
+        }
+        authorities.resize(requests, None);
+        authorities
+    }
+
+    async fn read_of(fields: &[u8]) -> Option<String> {
+        let fields = [POST, PATH, fields].concat();
+        let sent = [BEGIN, &frame(HEADERS, END_STREAM | END_HEADERS, 1, &fields)].concat();
+        read(&sent, 1).await.remove(0)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_sockets_path_is_an_authority_in_every_form_of_a_field() {
+        // "/run/x/api.sock", which by the code becomes what differs by one bit.
+        let path = b"/run/x/api.sock";
+        let by_code = b"\x62\xcb\x6a\x63\xcb\x03\xac\xcb\xa0\xe4\xeb";
+        // By Netty and by Go, which say which field it is by its place, in each of the three forms.
+        for form in [0x41, 0x01, 0x11] {
+            let as_it_is = read_of(&[&[form][..], &text(path)].concat()).await;
+            assert_eq!(as_it_is.as_deref(), Some("-run-x-api.sock"), "{form:#x}");
+            let by_code = read_of(&[&[form][..], &coded(by_code)].concat()).await;
+            assert_eq!(by_code.as_deref(), Some("3run3x3api.sock"), "{form:#x}");
+        }
+        // By the C implementation, which writes the name out.
+        let named = [&b"\x40"[..], &text(b":authority"), &text(b"run%2Fx%2Fapi.sock")].concat();
+        assert_eq!(read_of(&named).await.as_deref(), Some("run-2Fx-2Fapi.sock"));
+        let named = [&b"\x40"[..], &coded(b"\xb8\x3b\x53\x39\xec\x32\x7d\x7f"), &text(path)].concat();
+        assert_eq!(read_of(&named).await.as_deref(), Some("-run-x-api.sock"));
+        // "tmp%2fa b@x/api.sock", with codes of five to thirteen bits, and "www.example.com" of RFC 7541 §C.4.1.
+        let mixed = b"\x4d\x35\xaa\x29\x46\xa4\x7f\xfa\xf2\xc0\xeb\x32\xe8\x39\x3a\xff";
+        let mixed = read_of(&[&b"\x41"[..], &coded(mixed)].concat()).await;
+        assert_eq!(mixed.as_deref(), Some("tmp.2fa-b@x3api.sock"));
+        let plain = b"\xf1\xe3\xc2\xe5\xf2\x3a\x6b\xa0\xab\x90\xf4\xff";
+        let plain = read_of(&[&b"\x41"[..], &coded(plain)].concat()).await;
+        assert_eq!(plain.as_deref(), Some("www.example.com"));
+        // Longer than the first byte can say.
+        let long = [&b"\x41\x7f\x03"[..], &b"/a".repeat(65)].concat();
+        assert_eq!(read_of(&long).await.as_deref(), Some(&*"-a".repeat(65)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn fields_are_found_among_padding_and_over_frames() {
+        let fields =
+            |value: &[u8]| [b"\x3f\xe1\x1f", POST, PATH, b"\x41", &text(value), b"\x40\x01x\x03%2F"].concat();
+        let all = fields(b"/run/a.sock");
+        let (first, rest) = all.split_at(17);
+        let padded = [&b"\x04\0\0\0\0\x10"[..], &all, b"\0\0\0\0"].concat();
+        let sent = [
+            BEGIN,
+            &frame(HEADERS, END_STREAM | END_HEADERS | PADDED | PRIORITY, 1, &padded),
+            &frame(HEADERS, END_STREAM, 3, first),
+            &frame(CONTINUATION, END_HEADERS, 3, rest),
+            // What both sides have in their tables by now: the whole field.
+            &frame(HEADERS, END_STREAM | END_HEADERS, 5, &[POST, PATH, b"\xc0"].concat()),
+        ]
+        .concat();
+        assert_eq!(
+            read(&sent, 3).await[..2],
+            [Some("-run-a.sock".to_owned()), Some("-run-a.sock".to_owned())]
+        );
+        for size in [1, 2, 7, sent.len()] {
+            let (mut in_pieces, mut at_once) = (sent.clone(), sent.clone());
+            let mut filtered = ReadableAuthority::new(());
+            in_pieces.chunks_mut(size).for_each(|chunk| filtered.filter.pass(chunk));
+            ReadableAuthority::new(()).filter.pass(&mut at_once);
+            assert_eq!(in_pieces, at_once, "in pieces of {size}");
+        }
     }
 
     #[test]
-    fn percent_signs_of_an_authority_alone_are_replaced() {
-        let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-        let head = |authority: &[u8]| {
-            let length = [u8::try_from(authority.len()).unwrap()];
-            [b"@\x05:path\x04/a%2@\n:authority", &length[..], authority, b"@\x01x\x03%2F"].concat()
-        };
-        let stream = |authority: &[u8]| {
-            let (one, two) = (head(authority), head(authority));
-            let (first, rest) = two.split_at(25);
-            let data = head(b"tmp%2Fa");
-            [
-                &preface[..],
-                &frame(4, &[]),
-                &frame(HEADERS, &one),
-                &frame(0, &data),
-                &frame(HEADERS, first),
-                &frame(CONTINUATION, rest),
-            ]
-            .concat()
-        };
-        let (sent, wanted) = (stream(b"tmp%2Fa.sock"), stream(b"tmp-2Fa.sock"));
-        for size in [1, 2, 7, sent.len()] {
-            let mut bytes = sent.clone();
-            let mut filtered = ReadableAuthority::new(());
-            bytes.chunks_mut(size).for_each(|chunk| filtered.filter.pass(chunk));
-            assert_eq!(bytes, wanted, "in pieces of {size}");
+    fn nothing_but_an_authority_is_changed() {
+        let fields = [POST, PATH, b"\x04\x02/%\x40\x01x\x03%2F\x40\x0b:authoritys\x01/\x40\0\x01/"].concat();
+        let sent = [
+            BEGIN,
+            &frame(HEADERS, END_HEADERS, 1, &fields),
+            // What looks like a head.
+            &frame(0, END_STREAM, 1, &[&b"\x41"[..], &text(b"/a")].concat()),
+            // More than there are bytes, a number that ends nowhere, padding beyond the frame, and no payload at all.
+            &frame(HEADERS, END_HEADERS, 3, b"\x41\x7f\xff\xff\xff\xff\xff\xff\xff/"),
+            &frame(HEADERS, END_HEADERS | PADDED, 5, b"\xff\x41\x01/"),
+            &frame(HEADERS, END_HEADERS | PADDED | PRIORITY, 7, b""),
+            &frame(CONTINUATION, END_HEADERS, 7, b""),
+        ]
+        .concat();
+        let mut passed = sent.clone();
+        ReadableAuthority::new(()).filter.pass(&mut passed);
+        assert_eq!(passed, sent);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_pass(
+            frames in proptest::collection::vec((0..10_u8, any::<u8>(), proptest::collection::vec(any::<u8>(), 0..64)), 0..8),
+            beside in proptest::collection::vec(any::<u8>(), 0..64),
+        ) {
+            let frames = frames.iter().flat_map(|(kind, flags, payload)| frame(*kind, *flags, 1, payload));
+            let mut bytes: Vec<u8> = BEGIN.iter().copied().chain(frames).chain(beside).collect();
+            ReadableAuthority::new(()).filter.pass(&mut bytes);
         }
     }
 }

@@ -70,6 +70,14 @@ pub enum ApiError {
     },
 }
 
+impl ApiError {
+    /// Whether the agent is nobody for now, and has let us wait before it said so.
+    pub(super) fn has_waited(&self) -> bool {
+        let Self::Answer(status) = self else { return false };
+        matches!(refusal::reason(status).as_deref(), Some(refusal::NOT_JOINED | refusal::CERTIFICATE_ENDED))
+    }
+}
+
 /// Connects.
 pub(super) async fn connect(socket: &str) -> Result<Client, ApiError> {
     let path = socket.strip_prefix("unix://").or_else(|| socket.strip_prefix("unix:")).unwrap_or(socket);

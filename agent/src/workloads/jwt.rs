@@ -20,6 +20,7 @@ use super::api::{Api, PATIENCE, Shared};
 use super::audience::Audience;
 use super::given::{Given, Identity, Sufficiency, has_identity};
 use super::nobody::no_identity;
+use super::unjoined::certificate_ended;
 use crate::mesh::{Denial, Denied, MintedFor};
 
 /// The longest audience that a token may be verified for, in bytes.
@@ -82,13 +83,21 @@ pub(super) fn bundles(given: &Given) -> BTreeMap<String, Vec<u8>> {
 
 /// Verifies a token by the keys of exactly the trust domain that it claims to be of. For our own that takes no secret,
 /// and so no identity; of the others a program knows those whose keys it is given.
+///
+/// Whoever cannot prove who it is itself vouches for nobody: once its certificate has ended, an agent has not heard for
+/// long which keys are good and who is revoked.
 pub(super) async fn validate(
     api: &Api,
     request: ValidateJwtsvidRequest,
 ) -> Result<ValidateJwtsvidResponse, Status> {
     let (claimed, shared) = (claimed(&request)?, &api.shared);
     let ValidateJwtsvidRequest { audience, svid } = request;
-    let verified = if claimed == *shared.live.current().bundle().trust_domain() {
+    let us = shared.live.current();
+    let not_after = us.svid().map_or(UnixMillis(0), |svid| svid.validity().not_after());
+    if not_after <= shared.tokens.now() {
+        return Err(certificate_ended(not_after));
+    }
+    let verified = if claimed == *us.bundle().trust_domain() {
         let keys = own_keys(shared).await?;
         if !shared.denied.is_known() {
             return Err(Status::unavailable(NO_DENYLIST));
@@ -107,7 +116,7 @@ pub(super) async fn validate(
 ///
 /// # Errors
 /// The request is none, or the token.
-pub(super) fn claimed(request: &ValidateJwtsvidRequest) -> Result<TrustDomain, Status> {
+fn claimed(request: &ValidateJwtsvidRequest) -> Result<TrustDomain, Status> {
     let ValidateJwtsvidRequest { audience, svid } = request;
     if audience.is_empty() || audience.len() > LONGEST_AUDIENCE {
         return Err(Status::invalid_argument(format!("an audience has 1 to {LONGEST_AUDIENCE} bytes")));
@@ -116,7 +125,7 @@ pub(super) fn claimed(request: &ValidateJwtsvidRequest) -> Result<TrustDomain, S
 }
 
 /// What is told of a token that was verified.
-pub(super) fn told(svid: &JwtSvid) -> ValidateJwtsvidResponse {
+fn told(svid: &JwtSvid) -> ValidateJwtsvidResponse {
     ValidateJwtsvidResponse {
         spiffe_id: svid.id().to_string(),
         claims: Some(Struct { fields: members(svid.claims()) }),
@@ -146,7 +155,7 @@ async fn bundle_of(trust_domain: &TrustDomain, api: &Api) -> Result<Arc<SpiffeBu
 
 /// The one check of a token by our own keys, and whether everybody refuses whom it names, or the instance that it was
 /// minted for.
-pub(super) fn judge(
+fn judge(
     token: &str,
     audience: &str,
     keys: &JwtBundle,
@@ -186,7 +195,7 @@ fn in_protobuf(value: &serde_json::Value) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use hauberk_identity::{InstanceId, Serial};
+    use hauberk_identity::{InstanceId, Serial, Validity};
     use hauberk_proto::agent::v1 as pb;
     use hauberk_tls::jwt::{Claims, JwtSigner};
     use hauberk_tls::{TrustBundle, bundle_document};
@@ -196,7 +205,8 @@ mod tests {
     use super::super::testing::{Served, worker};
     use super::*;
     use crate::mesh::Denylist;
-    use crate::testing::{HOUR, now};
+    use crate::state::StoredIdentity;
+    use crate::testing::{Authorities, HOUR, now};
 
     #[test]
     fn claims_are_told_as_they_are() {
@@ -377,5 +387,26 @@ mod tests {
         assert_eq!(code, Code::Unavailable);
         served.shared.denied.replace(Denylist::default());
         assert_eq!(validated(&served.api(), token()).await, Ok(id.to_owned()));
+    }
+
+    #[tokio::test]
+    async fn no_token_is_vouched_for_once_our_own_certificate_has_ended() {
+        let served = Served::new();
+        let signer = JwtSigner::generate().unwrap();
+        let jwks = keys_of("shop.local", &signer).to_jwks(KeyUse::Unsaid);
+        let told = pb::JwtKeys { jwks, ..pb::JwtKeys::default() };
+        served.board.take_jwt_keys(&told, &domain("shop.local")).unwrap();
+        let request = || ValidateJwtsvidRequest {
+            audience: "db".to_owned(),
+            svid: token(&signer, "spiffe://shop.local/workload/billing"),
+        };
+        let api = served.api();
+        assert!(validate(&api, request()).await.is_ok());
+        let ended = Validity::new(now().minus(2 * HOUR), now().minus(HOUR)).unwrap();
+        let StoredIdentity { svid, key, .. } = Authorities::new().identity("mesh/shop/node/web", ended);
+        served.live.publish(svid, &key).unwrap();
+        let refused = validate(&api, request()).await.unwrap_err();
+        assert_eq!(refused.code(), Code::Unavailable);
+        assert_eq!(refusal::reason(&refused).as_deref(), Some(refusal::CERTIFICATE_ENDED));
     }
 }

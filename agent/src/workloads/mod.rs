@@ -13,6 +13,7 @@ mod cgroup;
 mod client;
 mod denials;
 mod docker;
+mod entrance;
 mod entry;
 pub mod fetch;
 mod file_set;
@@ -20,6 +21,7 @@ mod given;
 #[cfg(test)]
 mod gone;
 mod hold;
+mod introspection;
 mod jwt;
 mod keeper;
 mod looks;

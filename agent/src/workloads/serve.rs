@@ -1,7 +1,7 @@
 //! Who is let in at the Workload API's socket, and what each connection is served.
 
 use std::convert::Infallible;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use hauberk_proto::sds::envoy::service::secret::v3::secret_discovery_service_server::{
@@ -21,9 +21,10 @@ use tonic::body::Body;
 use tower_service::Service;
 
 use super::answers::carried;
-use super::api::{Api, Shared};
 use super::attest::Caller;
 use super::authority::ReadableAuthority;
+use super::entrance::Entrance;
+use super::introspection::Introspection;
 use super::places::{NoPlace, Places};
 use super::sds::{self, Secrets};
 use super::socket::ApiSocket;
@@ -59,6 +60,13 @@ pub(super) async fn serve(socket: ApiSocket, places: Places, front: Arc<Front>) 
     let mut connections = JoinSet::new();
     let mut refused = JoinSet::new();
     let mut refusals = Refusals::at("workload API");
+    let introspection = match Introspection::new(Arc::clone(&front)) {
+        Ok(introspection) => Arc::new(introspection),
+        Err(error) => {
+            tracing::error!(event = "workload_api_not_served", %error, "its own descriptors cannot be read: report this");
+            return;
+        }
+    };
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
@@ -86,10 +94,10 @@ pub(super) async fn serve(socket: ApiSocket, places: Places, front: Arc<Front>) 
                             continue;
                         }
                     };
-                    let front = Arc::clone(&front);
+                    let (front, introspection) = (Arc::clone(&front), Arc::clone(&introspection));
                     connections.spawn(async move {
                         let open = Open::count(&front);
-                        serve_one(stream, caller, front).await;
+                        serve_one(stream, caller, front, introspection).await;
                         drop((place, open));
                     });
                 }
@@ -137,63 +145,36 @@ impl Drop for Open {
     }
 }
 
-/// The services of one connection, once the agent is somebody.
-#[derive(Clone)]
-struct Services {
-    secrets: SecretDiscoveryServiceServer<Secrets>,
-    workload: SpiffeWorkloadApiServer<Api>,
-}
-
-impl Services {
-    fn new(shared: Arc<Shared>, caller: Arc<Caller>) -> Self {
-        let api = Api::new(shared, caller);
-        let secrets = SecretDiscoveryServiceServer::new(Secrets::new(api.clone()))
-            .max_decoding_message_size(sds::LARGEST_REQUEST);
-        let workload = SpiffeWorkloadApiServer::new(api).max_decoding_message_size(LARGEST_REQUEST);
-        Self { secrets, workload }
+/// Answers one request.
+async fn answer(request: Request<Body>, introspection: &Introspection, entrance: Entrance) -> Response<Body> {
+    if let Some(mounted) = introspection.at(request.uri().path()) {
+        return mounted.answer(request).await;
     }
-
-    async fn call(mut self, request: Request<Body>) -> Response<Body> {
-        let answer = if request.uri().path().split('/').nth(1) == Some(SECRETS) {
-            self.secrets.call(request).await
-        } else {
-            self.workload.call(request).await
+    let answer = if request.uri().path().split('/').nth(1) == Some(SECRETS) {
+        let api = match entrance.api().await {
+            Ok(api) => api,
+            Err(status) => return status.into_http(),
         };
-        answer.unwrap_or_else(|never| match never {})
-    }
+        let secrets = SecretDiscoveryServiceServer::new(Secrets::new(api));
+        secrets.max_decoding_message_size(sds::LARGEST_REQUEST).call(request).await
+    } else {
+        let workload = SpiffeWorkloadApiServer::new(entrance);
+        workload.max_decoding_message_size(LARGEST_REQUEST).call(request).await
+    };
+    answer.unwrap_or_else(|never| match never {})
 }
 
-/// Answers one request. What there is once the agent is somebody is made once for a connection: some of it is counted.
-async fn answer(
-    request: Request<Body>,
-    front: &Front,
-    caller: &Arc<Caller>,
-    services: &OnceLock<Services>,
-) -> Response<Body> {
-    if let Some(verifier) = front.verifier_for(&request) {
-        let answer = verifier.max_decoding_message_size(LARGEST_REQUEST).call(request).await;
-        return answer.unwrap_or_else(|never| match never {});
-    }
-    match front.shared().await {
-        Ok(shared) => {
-            let services = services.get_or_init(|| Services::new(shared, Arc::clone(caller))).clone();
-            services.call(request).await
-        }
-        Err(status) => status.into_http(),
-    }
-}
-
-async fn serve_one(stream: UnixStream, caller: Caller, front: Arc<Front>) {
+async fn serve_one(stream: UnixStream, caller: Caller, front: Arc<Front>, introspection: Arc<Introspection>) {
     let (stop, uid) = (front.stop().clone(), caller.uid);
     let lists = front.board().revocation_lists();
-    let (caller, services) = (Arc::new(caller), Arc::new(OnceLock::new()));
+    let entrance = Entrance::new(front, caller);
     let untaken = Untaken::none();
     let counted = Arc::clone(&untaken);
     let service = service_fn(move |request: Request<Incoming>| {
-        let (front, caller, services) = (Arc::clone(&front), Arc::clone(&caller), Arc::clone(&services));
+        let (entrance, introspection) = (entrance.clone(), Arc::clone(&introspection));
         let untaken = Arc::clone(&counted);
         async move {
-            let mut answer = answer(request.map(Body::new), &front, &caller, &services).await;
+            let mut answer = answer(request.map(Body::new), &introspection, entrance).await;
             let streaming = carried(&mut answer);
             Ok::<_, Infallible>(answer.map(|body| untaken.of(body, streaming)))
         }
@@ -258,13 +239,42 @@ mod tests {
     }
 
     async fn ask(sender: &mut client::SendRequest<Bytes>) -> Response<h2::RecvStream> {
-        let request = Request::post("http://localhost/SpiffeWorkloadAPI/FetchX509Bundles")
+        send(sender, call("FetchX509Bundles").header("workload.spiffe.io", "true")).await
+    }
+
+    fn call(method: &str) -> http::request::Builder {
+        Request::post(format!("http://localhost/SpiffeWorkloadAPI/{method}"))
             .header("content-type", "application/grpc")
             .header("te", "trailers")
-            .header("workload.spiffe.io", "true");
+    }
+
+    async fn send(
+        sender: &mut client::SendRequest<Bytes>,
+        request: http::request::Builder,
+    ) -> Response<h2::RecvStream> {
         let (answer, mut body) = sender.send_request(request.body(()).unwrap(), false).unwrap();
         body.send_data(Bytes::from_static(&[0; 5]), true).unwrap();
         answer.await.unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_asks_for_what_there_never_is_does_not_wait_until_the_agent_is_somebody() {
+        let served = Served::new();
+        served.front.close();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("api.sock");
+        let mut tasks = JoinSet::new();
+        tasks.spawn(serve(ApiSocket::bind(&path).unwrap(), Places::new(PLACES), Arc::clone(&served.front)));
+        let mut sender = connect(&path, 1 << 20, &mut tasks).await;
+        for (request, code) in [
+            (call("FetchX509Bundles"), Code::InvalidArgument),
+            (call("FetchX509Bundles").header("workload.spiffe.io", "yes"), Code::InvalidArgument),
+            (call("FetchWITSVID").header("workload.spiffe.io", "true"), Code::Unimplemented),
+            (call("FetchX509Bundles").header("workload.spiffe.io", "true"), Code::Unavailable),
+        ] {
+            let answer = send(&mut sender, request).await;
+            assert_eq!(Status::from_header_map(answer.headers()).unwrap().code(), code);
+        }
     }
 
     #[tokio::test]

@@ -53,7 +53,7 @@ impl Served {
         let mesh = (mesh.denied, mesh.issuers);
         let keeper = Keeper::new(control_plane.clone(), credentials.clone(), clock, board.entries(), mesh);
         let tokens = Tokens::new(control_plane, credentials, clock);
-        let front = Front::new(board.clone(), Arc::default(), Arc::clone(&state), clock, stop.clone());
+        let front = Front::new(board.clone(), Arc::default(), &state, clock, stop.clone());
         let shared = Shared::new(&keeper, tokens, None, &front);
         front.open(Arc::clone(&shared));
         let mut tasks = JoinSet::new();

@@ -24,7 +24,13 @@ use crate::clock::Clock;
 use crate::skew::TOLERATED;
 
 /// How many audiences of one enrollment have their tokens kept; beyond, the one that was asked for longest ago goes.
-const MOST_OF_ONE: usize = 64;
+const MOST_OF_ONE: usize = 1_000;
+
+/// How much all of them may take, in bytes; beyond, that one goes of the enrollment that has most.
+const MOST_BYTES: usize = 16 << 20;
+
+/// What is counted of a place beside its audience, which stands in its token again, by a third longer.
+const OF_EACH: usize = 1_024;
 
 /// How long nobody asks for another after that was in vain, or has brought one that is no better.
 const REST: Duration = Duration::from_secs(10);
@@ -137,10 +143,17 @@ impl Drop for Asking {
     }
 }
 
+/// Those of one enrollment, the one that was asked for longest ago first.
+#[derive(Default)]
+struct OfOne {
+    places: VecDeque<(Audience, Place)>,
+    bytes: usize,
+}
+
 /// All of them.
 #[derive(Default)]
 pub(super) struct TokenCache {
-    slots: Mutex<BTreeMap<Name, VecDeque<(Audience, Place)>>>,
+    slots: Mutex<BTreeMap<Name, OfOne>>,
     /// What asks: for each slot at most one, which goes when the slot does.
     tasks: Mutex<JoinSet<()>>,
     /// Counts what was asked for.
@@ -152,13 +165,15 @@ impl TokenCache {
     pub(super) fn slot(&self, enrollment: &Name, audience: &Audience) -> Place {
         let mut slots = lock(&self.slots);
         let of_one = slots.entry(enrollment.clone()).or_default();
-        let found =
-            of_one.iter().position(|(held, _)| held == audience).and_then(|index| of_one.remove(index));
-        let (audience, slot) = found.unwrap_or_else(|| (audience.clone(), Arc::default()));
-        if of_one.len() >= MOST_OF_ONE {
-            of_one.pop_front();
+        let (audience, slot) = of_one.take(audience).unwrap_or_else(|| (audience.clone(), Arc::default()));
+        if of_one.places.len() >= MOST_OF_ONE {
+            of_one.drop_oldest();
         }
-        of_one.push_back((audience, Arc::clone(&slot)));
+        of_one.push(audience, Arc::clone(&slot));
+        while slots.values().map(|of_one| of_one.bytes).sum::<usize>() > MOST_BYTES {
+            let Some(most) = slots.values_mut().max_by_key(|of_one| of_one.bytes) else { break };
+            most.drop_oldest();
+        }
         slot
     }
 
@@ -254,6 +269,32 @@ impl TokenCache {
         });
         Asking { number, terms: asked, begun: Instant::now(), ended: ended.shared(), task }
     }
+}
+
+impl OfOne {
+    fn take(&mut self, audience: &Audience) -> Option<(Audience, Place)> {
+        let index = self.places.iter().position(|(held, _)| held == audience)?;
+        let taken = self.places.remove(index)?;
+        self.bytes = self.bytes.saturating_sub(size_of_place(&taken.0));
+        Some(taken)
+    }
+
+    fn push(&mut self, audience: Audience, place: Place) {
+        self.bytes += size_of_place(&audience);
+        self.places.push_back((audience, place));
+    }
+
+    fn drop_oldest(&mut self) {
+        if let Some((audience, _place)) = self.places.pop_front() {
+            self.bytes = self.bytes.saturating_sub(size_of_place(&audience));
+        }
+    }
+}
+
+/// About what a place takes, with its token: that is not much longer than whom it is for.
+fn size_of_place(audience: &Audience) -> usize {
+    let names: usize = audience.names().iter().map(String::len).sum();
+    OF_EACH + 3 * names
 }
 
 impl Slot {
@@ -678,6 +719,29 @@ mod tests {
     }
 
     #[test]
+    fn all_of_them_take_no_more_than_so_much_and_who_has_most_gives_way() {
+        let cache = TokenCache::default();
+        let name = |number: usize| Name::parse(&format!("of-{number}")).unwrap();
+        let small = cache.slot(&name(100), &audience(0));
+        let large = |number: usize| Audience::new(vec![format!("{number:04000}")]).unwrap();
+        for enrollment in 0..4 {
+            for number in 0..MOST_OF_ONE {
+                cache.slot(&name(enrollment), &large(number));
+            }
+        }
+        let (count, counted, held) = {
+            let slots = lock(&cache.slots);
+            let count = slots.values().map(|of_one| of_one.places.len()).sum::<usize>();
+            let sizes = slots.values().flat_map(|of_one| &of_one.places);
+            let held = sizes.map(|(audience, _)| size_of_place(audience)).sum::<usize>();
+            (count, slots.values().map(|of_one| of_one.bytes).sum::<usize>(), held)
+        };
+        assert!(counted == held && held <= MOST_BYTES && held > MOST_BYTES - 20_000, "{counted} {held}");
+        assert!(count > 1_000, "{count}");
+        assert!(Arc::ptr_eq(&small, &cache.slot(&name(100), &audience(0))), "it takes next to nothing");
+    }
+
+    #[test]
     fn each_enrollment_has_so_many_and_the_others_keep_theirs() {
         let cache = TokenCache::default();
         let (one, other) = (Name::parse("one").unwrap(), Name::parse("other").unwrap());
@@ -696,7 +760,7 @@ mod tests {
         }
         assert!(Arc::ptr_eq(&first, &cache.slot(&one, &audience(0))), "it was asked for again");
         for number in 0..MOST_OF_ONE {
-            cache.slot(&one, &audience(1_000 + number));
+            cache.slot(&one, &audience(10 * MOST_OF_ONE + number));
         }
         assert!(!Arc::ptr_eq(&first, &cache.slot(&one, &audience(0))));
         assert!(Arc::ptr_eq(&others, &cache.slot(&other, &audience(0))));

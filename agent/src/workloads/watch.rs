@@ -6,6 +6,8 @@ mod tokens;
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::time::Duration;
 
 use hauberk_identity::{SpiffeId, TrustDomain};
@@ -112,6 +114,12 @@ struct Certificates {
 /// us, is waited for, and so is a disk that was full only later.
 pub async fn watch(flags: &WatchFlags) -> Result<(), ApiError> {
     let wanted = Wanted::new(flags)?;
+    if is_open_to_all(&flags.write) {
+        say(&format!(
+            "warning: everybody on this host may replace what is in {}: chmod o-w",
+            flags.write.display()
+        ));
+    }
     let (change, changes) = watch::channel(());
     tokio::select! {
         outcome = keep(&wanted, &change) => outcome,
@@ -129,7 +137,13 @@ async fn keep(wanted: &Wanted<'_>, change: &watch::Sender<()>) -> Result<(), Api
             Ok(()) => return Ok(()),
             // Nothing was ever written there: the flags are wrong.
             Err(error @ ApiError::Write { .. }) if published.is_empty() => return Err(error),
-            Err(error) => error.to_string(),
+            Err(error) => {
+                // Whoever waited for longer after that would have the files so much later than there is something.
+                if error.has_waited() {
+                    backoff.reset();
+                }
+                error.to_string()
+            }
         };
         if told != error {
             say(&format!("{error}; the files stay as they are, and it is tried again"));
@@ -295,6 +309,13 @@ fn put(wanted: &Wanted<'_>, files: &[SetFile]) -> Result<(), ApiError> {
         .map_err(|source| ApiError::Write { path: directory.display().to_string(), source })
 }
 
+/// Whether anybody can put keys and roots of their own in the place of those in a directory.
+fn is_open_to_all(directory: &Path) -> bool {
+    let mode = std::fs::metadata(directory).map_or(0, |held| held.permissions().mode());
+    // In a sticky one, others replace nothing that is ours.
+    mode & 0o002 != 0 && mode & 0o1000 == 0
+}
+
 fn say(problem: &str) {
     // Nobody is left to be told where standard error is gone.
     let _ = writeln!(std::io::stderr(), "hauberk-agent: {problem}");
@@ -302,10 +323,28 @@ fn say(problem: &str) {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
+    use std::sync::Arc;
 
+    use clap::Parser;
+    use tokio::task::JoinSet;
+    use tokio::time::timeout;
+
+    use super::super::places::Places;
+    use super::super::serve::serve;
+    use super::super::socket::ApiSocket;
+    use super::super::testing::Served;
     use super::*;
     use crate::config::{ApiCommand, Flags, Subcommand};
+
+    #[test]
+    fn a_directory_that_anybody_may_write_to_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        for (mode, is_open) in [(0o755, false), (0o777, true), (0o1777, false), (0o770, false)] {
+            std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(is_open_to_all(folder.path()), is_open, "{mode:o}");
+        }
+        assert!(!is_open_to_all(&folder.path().join("none")));
+    }
 
     fn flags(arguments: &[&str]) -> WatchFlags {
         let common = ["hauberk-agent", "api", "watch", "--socket", "/s", "--write", "/d"];
@@ -346,6 +385,23 @@ mod tests {
             }
             assert!(is_due(&found), "keys first: {keys_come_first}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_agent_that_is_nobody_yet_is_asked_again_as_soon_as_it_has_said_so() {
+        let served = Served::new();
+        served.front.close();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("api.sock");
+        let mut tasks = JoinSet::new();
+        tasks.spawn(serve(ApiSocket::bind(&path).unwrap(), Places::new(64), Arc::clone(&served.front)));
+        let mut flags = flags(&[]);
+        flags.socket = path.display().to_string();
+        assert!(timeout(Duration::from_secs(300), watch(&flags)).await.is_err(), "there is nothing yet");
+        let page = served.front.all_metrics().text();
+        let name = "hauberk_workload_denials_total{reason=\"unavailable\"} ";
+        let asked: u32 = page.split_once(name).unwrap().1.lines().next().unwrap().parse().unwrap();
+        assert!(asked > 40, "{asked}");
     }
 
     #[test]

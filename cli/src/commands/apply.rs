@@ -190,10 +190,9 @@ pub(crate) async fn finish(
         return until_enforced(session, answer.revision, changed, timeout).await;
     };
     // What is waited for is that users are let in, and the keys by which they are come after the resource.
-    let begun = Instant::now();
     let is_later = issuer_keys::fetch_first(session, answer, patience).await;
     let revision = if is_later { 0 } else { answer.revision };
-    wait::until_enforced(session, revision, "", (begun, patience)).await
+    wait::until_enforced(session, revision, "", (Instant::now(), patience)).await
 }
 
 /// Shows what a person should know.

@@ -5,6 +5,7 @@ use hauberk_proto::admin::v1::{AuditOutcome, AuditRecord, ListAuditRequest};
 
 use crate::arguments::{Audit, AuditList, Global};
 use crate::clock;
+use crate::commands::names;
 use crate::documents::{Defaults, tree_of};
 use crate::error::CommandError;
 use crate::output::{self, Format};
@@ -40,8 +41,14 @@ pub(crate) async fn run(global: &Global, command: Audit) -> Result<(), CommandEr
         output::note("there is no such record");
         return Ok(());
     }
-    let rows = found.iter().map(row).collect();
-    output::raw(&output::table(&["AT", "WHO", "FROM", "DID", "TO", "OUTCOME"], rows))
+    let headers = ["AT", "WHO", "FROM", "DID", "TO", "OUTCOME"];
+    let rows = found.iter().map(row);
+    if arguments.output == Format::Wide {
+        return output::raw(&output::wide_table(&headers, rows.collect()));
+    }
+    let trust_domain = &session.context.trust_domain;
+    let rows = rows.map(|row| row.into_iter().map(|cell| names::short(&cell, trust_domain)).collect());
+    output::raw(&output::table(&headers, rows.collect()))
 }
 
 async fn records(
@@ -49,14 +56,9 @@ async fn records(
     arguments: &AuditList,
     since: Option<UnixMillis>,
 ) -> Result<Vec<AuditRecord>, CommandError> {
-    let actor = match arguments.actor.clone().unwrap_or_default() {
-        name if !name.is_empty() && !name.contains(':') && name != "unauthenticated" => {
-            format!("spiffe://{}/admin/{name}", session.context.trust_domain)
-        }
-        actor => actor,
-    };
+    let actor = arguments.actor.as_deref().unwrap_or_default();
     let mut request = ListAuditRequest {
-        actor,
+        actor: actor_id(actor, &session.context.trust_domain),
         action: arguments.action.clone().unwrap_or_default(),
         refused_only: arguments.refused,
         since: since.map(times::timestamp),
@@ -77,6 +79,16 @@ async fn records(
     }
 }
 
+/// The SPIFFE id of whom a user names: in full, as the table does, or an admin by the bare name.
+fn actor_id(named: &str, trust_domain: &str) -> String {
+    match named {
+        "" | "unauthenticated" => named.to_owned(),
+        id if id.contains(':') => id.to_owned(),
+        path if path.contains('/') => names::full(path, trust_domain),
+        name => names::full(&format!("admin/{name}"), trust_domain),
+    }
+}
+
 fn row(record: &AuditRecord) -> Vec<String> {
     let at = record.at.as_ref().map(times::instant).unwrap_or(UnixMillis(0));
     let outcome = match record.outcome() {
@@ -93,4 +105,23 @@ fn row(record: &AuditRecord) -> Vec<String> {
         record.object.clone(),
         outcome,
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_actor_is_named_in_full_as_the_table_does_or_as_an_admin() {
+        for (named, id) in [
+            ("anna", "spiffe://shop.example/admin/anna"),
+            ("admin/anna", "spiffe://shop.example/admin/anna"),
+            ("mesh/shop/node/web", "spiffe://shop.example/mesh/shop/node/web"),
+            ("spiffe://partner.example/workload/x", "spiffe://partner.example/workload/x"),
+            ("unauthenticated", "unauthenticated"),
+            ("", ""),
+        ] {
+            assert_eq!(actor_id(named, "shop.example"), id);
+        }
+    }
 }

@@ -8,6 +8,8 @@ use std::time::Duration;
 use hauberk_proto::admin::v1 as api;
 use owo_colors::OwoColorize as _;
 use tokio::time::{Instant, timeout_at};
+use tonic::Status;
+use tonic_types::StatusExt as _;
 
 use crate::arguments::{AuthorityCommand, AuthorityKind, Global, Waiting};
 use crate::clock;
@@ -27,6 +29,7 @@ const HEADERS: [&str; 8] = ["SERIAL", "KIND", "STATE", "SINCE", "EXPIRES", "HOLD
 /// The step cannot be taken, or is not enforced in time.
 pub(crate) async fn run(global: &Global, command: AuthorityCommand) -> Result<(), CommandError> {
     let session = Session::open(global).await?;
+    let begun = Instant::now();
     let mut client = session.authorities();
     let is_revocation = matches!(command, AuthorityCommand::Revoke { .. });
     let (answer, waiting) = match command {
@@ -45,7 +48,13 @@ pub(crate) async fn run(global: &Global, command: AuthorityCommand) -> Result<()
             (client.rotate_authority(request).await, waiting)
         }
         AuthorityCommand::Activate { serial, waiting } => {
-            (client.activate_authority(api::ActivateAuthorityRequest { serial }).await, waiting)
+            let request = api::ActivateAuthorityRequest { serial };
+            let mut answer = client.activate_authority(request.clone()).await;
+            if let (true, Some(timeout)) = (answer.as_ref().is_err_and(is_not_trusted_yet), waiting.wait) {
+                settled(&session, (begun, timeout)).await.map_err(not_activated)?;
+                answer = client.activate_authority(request).await;
+            }
+            (answer, waiting)
         }
         AuthorityCommand::Taint { serial, waiting } => {
             (client.taint_authority(api::TaintAuthorityRequest { serial }).await, waiting)
@@ -61,7 +70,7 @@ pub(crate) async fn run(global: &Global, command: AuthorityCommand) -> Result<()
     }
     let Waiting { wait } = waiting;
     match wait {
-        Some(timeout) => until_settled(&session, timeout).await,
+        Some(timeout) => until_settled(&session, (begun, timeout)).await,
         None => Ok(()),
     }
 }
@@ -120,9 +129,35 @@ fn row(authority: &api::Authority, now: hauberk_identity::UnixMillis) -> Vec<Str
     ]
 }
 
-/// Waits until a change of authorities has reached everybody.
-async fn until_settled(session: &Session, timeout: Duration) -> Result<(), CommandError> {
-    let begun = Instant::now();
+/// Whether somebody has yet to learn of an authority: whoever waits is waited with, instead of being refused.
+fn is_not_trusted_yet(status: &Status) -> bool {
+    status.get_details_error_info().is_some_and(|info| info.reason == "NOT_TRUSTED_YET")
+}
+
+fn not_activated(error: CommandError) -> CommandError {
+    match error {
+        CommandError::Failed(message, mut help) => {
+            help.push("nothing is activated yet: the same command goes on waiting".to_owned());
+            CommandError::Failed(message, help)
+        }
+        error => error,
+    }
+}
+
+/// Waits until a change of authorities has reached everybody, and says so.
+async fn until_settled(session: &Session, waiting: (Instant, Duration)) -> Result<(), CommandError> {
+    let concerned = settled(session, waiting).await?;
+    output::note(format_args!(
+        "{} {} trust and hold what they should ({} ms)",
+        "✓".green(),
+        wait::instances(concerned),
+        waiting.0.elapsed().as_millis()
+    ));
+    Ok(())
+}
+
+/// The same, for so long from an instant; gives how many that are.
+async fn settled(session: &Session, (begun, timeout): (Instant, Duration)) -> Result<u32, CommandError> {
     let deadline = begun + timeout;
     let request = api::WaitForAuthoritiesRequest {};
     let mut stream = match timeout_at(deadline, session.authorities().wait_for_authorities(request)).await {
@@ -146,14 +181,7 @@ async fn until_settled(session: &Session, timeout: Duration) -> Result<(), Comma
         }
     };
     output::end_progress();
-    let state = outcome?;
-    output::note(format_args!(
-        "{} {} trust and hold what they should ({} ms)",
-        "✓".green(),
-        wait::instances(state.concerned),
-        begun.elapsed().as_millis()
-    ));
-    Ok(())
+    outcome.map(|state| state.concerned)
 }
 
 fn said(state: &api::WaitForAuthoritiesResponse) -> String {
@@ -165,6 +193,19 @@ fn laggards(last: Option<api::WaitForAuthoritiesResponse>, timeout: Duration) ->
     let Some(state) = last else {
         return CommandError::failed(format!("nothing was heard within {}", times::short(timeout)));
     };
+    let after = times::short(timeout);
+    if state.laggards.is_empty() && !state.waiting.is_empty() {
+        let waiting = &state.waiting;
+        return CommandError::Failed(
+            format!("after {after}, {}, and authority {waiting} waits all the same", said(&state)),
+            vec![
+                "a root that the former one does not vouch for becomes active by itself 25 hours after it came: until then \
+                 credentials and join tokens are good that know the former root alone (docs/identity.md)"
+                    .to_owned(),
+                format!("to have it active now: hauberk authority activate {waiting} --wait"),
+            ],
+        );
+    }
     let now = clock::now();
     let row = |laggard: &api::Laggard| {
         let expires = times::until(laggard.certificate_not_after.as_ref(), now);
@@ -180,7 +221,6 @@ fn laggards(last: Option<api::WaitForAuthoritiesResponse>, timeout: Duration) ->
             state.waiting
         ));
     }
-    let after = times::short(timeout);
     CommandError::Failed(format!("after {after}, {}", said(&state)), help)
 }
 
@@ -217,11 +257,39 @@ mod tests {
         assert_eq!(
             message,
             format!(
-                "after 5s, 1 of 3 trust and hold what they should; waiting for \
-                 spiffe://shop.local/mesh/shop/node/orders: {why}; and for spiffe://shop.local/mesh/shop/node/web"
+                "after 5s, 1 of 3 trust and hold what they should; waiting for orders: {why}; and for web"
             )
         );
         assert_eq!(help, ["web1: delete it", "orders1: delete it"]);
+    }
+
+    #[test]
+    fn a_root_that_waits_for_nobody_is_told_with_what_makes_it_active() {
+        let state = api::WaitForAuthoritiesResponse {
+            concerned: 2,
+            settled: 2,
+            waiting: "4a5b".to_owned(),
+            ..Default::default()
+        };
+        let CommandError::Failed(message, help) = laggards(Some(state), Duration::from_secs(5)) else {
+            panic!("it has failed");
+        };
+        assert_eq!(
+            message,
+            "after 5s, 2 of 2 trust and hold what they should, and authority 4a5b waits all the same"
+        );
+        assert!(help[0].contains("25 hours after it came"), "{help:?}");
+        assert_eq!(help[1], "to have it active now: hauberk authority activate 4a5b --wait");
+    }
+
+    #[test]
+    fn only_one_that_is_not_trusted_yet_is_waited_for() {
+        let refused = |reason: &str| {
+            let details = tonic_types::ErrorDetails::with_error_info(reason, "hauberk", []);
+            is_not_trusted_yet(&Status::with_error_details(tonic::Code::FailedPrecondition, "no", details))
+        };
+        assert!(refused("NOT_TRUSTED_YET"));
+        assert!(!refused("NOT_VALID_NOW") && !is_not_trusted_yet(&Status::unknown("no")));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::time::Duration;
 use hauberk_identity::UnixMillis;
 use hauberk_proto::admin::v1 as api;
 use hauberk_proto::mesh::v1::{Kind, Resource, resource::Spec};
+use hauberk_proto::refusal::BY_EVERYBODY;
 use owo_colors::OwoColorize as _;
 
 use crate::arguments::{Check, Global, TextFormat};
@@ -27,8 +28,6 @@ const SERVER_WARNING: Duration = Duration::from_secs(3600);
 
 /// The group of what is told of instances.
 const AGENTS: &str = "agents";
-/// How the control plane's words about an instance end that is revoked, or whose node is in quarantine.
-const REFUSED: &str = ": everybody refuses it";
 
 /// How one thing stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -251,10 +250,10 @@ async fn mesh(report: &mut Report, session: &Session, global: &Global) -> Result
 fn one(report: &mut Report, instance: &api::Instance) {
     let name = format!("instance {} of {}/{}", instance.id, instance.mesh, instance.node);
     if !instance.connected
-        && let Some(denial) = instance.lag_reason.strip_suffix(REFUSED)
+        && let Some(denial) = instance.lag_reason.strip_suffix(BY_EVERYBODY)
     {
         // What it acts on concerns nobody.
-        report.good(AGENTS, format!("{name} is away and {denial}: everybody refuses it"));
+        report.good(AGENTS, format!("{name} is away and {denial}{BY_EVERYBODY}"));
     } else if !instance.connected {
         report.warning(
             AGENTS,
@@ -360,9 +359,9 @@ fn show(findings: &[Finding]) -> Result<(), CommandError> {
             output::line(group.bold())?;
         }
         let sign = match finding.level {
-            Level::Good => "√".green().to_string(),
+            Level::Good => "✓".green().to_string(),
             Level::Warning => "‼".yellow().to_string(),
-            Level::Bad => "×".red().bold().to_string(),
+            Level::Bad => "✗".red().bold().to_string(),
         };
         output::line(format_args!("  {sign} {}", output::printable(&finding.summary)))?;
         if !finding.fix.is_empty() && finding.level != Level::Good {

@@ -265,6 +265,9 @@ pub(crate) fn why_no_policies(detail: &DecisionDetail) -> &'static str {
             "Which policies were looked at cannot be told: asked again, they decide otherwise than was decided."
         }
         NoPolicies::RulesGone => "Nothing more is known of the rules that it was decided by.",
+        NoPolicies::Busy => {
+            "Which policies were looked at was not found out: too much that you have asked is under way; ask again."
+        }
     }
 }
 
@@ -337,6 +340,7 @@ mod tests {
             (NoPolicies::Shortened, "too long to be kept"),
             (NoPolicies::Differs, "asked again, they decide otherwise"),
             (NoPolicies::RulesGone, "Nothing more is known"),
+            (NoPolicies::Busy, "ask again"),
         ] {
             let detail = DecisionDetail { no_policies: no_policies.into(), ..DecisionDetail::default() };
             assert!(trace(&detail).contains(told), "{}", trace(&detail));

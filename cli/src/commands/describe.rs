@@ -319,7 +319,7 @@ pub(super) fn heading(text: &str) -> Result<(), CommandError> {
 }
 
 pub(crate) fn fact(name: &str, value: &str) -> Result<(), CommandError> {
-    output::line(format_args!("{:<18}{}", format!("{name}:"), output::printable(value)))
+    output::line(format_args!("{:<17} {}", format!("{name}:"), output::printable(value)))
 }
 
 pub(super) fn none_or(text: String) -> String {

@@ -199,11 +199,7 @@ fn records(life: &DescribeInstanceResponse, now: UnixMillis) -> String {
 
 fn record_row(record: &AuditRecord, life: &DescribeInstanceResponse, now: UnixMillis) -> Vec<String> {
     let is_refused = record.outcome() == AuditOutcome::Refused;
-    // The certificate's row has the rest of its number.
-    let reason = match record.reason.strip_prefix("serial ").filter(|_| !is_refused) {
-        Some(serial) => format!("serial {}", serial.get(..8).unwrap_or(serial)),
-        None => record.reason.clone(),
-    };
+    let reason = record.reason.clone();
     // Of the instance's own acts it is clear whose they are.
     let admin = record.actor.split_once("/admin/").map(|(_, name)| format!("admin {name}"));
     let is_any_of_node = life.records_of_node.contains(&record.sequence);

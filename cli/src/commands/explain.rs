@@ -88,9 +88,8 @@ pub(crate) async fn run(global: &Global, arguments: Explain) -> Result<(), Comma
 fn changed(detail: &DecisionDetail, since: &RulesSince) -> String {
     let mut out = String::new();
     if detail.policies.is_empty() {
-        // Of an earlier release, which does not say why.
         let why = match detail.no_policies() {
-            NoPolicies::Unspecified => "Nothing more is known of the rules that it was decided by.",
+            NoPolicies::Unspecified => "No policy concerned this target then.",
             _ => decision::why_no_policies(detail),
         };
         out.push_str(&format!("{why}\n"));
@@ -185,7 +184,7 @@ mod tests {
         ] {
             let told = told_bare(undecidable);
             assert!(told.contains("changed since, last at revision 12. ") && told.contains(words), "{told}");
-            assert!(told.starts_with("Nothing more is known of the rules"), "{told}");
+            assert!(told.starts_with("No policy concerned this target then."), "{told}");
         }
         assert!(told(&bare, 0, None, "gone").contains("There is no such node any longer."));
         let note = PolicyTrace { policy: "readers".to_owned(), ..PolicyTrace::default() };

@@ -9,7 +9,7 @@ use hauberk_proto::mesh::v1::{Kind, Resource};
 use crate::arguments::{Get, Global};
 use crate::clock;
 use crate::commands::would_deny::Audited;
-use crate::commands::{kind_and_name, rows};
+use crate::commands::{kind_and_name, names, rows};
 use crate::documents::{Defaults, Tree, resource_tree, tree_of};
 use crate::error::CommandError;
 use crate::kinds::{self, Listed};
@@ -262,6 +262,8 @@ async fn certificates(
 ) -> Result<(), CommandError> {
     let spiffe_id = match name {
         Some(id) if id.starts_with("spiffe:") => id.to_owned(),
+        // As the table shows it; no node is called so.
+        Some(path) if path.matches('/').count() > 1 => names::full(path, &session.context.trust_domain),
         Some(node) => {
             let mesh = if mesh.is_empty() { session.mesh().await? } else { mesh.to_owned() };
             let node = NodeName::parse(node).map_err(|error| CommandError::Usage(error.to_string()))?;
@@ -280,13 +282,19 @@ async fn certificates(
         request.page_token = answer.next_page_token;
     }
     let now = clock::now();
-    let rows = found.iter().map(|certificate| rows::certificate(certificate, now)).collect();
+    let rows = found.iter().map(|certificate| {
+        let mut row = rows::certificate(certificate, now);
+        if let Some(id) = row.get_mut(1).filter(|_| format != Format::Wide) {
+            *id = names::short(id, &session.context.trust_domain);
+        }
+        row
+    });
     let trees = found
         .iter()
         .map(|item| tree_of("hauberk.admin.v1.IssuedCertificate", item, Defaults::Show))
         .collect();
     let ids = found.iter().map(|certificate| format!("certificate/{}", certificate.serial)).collect();
-    show(format, "certificate", &rows::CERTIFICATE_HEADERS, rows, trees, ids)?;
+    show(format, "certificate", &rows::CERTIFICATE_HEADERS, rows.collect(), trees, ids)?;
     if has_more {
         output::note("these are the latest; name a node to see only its own: hauberk get certificates NODE");
     }

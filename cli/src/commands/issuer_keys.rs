@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use hauberk_proto::admin::v1::{Applied, ApplyResponse, Outcome, RefreshBundleRequest};
 use hauberk_proto::mesh::v1::{JwtIssuerSpec, Resource, resource::Spec};
 use owo_colors::OwoColorize as _;
@@ -11,35 +12,41 @@ use crate::kinds;
 use crate::output;
 use crate::session::Session;
 
-/// How long is waited for one issuer: the control plane goes on trying.
+/// How long is waited for all issuers: the control plane goes on trying.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Has the keys fetched of the issuers whose source a change has made or changed, each within `patience`, and tells of those that are not
-/// to be had. Says whether any are there by it, so that there is a later revision.
+/// Has the keys fetched of the issuers whose source a change has made or changed, all at once, and tells of those that are not to be
+/// had. No more than half of `patience` goes into it: what is waited for then is that agents enforce the change. Says whether any are
+/// there by it, so that there is a later revision.
 pub(crate) async fn fetch_first(session: &Session, answer: &ApplyResponse, patience: Duration) -> bool {
+    let asked: Vec<&Resource> = answer.resources.iter().filter_map(asked_anew).collect();
+    let fetches = asked.iter().map(|issuer| fetch(session, issuer, PATIENCE.min(patience / 2)));
     let mut is_later = false;
-    for issuer in answer.resources.iter().filter_map(asked_anew) {
-        let request = RefreshBundleRequest {
-            mesh: issuer.mesh.clone(),
-            trust_domain: String::new(),
-            issuer: issuer.name.clone(),
-        };
-        let fetched = timeout(patience.min(PATIENCE), session.federation().refresh_bundle(request)).await;
-        let why = match fetched {
-            Ok(Ok(_)) => {
-                is_later = true;
-                continue;
-            }
-            Ok(Err(status)) => output::printable(status.message()),
-            Err(_) => "they did not come in time".to_owned(),
-        };
-        output::note(format_args!(
-            "{} the keys of {} could not be fetched yet: {why}; the control plane goes on trying, and `hauberk check` tells of it",
-            "warning:".yellow().bold(),
-            kinds::label(issuer)
-        ));
+    for (issuer, fetched) in asked.iter().zip(join_all(fetches).await) {
+        match fetched {
+            Ok(()) => is_later = true,
+            Err(why) => output::note(format_args!(
+                "{} the keys of {} could not be fetched yet: {why}; the control plane goes on trying, and `hauberk check` tells of it",
+                "warning:".yellow().bold(),
+                kinds::label(issuer)
+            )),
+        }
     }
     is_later
+}
+
+/// Has the keys of one fetched, or says why they are not there.
+async fn fetch(session: &Session, issuer: &Resource, patience: Duration) -> Result<(), String> {
+    let request = RefreshBundleRequest {
+        mesh: issuer.mesh.clone(),
+        trust_domain: String::new(),
+        issuer: issuer.name.clone(),
+    };
+    match timeout(patience, session.federation().refresh_bundle(request)).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(status)) => Err(output::printable(status.message())),
+        Err(_) => Err("they did not come in time".to_owned()),
+    }
 }
 
 /// The issuer, if its keys come from elsewhere than before.

@@ -21,6 +21,7 @@ pub(crate) mod get;
 pub(crate) mod grant;
 mod issuer_keys;
 pub(crate) mod login;
+mod names;
 pub(crate) mod policy_diff;
 pub(crate) mod policy_test;
 mod programs_refused;

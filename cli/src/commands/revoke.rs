@@ -12,6 +12,9 @@ use crate::kinds::{node_label, node_named};
 use crate::output;
 use crate::session::Session;
 
+/// The digits of a certificate's serial number.
+const SERIAL_DIGITS: usize = 32;
+
 /// Runs `revoke`.
 ///
 /// # Errors
@@ -21,6 +24,7 @@ pub(crate) async fn revoke(global: &Global, command: Revoke) -> Result<(), Comma
     let is_unrecorded = matches!(command, Revoke::Instance { unrecorded: true, .. });
     let (target, said, waiting) = match command {
         Revoke::Serial { serial, wait } => {
+            check_whole(&serial)?;
             (Target::Serial(serial.clone()), format!("certificate/{serial}"), wait)
         }
         Revoke::Instance { id, unrecorded: _, wait } => {
@@ -63,6 +67,18 @@ pub(crate) async fn revoke(global: &Global, command: Revoke) -> Result<(), Comma
     }
     apply::tell_warnings(&answer.unread);
     finish(&session, answer.revision, waiting, begun).await
+}
+
+/// What somebody has cut for a narrow place names no certificate, and is no reason to suspect the registry.
+fn check_whole(serial: &str) -> Result<(), CommandError> {
+    let is_shorter = serial.len() < SERIAL_DIGITS && serial.chars().all(|digit| digit.is_ascii_hexdigit());
+    if !is_shorter && !serial.ends_with(['…', '.']) {
+        return Ok(());
+    }
+    Err(CommandError::Usage(format!(
+        "`{serial}` is not a whole serial number, which has {SERIAL_DIGITS} digits: `hauberk get certificates` and `hauberk describe \
+         instance ID` show them"
+    )))
 }
 
 /// What stays good beside a certificate, and what takes that too. `admin`: whose it is; empty: an instance's.
@@ -145,6 +161,17 @@ async fn finish(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_serial_number_that_was_cut_is_told_from_one_that_nobody_has() {
+        for cut in ["3697ea35", "3697ea35…", "3697ea35...", "3697EA35"] {
+            let CommandError::Usage(message) = check_whole(cut).unwrap_err() else { panic!("{cut}") };
+            assert!(message.contains("32 digits"), "{message}");
+        }
+        for whole in ["3697ea3597b4c1d2e3f40516273849aa", "no-serial"] {
+            check_whole(whole).unwrap();
+        }
+    }
 
     #[test]
     fn what_stays_good_is_said_with_what_takes_it() {

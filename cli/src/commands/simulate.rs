@@ -5,7 +5,7 @@ use hauberk_proto::admin::v1::{Flip, SimulateRequest, SimulateResponse};
 use hauberk_proto::agent::v1::{Decision, Verdict};
 use hauberk_proto::mesh::v1::{Resource, ResourceRef};
 use owo_colors::OwoColorize as _;
-use tonic::Code;
+use tonic::{Code, Status};
 
 use crate::arguments::{Global, Simulate};
 use crate::clock;
@@ -53,7 +53,7 @@ async fn simulate(global: &Global, arguments: Simulate) -> Result<u64, CommandEr
             show(&answer)?;
         }
     }
-    warn_of_undecided(&answer);
+    warn_of_undecided(&answer, true);
     Ok(answer.denied)
 }
 
@@ -74,25 +74,26 @@ fn tell_undecidable(answer: &mut Tree) {
     }
 }
 
-fn warn_of_undecided(answer: &SimulateResponse) {
-    if let Some(warning) = undecided(answer) {
+fn warn_of_undecided(answer: &SimulateResponse, exit_code_tells: bool) {
+    if let Some(warning) = undecided(answer, exit_code_tells) {
         output::note(format_args!("{} {warning}", "warning:".yellow().bold()));
     }
 }
 
-/// That the exit code says nothing of some flows.
-fn undecided(answer: &SimulateResponse) -> Option<String> {
+/// That nothing is known of some flows, nor told by the exit code where that tells of flows at all.
+fn undecided(answer: &SimulateResponse, exit_code_tells: bool) -> Option<String> {
     let flows = counted(answer.undecidable, "flow");
     let calls = counted(answer.undecidable_decisions, "call");
-    let warning = format!("of {flows} ({calls}) nothing can be said, and the exit code says nothing of them");
-    (answer.undecidable > 0).then_some(warning)
+    let nor = if exit_code_tells { ", and the exit code says nothing of them" } else { "" };
+    (answer.undecidable > 0).then(|| format!("of {flows} ({calls}) nothing can be said{nor}"))
 }
 
 /// Shows what would become of recorded calls, beside what a dry run says; gives how many flows would be denied. The
 /// exit code tells that of removals alone.
 ///
 /// # Errors
-/// What the control plane answers; where it records nothing, being of a former release, only if something is removed.
+/// Of removals what the control plane answers, also where it records nothing, being of a former release. What was accepted is accepted
+/// whatever becomes of recorded calls.
 pub(crate) async fn beside_dry_run(
     session: &Session,
     resources: Vec<Resource>,
@@ -104,11 +105,26 @@ pub(crate) async fn beside_dry_run(
             let answer = answer.into_inner();
             draft::check_removed(&removed, answer.removed)?;
             show(&answer)?;
-            warn_of_undecided(&answer);
+            warn_of_undecided(&answer, !removed.is_empty());
             Ok(answer.denied)
         }
-        Err(status) if status.code() == Code::Unimplemented => not_recorded(&removed),
-        Err(status) => Err(status.into()),
+        Err(status) => not_known(status, &removed),
+    }
+}
+
+/// How many flows would be denied, where that was refused to be said: of what was accepted the exit code tells that alone.
+fn not_known(status: Status, removed: &[ResourceRef]) -> Result<u64, CommandError> {
+    match status.code() {
+        Code::Unimplemented => not_recorded(removed),
+        _ if removed.is_empty() => {
+            output::note(format_args!(
+                "{} accepted; what would become of recorded calls is not known: {}",
+                "warning:".yellow().bold(),
+                output::printable(status.message())
+            ));
+            Ok(0)
+        }
+        _ => Err(status.into()),
     }
 }
 
@@ -286,6 +302,13 @@ mod tests {
     }
 
     #[test]
+    fn what_is_accepted_is_so_whatever_is_known_of_calls() {
+        let unreadable = || Status::failed_precondition("the stored policy p is not accepted");
+        assert_eq!(not_known(unreadable(), &[]).ok(), Some(0));
+        assert!(not_known(unreadable(), &[ResourceRef::default()]).is_err());
+    }
+
+    #[test]
     fn what_flips_is_a_table_and_a_sentence() {
         let answer = SimulateResponse {
             flips: vec![
@@ -321,7 +344,8 @@ mod tests {
         let undecidable = "\"now\": \"undecidable\",\n      \"draft\": \"undecidable\"";
         assert!(json.contains(undecidable) && json.contains("\"now\": \"allow\""), "{json}");
         let warning = "of 1 flow (7 calls) nothing can be said, and the exit code says nothing of them";
-        assert_eq!(undecided(&answer).as_deref(), Some(warning));
-        assert_eq!(undecided(&SimulateResponse { undecidable: 0, ..answer }), None);
+        assert_eq!(undecided(&answer, true).as_deref(), Some(warning));
+        assert_eq!(undecided(&answer, false).as_deref(), Some("of 1 flow (7 calls) nothing can be said"));
+        assert_eq!(undecided(&SimulateResponse { undecidable: 0, ..answer }, true), None);
     }
 }

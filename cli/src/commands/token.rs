@@ -1,6 +1,7 @@
 //! `hauberk token`
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 
 use hauberk_identity::NodeName;
 use hauberk_proto::admin::v1 as api;
@@ -18,6 +19,9 @@ use crate::times;
 
 /// Where the printed command expects the token.
 const TOKEN_FILE: &str = "join-token";
+
+/// Where the printed command has the app, to be filled in.
+const APP: &str = ",app=127.0.0.1:PORT";
 
 /// Runs the command.
 ///
@@ -108,7 +112,8 @@ impl Made {
             "hauberk-agent run --control-plane {} --root-fingerprint {root_fingerprint}{} --join-token-file {file}{}",
             agent_api(&status, &session.context.server),
             of_trust_domain(&trust_domain),
-            listeners(session, &mesh, &node).await
+            listeners(session, &mesh, &node, is_on_loopback(&agent_api(&status, &session.context.server)))
+                .await
         );
         let record = record.unwrap_or_default();
         Ok(Self { mesh, node, token, record, root_fingerprint, trust_domain, command })
@@ -164,12 +169,20 @@ impl Made {
             ));
         }
         output::note(format_args!("  {}", self.command));
+        if self.command.contains(APP) {
+            output::note(
+                "PORT is where the app listens: on one host with the control plane the agent takes the listener's own number. A \
+                 second agent of the host needs --state-dir, --outbound, --admin and --health of its own",
+            );
+        }
         Ok(())
     }
 }
 
 /// The ports of a node, as its agent is told of them. Where they cannot be had nothing is lost but these words.
-async fn listeners(session: &Session, mesh: &str, node: &str) -> String {
+/// `is_on_loopback`: the agent listens where its app would, unless that is told to listen elsewhere.
+async fn listeners(session: &Session, mesh: &str, node: &str, is_on_loopback: bool) -> String {
+    let app = if is_on_loopback { APP } else { "" };
     let node = match NodeName::parse(node) {
         Ok(NodeName::Node(name)) => session.get(Kind::VirtualNode, mesh, name.as_str()).await.ok(),
         Ok(NodeName::Gateway(_)) | Err(_) => None,
@@ -179,7 +192,7 @@ async fn listeners(session: &Session, mesh: &str, node: &str) -> String {
             .listeners
             .iter()
             .filter_map(|listener| listener.port_mapping.as_ref()?.port)
-            .map(|port| format!(" --listener {port}"))
+            .map(|port| format!(" --listener {port}{app}"))
             .collect(),
         _ => String::new(),
     }
@@ -215,9 +228,29 @@ fn agent_api(status: &api::GetStatusResponse, admin_server: &str) -> String {
     }
 }
 
+/// Whether agents that are sent there are on the control plane's own host, and advertise the loopback.
+fn is_on_loopback(agent_api: &str) -> bool {
+    let host = agent_api.rsplit_once(':').map_or(agent_api, |(host, _)| host);
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn agents_beside_the_control_plane_are_told_of_their_apps_port() {
+        for (agent_api, is_loopback) in [
+            ("127.0.0.1:7443", true),
+            ("[::1]:7443", true),
+            ("localhost:7443", true),
+            ("10.0.0.1:7443", false),
+            ("cp.shop.example:7443", false),
+        ] {
+            assert_eq!(is_on_loopback(agent_api), is_loopback, "{agent_api}");
+        }
+    }
 
     #[test]
     fn agents_are_sent_to_their_own_port() {

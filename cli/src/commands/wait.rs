@@ -9,6 +9,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::arguments::{Global, Wait};
 use crate::clock;
+use crate::commands::decision::short_name;
 use crate::error::CommandError;
 use crate::output;
 use crate::session::Session;
@@ -23,7 +24,9 @@ const MOST_ADVISED: usize = 5;
 /// Not enforced in time; the laggards are named.
 pub(crate) async fn run(global: &Global, arguments: Wait) -> Result<(), CommandError> {
     let session = Session::open(global).await?;
-    let mesh = session.named_mesh().unwrap_or_default().to_owned();
+    // Commands that say which revision to wait for wait for all meshes themselves, whichever one is meant otherwise.
+    let is_meant = !(global.is_mesh_of_variable && arguments.revision.is_some());
+    let mesh = session.named_mesh().filter(|_| is_meant).unwrap_or_default().to_owned();
     let waiting = (Instant::now(), arguments.timeout);
     until_enforced(&session, arguments.revision.unwrap_or_default(), &mesh, waiting).await
 }
@@ -65,7 +68,7 @@ pub(crate) async fn until_enforced(
                     state.revision,
                     state.enforced,
                     state.concerned,
-                    waiting_for(&state.laggards)
+                    whom_or_what(&state)
                 );
                 output::progress(state.enforced, state.concerned, &said);
                 last = Some(state);
@@ -112,9 +115,14 @@ fn laggards(last: Option<WaitResponse>, timeout: Duration) -> CommandError {
     let headers = ["INSTANCE", "SPIFFE-ID", "REASON", "ACKNOWLEDGED", "CERTIFICATE-EXPIRES"];
     output::note(output::table(&headers, rows).trim_end());
     let mut help = advice(&state.laggards);
-    help.push(
-        "those listed act on an older revision until they answer or their certificates expire".to_owned(),
-    );
+    if !state.lacking_fix.is_empty() {
+        help.insert(0, output::printable(&state.lacking_fix).to_string());
+    }
+    if !state.laggards.is_empty() {
+        help.push(
+            "those listed act on an older revision until they answer or their certificates expire".to_owned(),
+        );
+    }
     CommandError::Failed(
         format!(
             "after {}, {} of {} enforce revision {}{}",
@@ -122,7 +130,7 @@ fn laggards(last: Option<WaitResponse>, timeout: Duration) -> CommandError {
             state.enforced,
             instances(state.concerned),
             state.revision,
-            waiting_for(&state.laggards)
+            whom_or_what(&state)
         ),
         help,
     )
@@ -149,12 +157,12 @@ pub(crate) fn waiting_for(laggards: &[Laggard]) -> String {
     // Instances of one node are named once.
     let others: BTreeSet<&str> = laggards.iter().map(|laggard| laggard.spiffe_id.as_str()).collect();
     let others = others.into_iter().filter(|other| other != spiffe_id).collect::<Vec<_>>();
-    let mut said = format!("; waiting for {spiffe_id}");
+    let mut said = format!("; waiting for {}", short_name(spiffe_id));
     if *obstructed {
         said += &format!(": {reason}");
     }
     if !others.is_empty() {
-        let named: Vec<_> = others.iter().copied().take(MOST_ADVISED - 1).collect();
+        let named: Vec<_> = others.iter().take(MOST_ADVISED - 1).map(|other| short_name(other)).collect();
         said += if *obstructed { "; and for " } else { ", " };
         said += &named.join(", ");
         let more = others.len() - named.len();
@@ -163,6 +171,14 @@ pub(crate) fn waiting_for(laggards: &[Laggard]) -> String {
         }
     }
     output::printable(&said).to_string()
+}
+
+/// For what of the control plane's own is waited, or else for whom.
+fn whom_or_what(state: &WaitResponse) -> String {
+    if state.lacking.is_empty() {
+        return waiting_for(&state.laggards);
+    }
+    output::printable(&format!("; {}", state.lacking)).to_string()
 }
 
 /// What to do about the first of those who are late.
@@ -190,11 +206,27 @@ mod tests {
 
     #[test]
     fn all_nodes_that_are_waited_for_are_named_up_to_a_bound() {
-        let late = |node: &str| Laggard { spiffe_id: node.to_owned(), ..Laggard::default() };
+        let id = |node: &str| format!("spiffe://shop.local/mesh/shop/node/{node}");
+        let late = |node: &str| Laggard { spiffe_id: id(node), ..Laggard::default() };
         assert_eq!(waiting_for(&[]), "");
         assert_eq!(waiting_for(&[late("b"), late("b")]), "; waiting for b");
         assert_eq!(waiting_for(&[late("b"), late("a"), late("b")]), "; waiting for b, a");
         let many: Vec<_> = "gfedcba".split("").filter(|node| !node.is_empty()).map(late).collect();
         assert_eq!(waiting_for(&many), "; waiting for g, a, b, c, d and 2 more");
+    }
+
+    #[test]
+    fn what_the_control_plane_lacks_is_told_where_nobody_is_late() {
+        let lacking = "what was revoked last is not on the denylist yet".to_owned();
+        let lacking_fix = "its log says what fails".to_owned();
+        let state = WaitResponse { revision: 7, lacking, lacking_fix, ..WaitResponse::default() };
+        let CommandError::Failed(message, help) = laggards(Some(state), Duration::from_secs(5)) else {
+            panic!("it is no usage error")
+        };
+        assert_eq!(
+            message,
+            "after 5s, 0 of 0 instances enforce revision 7; what was revoked last is not on the denylist yet"
+        );
+        assert_eq!(help, ["its log says what fails"]);
     }
 }

@@ -203,7 +203,7 @@ impl Account {
         .chain(person)
         .chain(stop.map(|command| (command, "stop the control plane: calls go on")))
         {
-            story.push_str(&format!("  {command:<72} {effect}\n"));
+            story.push_str(&format!("  # {effect}\n  {command}\n"));
         }
         self.say(&format!("{story}\n{end}\n"));
     }

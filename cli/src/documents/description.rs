@@ -1,6 +1,7 @@
 //! Descriptions of interfaces in files of their own, `openapiFile:` and `protobufFile:`. Public ones have many
 //! megabytes, of which routes need little: the rest stays here.
 
+mod elsewhere;
 mod json;
 mod openapi;
 mod protobuf;
@@ -10,7 +11,7 @@ mod yaml;
 mod tests;
 
 use std::fs::File;
-use std::io::Read as _;
+use std::io::{self, Read as _};
 use std::path::Path;
 
 use base64::Engine as _;
@@ -27,7 +28,8 @@ pub(super) struct FileField {
     pub(super) comment: &'static str,
     /// The field of the API that it is read into.
     stands_for: &'static str,
-    read: fn(&[u8]) -> Result<String, Flaw>,
+    /// Takes what the file holds, and the folder in which it lies.
+    read: fn(&[u8], &Path) -> Result<String, Flaw>,
 }
 
 /// Those of an `ApiDescription`.
@@ -35,7 +37,7 @@ pub(super) const FILE_FIELDS: [FileField; 2] = [
     FileField {
         name: "openapiFile",
         comment: " Instead of openapi: a file with an OpenAPI document, beside the one that says this. Only what routes are made of is\n \
-                  sent.",
+                  sent. What path items and operations refer to in files below its folder is taken in.",
         stands_for: "openapi",
         read: openapi::reduced,
     },
@@ -44,7 +46,7 @@ pub(super) const FILE_FIELDS: [FileField; 2] = [
         comment: " Instead of protobuf: a file with a FileDescriptorSet, not in base64, beside the one that says this. Only its\n services \
                   are sent.",
         stands_for: "protobuf",
-        read: |bytes| {
+        read: |bytes, _| {
             protobuf::reduced(bytes).map(|set| base64::engine::general_purpose::STANDARD.encode(set))
         },
     },
@@ -113,20 +115,21 @@ fn text(entry: &Entry, folder: Option<&Path>, known: &FileField) -> Result<Strin
     })?;
     let path = folder.join(name);
     let bytes = bytes(&path)?;
-    (known.read)(&bytes).map_err(|Flaw { at, message }| match at {
+    (known.read)(&bytes, path.parent().unwrap_or(Path::new(""))).map_err(|Flaw { at, message }| match at {
         Some(Position { line, column }) => format!("{}:{line}:{column}: {message}", path.display()),
         None => format!("{}: {message}", path.display()),
     })
 }
 
 fn bytes(path: &Path) -> Result<Vec<u8>, String> {
+    let read =
+        read_file(path, LARGEST).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+    read.ok_or_else(|| format!("{} is larger than {} MiB", path.display(), LARGEST >> 20))
+}
+
+/// A file's bytes; nothing where there are more than `most`.
+fn read_file(path: &Path, most: u64) -> io::Result<Option<Vec<u8>>> {
     let mut bytes = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(LARGEST + 1).read_to_end(&mut bytes));
-    match read {
-        Err(error) => Err(format!("cannot read {}: {error}", path.display())),
-        Ok(_) if bytes.len() as u64 > LARGEST => {
-            Err(format!("{} is larger than {} MiB", path.display(), LARGEST >> 20))
-        }
-        Ok(_) => Ok(bytes),
-    }
+    File::open(path)?.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
+    Ok((bytes.len() as u64 <= most).then_some(bytes))
 }

@@ -121,6 +121,13 @@ fn unknown_field(descriptor: &MessageDescriptor, key: &str) -> String {
     if APP_MESH_ONLY.contains(&key) {
         return format!("App Mesh's `{key}` is not supported by this version: remove it to go on without it");
     }
+    // What is said of a port is said of one of them.
+    let of_ports = (descriptor.full_name() == "hauberk.mesh.v1.VirtualNodeSpec")
+        .then(|| descriptor.get_field_by_name("listeners")?.kind().as_message().cloned())
+        .flatten();
+    if of_ports.is_some_and(|listener| find_field(&listener, key).is_some()) {
+        return format!("unknown field; it stands in each listener, spec.listeners[].{key}");
+    }
     let names: Vec<String> = descriptor.fields().map(|field| field.json_name().to_owned()).collect();
     if names.is_empty() {
         return "unknown field; nothing can stand here".to_owned();

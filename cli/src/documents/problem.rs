@@ -61,7 +61,7 @@ impl fmt::Display for Problems {
         if count > SHOWN {
             writeln!(f, "and {} more", count - SHOWN)?;
         }
-        write!(f, "{count} problem{}; nothing was changed", if count == 1 { "" } else { "s" })
+        write!(f, "{count} problem{}", if count == 1 { "" } else { "s" })
     }
 }
 

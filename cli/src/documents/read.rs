@@ -5,6 +5,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use hauberk_proto::mesh::v1::{Resource, resource::Spec};
+use hauberk_proto::refusal::first_of_twice;
 use thiserror::Error;
 
 use super::description;
@@ -163,14 +164,13 @@ impl Documents {
         Some(Problem { source, at, length, path: path.to_owned(), message: self.in_files(message) })
     }
 
-    /// A message that ends with another resource's place in the request, with the place in the files instead.
+    /// A message about a resource that stands in the request twice, with the other's place in the files.
     fn in_files(&self, message: &str) -> String {
-        let other = message.strip_suffix(']').and_then(|message| message.rsplit_once(" resources["));
-        let found = other.and_then(|(before, index)| {
-            let document = self.documents.get(index.parse::<usize>().ok()?)?;
+        let found = first_of_twice(message).and_then(|(what, first)| {
+            let document = self.documents.get(first)?;
             let source = self.sources.get(document.source)?;
             let (at, _) = locate(&document.node, "name");
-            Some(format!("{before} in {}, line {}", source.name, at.line))
+            Some(format!("{what} is already in {}, line {}", source.name, at.line))
         });
         found.unwrap_or_else(|| message.to_owned())
     }

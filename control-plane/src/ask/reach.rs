@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
-use hauberk_tls::{EndpointConnector, WebRoots, WebRootsError};
+use hauberk_tls::{EndpointConnector, HandshakeError, WebRoots, WebRootsError};
 use http::{Request, StatusCode, header};
 use http_body_util::Empty;
 use tokio::net::TcpStream;
@@ -65,6 +65,14 @@ pub enum Unreached {
         /// Why they are of no use.
         reason: String,
     },
+    /// No root of the web vouches for it. The fault is its operator's, or of whoever has not told us of their authority.
+    #[error(
+        "who answers at {host} is not believed: no root of the web vouches for its certificate; see --web-roots"
+    )]
+    NoWebRoot {
+        /// Whom we asked.
+        host: String,
+    },
     /// There is no answer.
     #[error(transparent)]
     Unanswered(#[from] Unanswered),
@@ -105,7 +113,13 @@ pub async fn get(
 ) -> Result<Bytes, Unreached> {
     let stream = connect(endpoint).await?;
     let url = endpoint.url();
-    let (status, document) = ask(connector, url.host(), stream, question(url)?, most).await?;
+    let asked = ask(connector, url.host(), stream, question(url)?, most).await;
+    let (status, document) = asked.map_err(|error| match error {
+        Unanswered::Handshake(HandshakeError::UnknownRoot) => {
+            Unreached::NoWebRoot { host: url.host().to_owned() }
+        }
+        error => error.into(),
+    })?;
     if status == StatusCode::OK { Ok(document) } else { Err(Unreached::Status(status)) }
 }
 
@@ -132,10 +146,10 @@ async fn connect(endpoint: &WebEndpoint) -> Result<TcpStream, Unreached> {
     let (host, port) = (endpoint.url().host(), endpoint.url().port());
     let failed = |source| Unreached::Resolve { host: host.to_owned(), source };
     let resolved: Vec<SocketAddr> = tokio::net::lookup_host((host, port)).await.map_err(failed)?.collect();
-    let Some(first) = resolved.first() else {
+    let Some((address, is_never)) = to_be_named(endpoint, &resolved) else {
         return Err(failed(io::ErrorKind::NotFound.into()));
     };
-    let (address, mut error) = (first.ip(), None);
+    let mut error = None;
     // The address that was looked at is the one that is asked: nothing resolves the name again.
     let allowed = resolved.into_iter().filter(|address| endpoint.may_be_at(address.ip()));
     for address in allowed.take(MOST_ADDRESSES) {
@@ -145,8 +159,15 @@ async fn connect(endpoint: &WebEndpoint) -> Result<TcpStream, Unreached> {
             Err(source) => error = Some(Unreached::Connect { address, source }),
         }
     }
-    let is_never = endpoint.is_never_at(address);
     Err(error.unwrap_or_else(|| Unreached::Address { host: host.to_owned(), address, is_never }))
+}
+
+/// The address that is named where none is asked, and whether that one is not asked whatever the resource says: one that would be asked
+/// if the resource allowed it, where there is one, since that tells what can be done.
+fn to_be_named(endpoint: &WebEndpoint, resolved: &[SocketAddr]) -> Option<(IpAddr, bool)> {
+    let mut addresses = resolved.iter().map(SocketAddr::ip);
+    let would_be = addresses.clone().find(|address| !endpoint.is_never_at(*address));
+    would_be.map(|address| (address, false)).or_else(|| addresses.next().map(|address| (address, true)))
 }
 
 fn question(url: &EndpointUrl) -> Result<Request<Empty<Bytes>>, Unanswered> {
@@ -157,4 +178,23 @@ fn question(url: &EndpointUrl) -> Result<Request<Empty<Bytes>>, Unanswered> {
         .header(header::CONNECTION, "close")
         .body(Empty::new())?;
     Ok(request)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_could_be_allowed_is_named_before_one_that_could_not() {
+        let endpoint = WebEndpoint::parse("https://keys.example/", false).unwrap();
+        let named = |addresses: &[&str]| {
+            let resolved = addresses.iter().map(|address| SocketAddr::new(address.parse().unwrap(), 443));
+            to_be_named(&endpoint, &resolved.collect::<Vec<_>>())
+                .map(|(address, never)| (address.to_string(), never))
+        };
+        assert_eq!(named(&["169.254.1.1", "10.0.0.1"]), Some(("10.0.0.1".to_owned(), false)));
+        assert_eq!(named(&["10.0.0.1", "169.254.1.1"]), Some(("10.0.0.1".to_owned(), false)));
+        assert_eq!(named(&["169.254.1.1", "fe80::1"]), Some(("169.254.1.1".to_owned(), true)));
+        assert_eq!(named(&[]), None);
+    }
 }

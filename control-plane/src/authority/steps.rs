@@ -27,7 +27,9 @@ pub(super) const OUTLIVED_AFTER: Duration = Duration::from_secs(25 * 3_600);
 /// comes with a root, are with those who refuse what no list covers.
 const LIST_IS_KNOWN_AFTER: Duration = Duration::from_secs(1);
 
-/// How long one that was prepared by a clock which is not believed yet waits at least.
+/// How long one that was prepared by a clock which is not believed yet waits at least, or a twelfth of the life of the
+/// one before it: by that it signs before the former ends, however short its life is, also while no control plane has
+/// run for long.
 const WAITS_FOR_THE_CLOCK: Duration = Duration::from_secs(3_600);
 
 /// How long the record of an authority is kept after its certificate has expired.
@@ -160,8 +162,8 @@ fn is_of_no_use(active: &Entry, book: &Book, at: Instants) -> bool {
 /// One that was made at once by a clock that is wrong never signs: what waits does so until it can be told that the clock goes on.
 fn ends_soon(active: &Entry, waiting: Option<&Entry>, at: Instants) -> bool {
     let last_part = before_end(active.certificate.validity(), 6, ACTIVATED_BEFORE_END);
-    let has_waited =
-        |waiting: &Entry| at.likely_past >= UnixMillis(waiting.record.changed_at).plus(WAITS_FOR_THE_CLOCK);
+    let waits = (life(active.certificate.validity()) / 12).min(WAITS_FOR_THE_CLOCK);
+    let has_waited = |waiting: &Entry| at.likely_past >= UnixMillis(waiting.record.changed_at).plus(waits);
     at.surely_past >= last_part || (at.likely_past >= last_part && waiting.is_some_and(has_waited))
 }
 
@@ -201,6 +203,9 @@ fn is_known(book: &Book, waiting: &Entry, at: Instants) -> bool {
 
 /// The instant at which a part of the life is left, or the most time before the end.
 fn before_end(validity: Validity, part: u32, most: Duration) -> UnixMillis {
-    let life = validity.not_after().since(validity.not_before());
-    validity.not_after().minus((life / part).min(most))
+    validity.not_after().minus((life(validity) / part).min(most))
+}
+
+fn life(validity: Validity) -> Duration {
+    validity.not_after().since(validity.not_before())
 }

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use hauberk_identity::{Name, SpiffeId};
 use hauberk_proto::agent::v1::{SignedView, WorkloadEntries};
 
+use super::former::FormerViews;
+
 /// All views, as they follow from the configuration at one revision. Immutable and shared.
 #[derive(Debug, Clone, Default)]
 pub struct Compilation {
@@ -22,6 +24,8 @@ pub struct Compilation {
     pub services: HashMap<(Name, Name), Arc<CompiledView>>,
     /// The workloads that each node's agents vouch for; nodes that vouch for none are left out.
     pub workloads: HashMap<SpiffeId, Arc<WorkloadEntries>>,
+    /// The views that nodes had before, of the same epoch.
+    pub former: Arc<FormerViews>,
     /// What could not be compiled, each with the view that stays in force.
     pub findings: Arc<[CompileFinding]>,
 }

@@ -10,6 +10,7 @@ use tokio_util::task::TaskTracker;
 
 use super::compilation::Compilation;
 use super::draft::{Draft, Views};
+use super::former::FormerViews;
 use super::view_records::ViewRecords;
 use super::workloads::{self, Workloads};
 use crate::authority::Authority;
@@ -32,8 +33,8 @@ pub async fn start(
     let mut catalogs = catalogs.subscribe();
     let mut signers = authority.view_signer();
     let records = ViewRecords::load(store).await?;
-    let (views, workloads) = (Arc::default(), Workloads::default());
-    let mut compiler = Compiler { authority, records, token_life, views, workloads };
+    let (views, former, workloads) = (Arc::default(), Arc::default(), Workloads::default());
+    let mut compiler = Compiler { authority, records, token_life, views, former, workloads };
     let first = Arc::clone(&catalogs.borrow_and_update());
     let signer = Arc::clone(&signers.borrow_and_update());
     let compilation = compiler.compile(first, signer).await.ok_or(StoreError::Closed)?;
@@ -60,6 +61,7 @@ struct Compiler {
     records: ViewRecords,
     token_life: Duration,
     views: Arc<Views>,
+    former: Arc<FormerViews>,
     workloads: Workloads,
 }
 
@@ -75,11 +77,18 @@ impl Compiler {
         // Before anybody sees them, so that no two replicas number one content differently.
         let numbers = self.records.number(changed.collect(), &draft.removed, revision).await;
         let (views, epoch) = (Arc::clone(&self.views), self.authority.epoch());
-        let views = off_the_reactor(move || views.with(draft, &numbers, (epoch, &signer))).await?;
+        let former = Arc::clone(&self.former);
+        let made = move || {
+            let next = views.with(draft, &numbers, (epoch, &signer));
+            former.keep(views.replaced_by(&next));
+            next
+        };
+        let views = off_the_reactor(made).await?;
         self.views = Arc::new(views);
         let trust_domain = self.authority.trust_domain();
         let compilation = self.views.publish(trust_domain, epoch, revision);
-        Some(Compilation { workloads: self.workloads.clone(), ..compilation })
+        let (workloads, former) = (self.workloads.clone(), Arc::clone(&self.former));
+        Some(Compilation { workloads, former, ..compilation })
     }
 }
 

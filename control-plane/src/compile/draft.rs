@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use hauberk_identity::{Name, TrustDomain};
+use hauberk_identity::{Name, SpiffeId, TrustDomain};
 use hauberk_proto::convert::Body;
 use hauberk_tls::signing::ViewSigner;
 
@@ -201,6 +201,20 @@ impl Views {
             }
         }
         Self { meshes, views, findings, checked }
+    }
+
+    /// The views of nodes that have another content in `next`, or are there no longer.
+    pub(super) fn replaced_by<'a>(
+        &'a self,
+        next: &'a Self,
+    ) -> impl Iterator<Item = (SpiffeId, Arc<CompiledView>)> + 'a {
+        let revision = |key| next.views.get(key).map(|view| view.compiled.revision);
+        let replaced =
+            self.views.iter().filter(move |(key, view)| revision(key) != Some(view.compiled.revision));
+        replaced.filter_map(|(_, View { content, compiled })| match content.body() {
+            Body::Node(node) => Some((node.scope.node()?.clone(), Arc::clone(compiled))),
+            Body::Service(_) => None,
+        })
     }
 
     /// What agents are to have at `revision`.

@@ -72,8 +72,11 @@ impl<'a> Sources<'a> {
         values
     }
 
-    /// Says that a setting that was given cannot do without another.
+    /// Says that a setting that was given cannot do without another. Of one that was given and is wrong, that is said alone.
     pub(super) fn needs(&mut self, name: &str, other: &str) {
+        if self.given(other).is_some() {
+            return;
+        }
         let place = self.given(name).map_or_else(|| format!("--{name}"), |given| given.place);
         self.mistake(place, format!("is of no use without {other}"));
     }

@@ -124,6 +124,10 @@ fn what_goes_together_is_given_together() {
     let error = Settings::load(&given, &variables(&[]), None).unwrap_err().to_string();
     assert!(error.contains("--bundle-key: is of no use without bundle-certificate"), "{error}");
     assert!(error.contains("--web-roots: a path is needed"), "{error}");
+    // What is given wrongly is not said to be missing too.
+    let given = flags(&[("oidc-issuer", "http://oidc.shop.test"), ("oidc-listen", "127.0.0.1:0")]);
+    let error = Settings::load(&given, &variables(&[]), None).unwrap_err().to_string();
+    assert!(error.contains("is no issuer's URL") && !error.contains("of no use"), "{error}");
     let given = flags(&[("oidc-issuer", "https://oidc.shop.test")]);
     assert_eq!(Settings::load(&given, &variables(&[]), None).unwrap().jwt_svid_ttl, Duration::from_secs(300));
 }

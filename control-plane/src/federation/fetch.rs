@@ -86,7 +86,7 @@ impl From<Unanswered> for FetchError {
 }
 
 /// Asks for the bundle of `followed`. An endpoint that proves a SPIFFE id is known by `roots`, and none that `refuses` has something
-/// against.
+/// against. Also tells the keys that are of no use.
 ///
 /// # Errors
 /// It is not to be had, or not to be believed.
@@ -95,7 +95,7 @@ pub(super) async fn fetch(
     endpoint: &BundleEndpoint,
     (roots, refuses): (Arc<TrustBundle>, Arc<Refuses>),
     web_roots: Option<&Path>,
-) -> Result<SpiffeBundle, FetchError> {
+) -> Result<(SpiffeBundle, Vec<SpiffeBundleError>), FetchError> {
     let asked = async {
         let connector = match endpoint.profile() {
             EndpointProfile::Spiffe(id) => {
@@ -105,7 +105,7 @@ pub(super) async fn fetch(
             EndpointProfile::Web => web_connector(web_roots).await?,
         };
         let document = get(&connector, endpoint.at(), MAX_BUNDLE_BYTES).await?;
-        Ok(SpiffeBundle::parse(followed.trust_domain(), &document)?)
+        Ok(SpiffeBundle::parse_and_tell(followed.trust_domain(), &document)?)
     };
     within(DEADLINE, asked).await
 }

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hauberk_identity::{InstanceId, SpiffeId};
-use hauberk_proto::convert::features::{FEW_ROOTS, MANY_ROOTS};
+use hauberk_proto::convert::features::MANY_ROOTS;
 use hauberk_tls::SpiffeBundle;
 use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Federation;
+use super::error::RefreshError;
 use super::fetch::{FetchError, fetch, fetch_keys};
 use super::metrics::FollowedLabel;
 use crate::audit::{Act, Actor};
@@ -39,33 +39,6 @@ const QUESTIONS_PER_HINT: u32 = 4;
 /// By which part of it an interval is prolonged at the most, so that many do not ask together.
 const JITTER: f64 = 0.1;
 
-/// A bundle that was asked for by hand and did not come.
-#[derive(Debug, thiserror::Error)]
-pub enum RefreshError {
-    /// There is nothing to ask.
-    #[error("{0} does not exist, or has no URL to ask")]
-    NoEndpoint(ResourceKey),
-    /// It cannot be fetched.
-    #[error(transparent)]
-    Fetch(#[from] FetchError),
-    /// A running agent would let in nobody of the trust domain.
-    #[error(
-        "the bundle has {roots} roots, and instance {instance} of {node} takes no more than {FEW_ROOTS}: it lacks {MANY_ROOTS}; update its \
-         agent, or stop it"
-    )]
-    Incapable {
-        /// How many it has.
-        roots: usize,
-        /// The instance.
-        instance: InstanceId,
-        /// Its node.
-        node: SpiffeId,
-    },
-    /// The registry failed.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
-
 /// What a task follows: the resource as it was made, and what it says.
 type Binding = (String, [u8; 32]);
 
@@ -76,6 +49,17 @@ pub(super) async fn all(federation: &Arc<Federation>) {
     let mut following: BTreeMap<ResourceKey, (Binding, AbortHandle)> = BTreeMap::new();
     let mut is_first = true;
     loop {
+        // Nobody who follows ever ends by itself. Here, since others may have taken note of the end as well.
+        for (key, (_, task)) in following.iter_mut().filter(|(_, (_, task))| task.is_finished()) {
+            tracing::error!(event = "federation_follower_failed", resource = %key,
+                "whoever asked for it has panicked: it is asked for again in {} s", LEAST_INTERVAL.as_secs());
+            let again = one(Arc::clone(federation), key.clone());
+            *task = tasks.spawn(async move {
+                // What it failed on may be there still.
+                sleep(LEAST_INTERVAL).await;
+                again.await;
+            });
+        }
         let catalog = Arc::clone(&catalogs.borrow_and_update());
         let wanted = bindings(&catalog);
         let mut has_gone = std::mem::take(&mut is_first);
@@ -203,7 +187,7 @@ impl Federation {
             Err(error) => {
                 self.metrics.failing.get_or_create(&label).set(1);
                 // The same failure again at each attempt would bury everything else.
-                if status.fail(&error.to_string(), now) {
+                if status.fail(error, now) {
                     tracing::error!(event = "federation_failed", resource = %key, %error, "what was fetched before stays in force");
                 }
             }
@@ -237,7 +221,7 @@ impl Federation {
         let held = former.as_ref().map(FetchedBundle::bundle).or(followed.initial());
         let voucher = self.voucher(key, followed, held.map(|held| held.x509())).await?;
         let known_by = (Arc::clone(&voucher.roots), self.refuses());
-        let bundle = fetch(followed, endpoint, known_by, self.web_roots.as_deref()).await?;
+        let (bundle, passed_over) = fetch(followed, endpoint, known_by, self.web_roots.as_deref()).await?;
         // What was fetched for this very resource, or else what it says itself.
         let fetched = former.as_ref().and_then(FetchedBundle::highest_sequence);
         let seen = fetched.or_else(|| followed.initial().and_then(|initial| initial.sequence()));
@@ -247,6 +231,7 @@ impl Federation {
             return Err(FetchError::Older { offered, seen }.into());
         }
         let hint = bundle.refresh_hint();
+        self.see_passed_over(key, &passed_over);
         self.see_number(key, held.map(|held| (held.sequence(), held.has_same_keys(&bundle))), &bundle);
         let is_in_force = !is_damaged && held.is_some_and(|held| held.has_same_keys(&bundle));
         if is_in_force && former.is_some() && bundle.sequence().is_none_or(|number| Some(number) == seen) {
@@ -322,12 +307,7 @@ impl Federation {
         let stored = self.store.get(&record).await?;
         let former = stored.as_ref().and_then(|stored| FetchedKeys::from_stored(key, stored).ok());
         let (keys, passed_over) = fetch_keys(issuer, endpoint, self.web_roots.as_deref()).await?;
-        let passed_over: Vec<_> = passed_over.iter().map(ToString::to_string).collect();
-        if let Some(status) = self.statuses().get_mut(key)
-            && status.pass_over(passed_over.clone())
-        {
-            tracing::warn!(event = "issuer_keys_passed_over", resource = %key, ?passed_over, "its other keys count");
-        }
+        self.see_passed_over(key, &passed_over);
         let is_in_force =
             former.as_ref().is_some_and(|former| former.are_for(entry) && **former.keys() == keys);
         let Some(fetched) = FetchedKeys::new(entry, keys, self.clock.now()).filter(|_| !is_in_force) else {
@@ -342,8 +322,23 @@ impl Federation {
         let what = format!("{count} keys");
         let act = Act::done(&own(), "issuer.keys", key.to_string()).because(&*what);
         self.audit.commit(commit, act).await?;
-        tracing::info!(event = "issuer_keys", resource = %key, what, "other keys are in force");
+        if fetched.keys().is_empty() {
+            tracing::error!(event = "issuer_keys_empty", resource = %key,
+                "the issuer publishes no key that can verify tokens: all its users are denied");
+        } else {
+            tracing::info!(event = "issuer_keys", resource = %key, what, "other keys are in force");
+        }
         Ok(())
+    }
+
+    /// Tells which keys of an answer are of no use, and why.
+    fn see_passed_over(&self, key: &ResourceKey, passed_over: &[impl ToString]) {
+        let passed_over: Vec<_> = passed_over.iter().map(ToString::to_string).collect();
+        if let Some(status) = self.statuses().get_mut(key)
+            && status.pass_over(passed_over.clone())
+        {
+            tracing::warn!(event = "followed_keys_passed_over", resource = %key, ?passed_over, "its other keys count");
+        }
     }
 
     async fn put_in_force(

@@ -3,6 +3,7 @@
 //! The control plane alone asks (`follow`), one question at a time (`fetch`); what it was told last and found good is
 //! in the registry, and reaches agents in their views. Keys of issuers of users' tokens come by the same way. Our own bundle gets its number in `own`.
 
+mod error;
 mod fetch;
 mod follow;
 mod metrics;
@@ -34,9 +35,10 @@ use crate::resources::{Catalog, Catalogs, Kind, MissingFeature, ResourceKey};
 use crate::revocation::Denylist;
 use crate::web::{document, not_yet, nothing};
 
+pub use error::RefreshError;
 pub use fetch::FetchError;
-pub use follow::RefreshError;
 pub use own::{OwnBundle, OwnBundleParts, REFRESH_HINT, publish};
+pub use status::{Failing, Hindrance};
 
 use metrics::FederationMetrics;
 use status::Status;
@@ -93,8 +95,10 @@ pub struct Followed {
     pub endpoint: Option<String>,
     /// When it was last fetched.
     pub fetched_at: Option<UnixMillis>,
-    /// Why the latest attempt failed, and since when they do.
-    pub problem: Option<(String, UnixMillis)>,
+    /// Why the latest attempt failed, if it did.
+    pub failing: Option<Failing>,
+    /// Which of its keys are of no use, and why.
+    pub passed_over: Vec<String>,
     /// The number that two of its bundles had, until there is one of another.
     pub reused: Option<u64>,
 }
@@ -106,12 +110,14 @@ pub struct FollowedIssuer {
     pub key: ResourceKey,
     /// How many keys verify its tokens.
     pub keys: usize,
+    /// It was asked, and that is what it publishes.
+    pub is_fetched: bool,
     /// Which of its keys are of no use, and why.
     pub passed_over: Vec<String>,
     /// The keys that the resource lists, where those count, and whether it has the name of our own issuer.
     pub listed: Option<(Arc<JwtKeySet>, bool)>,
-    /// Why the latest attempt to fetch them failed, and since when they do.
-    pub problem: Option<(String, UnixMillis)>,
+    /// Why the latest attempt to fetch them failed, if it did.
+    pub failing: Option<Failing>,
 }
 
 impl Federation {
@@ -176,12 +182,19 @@ impl Federation {
         let followed = of_mesh.map(|(key, resources, followed, bundle)| {
             let status = statuses.get(&key);
             let stored = resources.fetched(key.name.as_str()).map(|fetched| fetched.fetched_at());
+            // What the resource itself says is of no matter once there was an answer.
+            let passed_over = match status.filter(|status| status.succeeded_at().is_some()) {
+                Some(status) => status.passed_over(),
+                None if stored.is_none() => followed.passed_over(),
+                None => &[],
+            };
             Followed {
                 trust_domain: followed.trust_domain().clone(),
                 bundle: bundle.cloned(),
                 endpoint: followed.endpoint().map(|endpoint| endpoint.at().url().to_string()),
                 fetched_at: status.and_then(Status::succeeded_at).or(stored),
-                problem: status.and_then(Status::problem),
+                failing: status.and_then(Status::failing),
+                passed_over: passed_over.to_vec(),
                 reused: status.and_then(Status::reused),
                 key,
             }
@@ -208,8 +221,9 @@ impl Federation {
             FollowedIssuer {
                 listed: listed.map(|listed| (listed, resources.has_our_name(issuer))),
                 keys: keys.map_or(0, |keys| keys.keys().count()),
+                is_fetched: is_fetched && keys.is_some() && !resources.is_us(issuer),
                 passed_over: passed_over.unwrap_or_default().to_vec(),
-                problem: status.and_then(Status::problem),
+                failing: status.and_then(Status::failing),
                 key,
             }
         });

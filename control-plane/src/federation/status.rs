@@ -5,6 +5,30 @@ use std::sync::Arc;
 use hauberk_identity::UnixMillis;
 use tokio::sync::{Mutex, Notify};
 
+use super::error::RefreshError;
+
+/// Why the latest attempt failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failing {
+    /// What stood in the way, in which the answer of whoever was asked may be repeated.
+    pub problem: String,
+    /// Since when attempts have failed.
+    pub since: UnixMillis,
+    /// What that says of what is to be done.
+    pub hindrance: Hindrance,
+}
+
+/// What stands in the way, as far as somebody here can mend it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hindrance {
+    /// It is at an address inside, and would be asked there if the resource allowed that.
+    Inside,
+    /// No root of the web vouches for it.
+    NoWebRoot,
+    /// Something else.
+    Other,
+}
+
 /// What became of the latest attempts. Kept in memory: after a start all are asked at once.
 #[derive(Debug, Default)]
 pub(super) struct Status {
@@ -13,7 +37,7 @@ pub(super) struct Status {
     /// Somebody wants it asked before its time.
     wanted: Arc<Notify>,
     succeeded_at: Option<UnixMillis>,
-    problem: Option<(String, UnixMillis)>,
+    failing: Option<Failing>,
     /// What of the latest answer was of no use.
     passed_over: Vec<String>,
     /// The number under which there were two bundles, until there is one of another.
@@ -31,16 +55,17 @@ impl Status {
 
     pub(super) fn succeed(&mut self, now: UnixMillis) {
         self.succeeded_at = Some(now);
-        self.problem = None;
+        self.failing = None;
     }
 
     /// Notes a failure. Says whether it is another than the one before.
-    pub(super) fn fail(&mut self, problem: &str, now: UnixMillis) -> bool {
-        let (is_new, since) = match &self.problem {
-            Some((former, since)) => (former != problem, *since),
+    pub(super) fn fail(&mut self, error: &RefreshError, now: UnixMillis) -> bool {
+        let (problem, hindrance) = (error.to_string(), error.hindrance());
+        let (is_new, since) = match &self.failing {
+            Some(former) => (former.problem != problem, former.since),
             None => (true, now),
         };
-        self.problem = Some((problem.to_owned(), since));
+        self.failing = Some(Failing { problem, since, hindrance });
         is_new
     }
 
@@ -67,7 +92,7 @@ impl Status {
         self.succeeded_at
     }
 
-    pub(super) fn problem(&self) -> Option<(String, UnixMillis)> {
-        self.problem.clone()
+    pub(super) fn failing(&self) -> Option<Failing> {
+        self.failing.clone()
     }
 }

@@ -53,6 +53,15 @@ fn document(name: &str, roots: &[&RootAuthority], sequence: Option<u64>) -> Stri
     bundle_document(&roots, &JwtBundle::new(domain(name), []).unwrap(), sequence, None)
 }
 
+/// The same of more roots than we write.
+fn document_of_many<'a>(roots: impl Iterator<Item = &'a RootAuthority>, sequence: u64) -> String {
+    let keys = roots.map(|root| document("partner.example", &[root], None)).flat_map(|one| {
+        let one: serde_json::Value = serde_json::from_str(&one).unwrap();
+        one["keys"].as_array().unwrap().clone()
+    });
+    serde_json::json!({ "keys": keys.collect::<Vec<_>>(), "spiffe_sequence": sequence }).to_string()
+}
+
 fn ok(body: &str) -> Vec<u8> {
     format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len()).into_bytes()
 }
@@ -196,7 +205,7 @@ async fn a_bundle_without_a_number_is_asked_for_again_soon() {
 async fn standing(scratch: &Scratch, federation: &Federation) -> (Option<Arc<SpiffeBundle>>, String) {
     let catalog = scratch.resources.catalogs().current().await.unwrap();
     let Some(followed) = federation.followed(&catalog).pop() else { return (None, String::new()) };
-    let problem = followed.problem.map(|(problem, _)| problem).unwrap_or_default();
+    let problem = followed.failing.map(|failing| failing.problem).unwrap_or_default();
     (followed.bundle, problem)
 }
 
@@ -239,6 +248,43 @@ async fn what_an_endpoint_says_is_in_force_and_outlives_a_restart() {
 }
 
 #[tokio::test]
+async fn what_is_followed_is_followed_again_after_a_panic() {
+    let mut partner = Partner::start("partner.example").await;
+    let (scratch, _) = shop().await;
+    let others: Vec<_> = (100..132).map(|serial| root("partner.example", serial)).collect();
+    partner.says(ok(&document_of_many([&partner.root].into_iter().chain(&others), 2)));
+    scratch.apply(&[partner.resource()]).await;
+    let audit = Audit::open(Arc::clone(&scratch.store), scratch.clock.clone()).await.unwrap();
+    let (panics, mut panicked) = mpsc::unbounded_channel();
+    let missing_feature: MissingFeature = Box::new(move |_, _| {
+        panics.send(()).unwrap();
+        panic!("as planned")
+    });
+    let parts = parts(&scratch, Arc::new(audit), None);
+    let federation = Federation::new(FederationParts { missing_feature, ..parts });
+    let (_unknown, unknown_keys) = mpsc::channel(1);
+    let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+    tasks.spawn(Arc::clone(&federation).run(unknown_keys, stop.clone()));
+    let in_time = async |asked: &mut mpsc::UnboundedReceiver<String>| {
+        tokio::time::timeout(LIMIT, asked.recv()).await.expect("it is asked").unwrap()
+    };
+    in_time(&mut partner.asked).await;
+    tokio::time::timeout(LIMIT, panicked.recv()).await.expect("it is refused").unwrap();
+    // Whoever follows anew is there, and waits.
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert!(partner.asked.try_recv().is_err(), "not at once: it may fail again");
+    tokio::time::pause();
+    tokio::time::advance(follow::interval(Some(Duration::ZERO))).await;
+    tokio::time::resume();
+    in_time(&mut partner.asked).await;
+    stop.cancel();
+    tasks.close();
+    tasks.wait().await;
+}
+
+#[tokio::test]
 async fn a_bundle_that_a_running_agent_cannot_read_leaves_the_former_one_in_force() {
     let partner = Partner::start("partner.example").await;
     let (scratch, federation) = shop().await;
@@ -259,14 +305,8 @@ async fn a_bundle_that_a_running_agent_cannot_read_leaves_the_former_one_in_forc
     let federation = Federation::new(FederationParts { missing_feature, ..parts });
     let others: Vec<_> = (100..132).map(|serial| root("partner.example", serial)).collect();
     let says = |count: usize, sequence| {
-        let roots: Vec<_> = [&partner.root].into_iter().chain(&others[..count - 1]).collect();
-        let keys = roots.iter().map(|root| document("partner.example", &[root], None));
-        let keys = keys.flat_map(|one| {
-            let one: serde_json::Value = serde_json::from_str(&one).unwrap();
-            one["keys"].as_array().unwrap().clone()
-        });
-        let all = serde_json::json!({ "keys": keys.collect::<Vec<_>>(), "spiffe_sequence": sequence });
-        partner.says(ok(&all.to_string()));
+        partner
+            .says(ok(&document_of_many([&partner.root].into_iter().chain(&others[..count - 1]), sequence)));
     };
     says(33, 2);
     let refused = federation.refresh(&key()).await.unwrap_err().to_string();
@@ -315,6 +355,30 @@ async fn a_bundle_of_many_roots_needs_agents_that_know_of_it() {
 }
 
 #[tokio::test]
+async fn a_key_that_is_of_no_use_is_passed_over_and_told_and_the_others_count() {
+    let partner = Partner::start("partner.example").await;
+    let (scratch, federation) = shop().await;
+    scratch.apply(&[partner.resource()]).await;
+    let own = document("partner.example", &[&partner.root], Some(5));
+    let weak = "{\"keys\":[{\"kty\":\"EC\",\"use\":\"x509-svid\",\"x5c\":[\"AAAA\"]},{\"kty\":\"EC\",\"use\":\"x509-svid\"},";
+    partner.says(ok(&own.replacen("{\"keys\":[", weak, 1)));
+    federation.refresh(&key()).await.unwrap();
+    let (held, problem) = standing(&scratch, &federation).await;
+    assert_eq!((held.unwrap().x509().roots().len(), &*problem), (1, ""));
+    let catalog = scratch.resources.catalogs().current().await.unwrap();
+    let [followed] = &federation.followed(&catalog)[..] else { panic!("one is followed") };
+    let told = &followed.passed_over;
+    assert!(told.len() == 2 && told[0].starts_with("key number 1 is refused"), "{told:?}");
+    // It is told no longer once it is gone; and where none is left that counts, there is none.
+    partner.says(ok(&document("partner.example", &[&partner.root], Some(6))));
+    federation.refresh(&key()).await.unwrap();
+    assert_eq!(federation.followed(&catalog)[0].passed_over, [""; 0]);
+    partner.says(ok(&format!("{}]}}", weak.trim_end_matches(','))));
+    federation.refresh(&key()).await.unwrap();
+    assert!(standing(&scratch, &federation).await.0.unwrap().is_empty());
+}
+
+#[tokio::test]
 async fn a_bad_answer_leaves_the_last_good_one_in_force() {
     let partner = Partner::start("partner.example").await;
     let (scratch, federation) = shop().await;
@@ -331,7 +395,6 @@ async fn a_bad_answer_leaves_the_last_good_one_in_force() {
         huge.len()
     );
     let own = document("partner.example", &[&partner.root], Some(6));
-    let no_kid = own.replace("\"use\":\"x509-svid\"", "\"use\":\"jwt-svid\"");
     let bad: Vec<(Vec<u8>, &str)> = vec![
         (ok(&huge), "larger than"),
         (chunked.into_bytes(), "larger than"),
@@ -347,7 +410,6 @@ async fn a_bad_answer_leaves_the_last_good_one_in_force() {
         (ok("<html>"), "no JSON object"),
         (ok("{\"spiffe_sequence\": 6}"), "no JSON object"),
         (ok(&document("other.example", &[&stranger], Some(6))), "not of the bundle's trust domain"),
-        (ok(&no_kid), "`kid` is missing"),
         (ok(&document("partner.example", &[&partner.root], Some(4))), "number 4, and number 5 was seen"),
     ];
     for (answer, wanted) in bad {
@@ -426,7 +488,24 @@ async fn only_the_endpoint_that_is_named_is_believed() {
         scratch.apply(&[resource]).await;
         let error = federation.refresh(&key()).await.unwrap_err().to_string();
         assert!(error.contains(wanted), "{error}");
+        let failing = federation.statuses()[&key()].failing().unwrap();
+        let is_inside = failing.hindrance == Hindrance::Inside;
+        assert_eq!(is_inside, wanted.contains("allowPrivateAddresses"), "{failing:?}");
     }
+    // The roots of the web are others than those of a bundle.
+    let folder = tempfile::tempdir().unwrap();
+    let roots = folder.path().join("roots.pem");
+    let others = [root("partner.example", 77).certificate().clone()];
+    std::fs::write(&roots, TrustBundle::new(domain("partner.example"), others).unwrap().to_pem()).unwrap();
+    let audit = Audit::open(Arc::clone(&scratch.store), scratch.clock.clone()).await.unwrap();
+    let federation = federation_with(&scratch, Arc::new(audit), Some(roots));
+    let web = |spec: &mut wire::FederatedTrustDomainSpec| {
+        let profile = wire::BundleEndpointProfile { r#type: "https_web".into(), ..Default::default() };
+        spec.bundle_endpoint_profile = Some(profile);
+    };
+    scratch.apply(&[partner.resource_with(web)]).await;
+    let error = federation.refresh(&key()).await.unwrap_err().to_string();
+    assert!(error.ends_with("no root of the web vouches for its certificate; see --web-roots"), "{error}");
     let unknown = ResourceKey::federated_trust_domain(key().mesh, Name::parse("nobody.example").unwrap());
     assert!(matches!(federation.refresh(&unknown).await, Err(RefreshError::NoEndpoint(_))));
 }

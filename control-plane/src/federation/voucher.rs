@@ -6,8 +6,8 @@ use hauberk_identity::{Name, Serial, SpiffeId};
 use hauberk_tls::{Refuses, TrustBundle};
 
 use super::Federation;
+use super::error::RefreshError;
 use super::fetch::FetchError;
-use super::follow::RefreshError;
 use crate::registry::{Commit, Guard, StoreError, Stored, keys};
 use crate::resources::{FederatedTrustDomain, FetchedBundle, ResourceKey, Vouching, vouching};
 use crate::revocation::{Denial, Denylist};

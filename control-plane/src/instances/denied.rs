@@ -39,9 +39,9 @@ impl Instances {
 }
 
 impl State {
-    /// Whether more is recorded than is on the denylist.
-    pub(super) fn lacks_revocations(&self) -> bool {
-        self.denylist.mark.revision < self.recorded_denylist
+    /// Whether the denylist may lack what was revoked by `revision`. Where more is recorded than is on it, some of that may be of before.
+    pub(super) fn lacks_revocations(&self, revision: u64) -> bool {
+        self.denylist.mark.revision < self.recorded_denylist.min(revision)
     }
 
     /// Whether it holds a certificate that is neither expired nor revoked.

@@ -3,7 +3,7 @@
 use hauberk_identity::{InstanceId, Name, SpiffeId, UnixMillis};
 
 use super::wanted::{self, Standing};
-use super::{Instance, Instances, Lag, ViewMark};
+use super::{Instance, Instances, Lag, State, ViewMark};
 use crate::compile::{Compilation, CompileFinding};
 use crate::revocation::Denylist;
 
@@ -18,7 +18,7 @@ pub struct Rollout {
     pub laggards: Vec<Laggard>,
     /// Whether the views of that revision are there to be pushed.
     pub compiled: bool,
-    /// Whether all that is recorded of revocations is on the denylist that is pushed.
+    /// Whether all that was revoked by that revision is on the denylist that is pushed.
     pub denies_all: bool,
 }
 
@@ -54,13 +54,15 @@ impl Instances {
         mesh: Option<&Name>,
         now: UnixMillis,
     ) -> Rollout {
-        let lag =
-            |instance: &Instance, denylist: &Denylist| instance.lag(compilation, denylist, revision, now);
+        let lag = |instance: &Instance, state: &State| {
+            let lag = instance.lag(compilation, &state.denylist, revision, now);
+            lag.or_else(|| state.lacks_revocations(revision).then_some(Lag::NoDenylist))
+        };
         self.count(compilation, revision, mesh, now, lag)
     }
 
     /// The live instances of `mesh` that do not act on what was in every view of it from `revision` on, such as the keys of issuers.
-    /// That another node's view could not be made does not matter to them.
+    /// That another node's view could not be made does not matter to them, nor what was revoked meanwhile.
     pub fn without_views_of(
         &self,
         compilation: &Compilation,
@@ -68,8 +70,8 @@ impl Instances {
         mesh: &Name,
         now: UnixMillis,
     ) -> Vec<Laggard> {
-        let lag = |instance: &Instance, denylist: &Denylist| {
-            instance.lag_of_own(compilation, denylist, revision, now)
+        let lag = |instance: &Instance, state: &State| {
+            instance.lag_of_own(compilation, &state.denylist, revision, now)
         };
         self.count(compilation, revision, Some(mesh), now, lag).laggards
     }
@@ -80,11 +82,11 @@ impl Instances {
         revision: u64,
         mesh: Option<&Name>,
         now: UnixMillis,
-        lag: impl Fn(&Instance, &Denylist) -> Option<Lag>,
+        lag: impl Fn(&Instance, &State) -> Option<Lag>,
     ) -> Rollout {
         let state = self.lock();
         let compiled = compilation.revision >= revision;
-        let denies_all = !state.lacks_revocations();
+        let denies_all = !state.lacks_revocations(revision);
         let mut rollout = Rollout { revision, concerned: 0, laggards: Vec::new(), compiled, denies_all };
         for (spiffe_id, ids) in &state.by_node {
             for (id, instance) in ids.iter().filter_map(|id| Some((id, state.by_id.get(id)?))) {
@@ -92,8 +94,7 @@ impl Instances {
                     continue;
                 }
                 rollout.concerned += 1;
-                let lag = lag(instance, &state.denylist);
-                if let Some(lag) = lag.or_else(|| state.lacks_revocations().then_some(Lag::NoDenylist)) {
+                if let Some(lag) = lag(instance, &state) {
                     rollout.laggards.push(Laggard {
                         instance: *id,
                         spiffe_id: spiffe_id.clone(),
@@ -118,7 +119,7 @@ impl Instances {
         let state = self.lock();
         state.by_id.get(instance).is_some_and(|instance| {
             state.is_live(instance, now)
-                && (state.lacks_revocations()
+                && (state.lacks_revocations(revision)
                     || instance.lag(compilation, &state.denylist, revision, now).is_some())
         })
     }

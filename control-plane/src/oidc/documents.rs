@@ -31,7 +31,9 @@ impl Documents {
             "authorization_endpoint": "",
             "response_types_supported": ["id_token"],
             "subject_types_supported": ["public"],
-            "id_token_signing_alg_values_supported": ["ES256"],
+            // The second because the standard demands it of every such document (OpenID Connect Discovery 1.0 §3): no
+            // key of ours signs with it.
+            "id_token_signing_alg_values_supported": ["ES256", "RS256"],
             "claims_supported": ["iss", "sub", "aud", "exp", "iat", "nbf", "jti"],
         });
         let path = issuer.path();

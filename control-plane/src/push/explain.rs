@@ -1,5 +1,6 @@
 //! "That denial?" The agent that decided is asked; if it is away, what it sent up at the time must do.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use hauberk_identity::{InstanceId, SpiffeId, UnixMillis};
@@ -10,7 +11,8 @@ use tokio::time::timeout;
 
 use super::Push;
 use super::recall::{Present, RulesSince, recall, rules_since, without_policies};
-use crate::bulkhead::{Bulkhead, Busy};
+use crate::bulkhead::Bulkhead;
+use crate::compile::CompiledView;
 use crate::flows::{KeptDecision, instance_of_decision};
 use crate::instances::Ask;
 
@@ -65,9 +67,6 @@ pub enum ExplainError {
         /// Of what.
         spiffe_id: SpiffeId,
     },
-    /// The caller asks too much at once.
-    #[error(transparent)]
-    Busy(#[from] Busy),
 }
 
 impl Push {
@@ -75,7 +74,7 @@ impl Push {
     /// and whose turn that is.
     ///
     /// # Errors
-    /// Says what is not known: the instance, or its decision; or when the caller asks too much at once.
+    /// Says what is not known: the instance, or its decision.
     pub async fn explain(&self, id: &str, asker: (&Bulkhead, &str)) -> Result<Explained, ExplainError> {
         let instance = instance_of_decision(id)
             .ok_or_else(|| ExplainError::Malformed(id.chars().take(100).collect()))?;
@@ -93,13 +92,14 @@ impl Push {
             let kept_at = Some(kept_at);
             return Ok(match self.present(&decision) {
                 Present::Same(view) => {
-                    let (bulkhead, asker) = asker;
-                    let turn = bulkhead.turn(asker).await?;
-                    Explained { detail: recall(decision, view, turn).await, kept_at, rules_since: None }
+                    Explained { detail: recall(decision, view, asker).await, kept_at, rules_since: None }
                 }
                 other => {
                     let rules_since = rules_since(&decision, other, asker).await;
-                    let detail = without_policies(&decision, agent::NoPolicies::RulesGone);
+                    let detail = match self.former(&decision) {
+                        Some(view) => recall(decision, view, asker).await,
+                        None => without_policies(&decision, agent::NoPolicies::RulesGone),
+                    };
                     Explained { detail, kept_at, rules_since }
                 }
             });
@@ -114,6 +114,13 @@ impl Push {
 
     fn present(&self, decision: &agent::Decision) -> Present {
         Present::of(decision, &self.compilation.borrow())
+    }
+
+    /// The view by which it was decided, where that is another one by now.
+    fn former(&self, decision: &agent::Decision) -> Option<Arc<CompiledView>> {
+        let compilation = Arc::clone(&self.compilation.borrow());
+        let is_known = decision.epoch == compilation.epoch;
+        is_known.then(|| compilation.former.find(&decision.node, decision.revision)).flatten()
     }
 
     async fn ask(&self, instance: InstanceId, id: &str) -> Result<agent::DecisionDetail, Unanswered> {

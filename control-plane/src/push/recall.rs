@@ -12,7 +12,7 @@ use hauberk_proto::convert::{
     encode_policy_note, explains,
 };
 
-use crate::bulkhead::{Bulkhead, Turn};
+use crate::bulkhead::Bulkhead;
 use crate::compile::{Compilation, CompiledView};
 
 /// What has become of the rules since a decision.
@@ -146,12 +146,16 @@ pub(super) fn without_policies(decision: &agent::Decision, why: agent::NoPolicie
     }
 }
 
-/// A kept decision, with what the policies said of it.
+/// A kept decision, with what the policies said of it. `asker`: where it waits for its turn, and whose turn that is.
 pub(super) async fn recall(
     decision: Arc<agent::Decision>,
     view: Arc<CompiledView>,
-    turn: Turn,
+    (bulkhead, asker): (&Bulkhead, &str),
 ) -> agent::DecisionDetail {
+    // What is known of the decision itself is told all the same.
+    let Ok(turn) = bulkhead.turn(asker).await else {
+        return without_policies(&decision, agent::NoPolicies::Busy);
+    };
     // Compiling a large view takes a while.
     let kept = Arc::clone(&decision);
     let asked = turn.run(move || ask_again(&view, &kept));

@@ -661,6 +661,16 @@ async fn whoever_asks_too_much_is_told_what_is_known_without_the_present_rules()
     let explained = explained.unwrap();
     assert_eq!(explained.detail.decision.unwrap().id, id);
     assert_eq!(explained.rules_since.unwrap().now.unwrap_err(), Undecidable::Busy);
+
+    // The same where the agent is gone, and the rules are those by which it decided.
+    let kept = agent::Decision { reason: "forbidden".into(), ..decision("orders", 1, "b") };
+    agent.decide(&agent::Decision { epoch: EPOCH, revision: 1, ..kept }).await;
+    world.until(|world| world.push.flows.kept_decision(&id_of(1, "b")).is_some()).await;
+    drop(agent);
+    world.until(|world| world.push.instances.connected() == 0).await;
+    let explained = world.push.explain(&id_of(1, "b"), (&drafts, "ada")).await.unwrap();
+    assert_eq!(explained.detail.no_policies(), agent::NoPolicies::Busy);
+    assert_eq!((explained.kept_at, explained.rules_since.is_none()), (Some(NOW), true));
 }
 
 #[tokio::test(start_paused = true)]
@@ -820,6 +830,7 @@ impl World {
             node_uids,
             services,
             workloads,
+            former: Arc::default(),
             findings: Arc::default(),
         }));
     }

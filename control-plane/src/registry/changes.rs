@@ -7,8 +7,8 @@ use tokio::sync::watch;
 
 use super::{Revision, Stored, Version};
 
-/// How many written keys the ring remembers before a slow watcher must list again.
-pub(crate) const REMEMBERED_WRITES: usize = 8_192;
+/// How many written keys the ring remembers before a slow watcher must list again: more than the largest change of resources writes.
+pub(crate) const REMEMBERED_WRITES: usize = 16_384;
 
 /// One commit, as seen by a watcher.
 #[derive(Debug, Clone, PartialEq, Eq)]

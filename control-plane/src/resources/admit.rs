@@ -6,6 +6,7 @@
 //! are changes of policy in `opens`; and what may be removed in `removal`.
 
 mod declared;
+mod detours;
 mod envelope;
 mod externals;
 mod header_values;
@@ -29,6 +30,7 @@ use std::sync::Arc;
 
 use hauberk_identity::TrustDomain;
 use hauberk_proto::mesh::v1::Resource;
+use hauberk_proto::refusal::held_twice;
 
 use super::catalog::{Catalog, Entry, Model};
 use super::choice::did_you_mean;
@@ -101,6 +103,7 @@ pub fn admit(
     let mut problems = Problems::default();
     let mut changes = Vec::with_capacity(batch.len());
     let mut after = catalog.clone();
+    let mut warnings = Vec::new();
     // Also those that are refused for what is in them, so that nobody is told they do not exist.
     let mut places: BTreeMap<ResourceKey, usize> = BTreeMap::new();
     for (index, resource) in batch.iter().enumerate() {
@@ -109,7 +112,7 @@ pub fn admit(
         let Some((key, normal)) = envelope::read(resource, &mut problems) else { continue };
         if let Some(first) = places.get(&key) {
             // Whoever sent it knows by this number where that one stands.
-            problems.invalid("name", format!("{key} is already resources[{first}]"));
+            problems.invalid("name", held_twice(&key.to_string(), *first));
             continue;
         }
         places.insert(key.clone(), index);
@@ -132,6 +135,7 @@ pub fn admit(
             None => None,
         };
         problems.of_stored_from_here(false);
+        warnings.extend(problems.take_warnings().into_iter().map(|warning| format!("{key}: {warning}")));
         let Some(model) = model else { continue };
         match &previous {
             // It is the very one that is stored, with all that was fetched for it.
@@ -146,7 +150,6 @@ pub fn admit(
             changes.push(Change { key, outcome, resource: normal, previous });
         }
     }
-    let mut warnings = Vec::new();
     let step = Step {
         batch,
         before: catalog,
@@ -164,6 +167,7 @@ pub fn admit(
     opens::check(&step, rights, &mut problems, &mut warnings);
     header_values::warn(&step, &mut warnings);
     overlaps::warn(&step, &mut warnings);
+    detours::warn(&step, &mut warnings);
     let problems = problems.into_sorted();
     if problems.is_empty() { Ok(Admission { changes, warnings, after }) } else { Err(problems) }
 }

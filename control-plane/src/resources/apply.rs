@@ -20,14 +20,14 @@ use crate::random::{self, NoRandomness};
 use crate::registry::{Commit, Revision, StoreError};
 use crate::server_certificate::ServerNames;
 
-pub use draft::{Draft, DraftTooLarge, MAX_DRAFT, MAX_DRAFT_BYTES, check_draft, removed_from_draft};
+pub use draft::{Draft, DraftTooLarge, check_draft, draft_alone};
 pub use error::ChangeError;
 
-/// The most resources of one change.
-pub const MAX_BATCH: usize = 1_000;
+/// The most resources of one change, or of one that is only looked at: often a whole folder, of which little changes.
+pub const MAX_BATCH: usize = 10_000;
 
 /// The most bytes of one change, encoded.
-pub const MAX_BATCH_BYTES: usize = 4 * 1024 * 1024;
+pub const MAX_BATCH_BYTES: usize = 8 * 1024 * 1024;
 
 /// How often a change is judged anew because another one came between.
 const ATTEMPTS: usize = 8;
@@ -107,7 +107,7 @@ pub struct Resources {
 impl Resources {
     /// Puts the parts together.
     pub fn new(parts: ResourcesParts) -> Self {
-        Self { parts: Arc::new(parts), changing: Bulkhead::one_at_a_time() }
+        Self { parts: Arc::new(parts), changing: Bulkhead::of_changes() }
     }
 
     /// All resources.
@@ -271,10 +271,11 @@ impl Resources {
         turn.lend(move || judge(&parts)).await.map_err(ChangeError::Unjudged)
     }
 
-    /// A turn of this author's, once all resources can be read: whoever waits for those holds up nobody.
+    /// A turn of this author's, once all resources can be read: whoever waits for those is counted, and holds up nobody.
     async fn turn_of(&self, author: &Author) -> Result<Turn, ChangeError> {
+        let place = self.changing.place(&author.actor.name)?;
         self.parts.catalogs.current().await?;
-        Ok(self.changing.turn(&author.actor.name).await?)
+        Ok(place.turn().await?)
     }
 
     /// Records what left no trace in the registry otherwise. The answer does not depend on it.

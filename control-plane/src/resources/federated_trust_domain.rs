@@ -23,6 +23,7 @@ pub use vouching::{Unvouched, Vouching};
 pub struct FederatedTrustDomain {
     trust_domain: TrustDomain,
     initial: Option<Arc<SpiffeBundle>>,
+    passed_over: Vec<String>,
     endpoint: Option<BundleEndpoint>,
     digest: [u8; 32],
 }
@@ -70,7 +71,7 @@ impl FederatedTrustDomain {
             }
         };
         let trust_domain = trust_domain?;
-        let initial = read_bundle(trust_domain_bundle, &trust_domain, problems);
+        let (initial, passed_over) = read_bundle(trust_domain_bundle, &trust_domain, problems);
         let url = match &bundle_endpoint_url[..] {
             "" => None,
             url => WebEndpoint::parse(url, allow_private_addresses.unwrap_or_default())
@@ -102,7 +103,8 @@ impl FederatedTrustDomain {
         };
         let mut spec_digest = [0; 32];
         spec_digest.copy_from_slice(digest::digest(&digest::SHA256, &source.encode_to_vec()).as_ref());
-        (problems.count() == before).then_some(Self { trust_domain, initial, endpoint, digest: spec_digest })
+        let read = Self { trust_domain, initial, passed_over, endpoint, digest: spec_digest };
+        (problems.count() == before).then_some(read)
     }
 
     /// Whose members are meant.
@@ -113,6 +115,11 @@ impl FederatedTrustDomain {
     /// The bundle that is written in the resource.
     pub fn initial(&self) -> Option<&Arc<SpiffeBundle>> {
         self.initial.as_ref()
+    }
+
+    /// Which of the keys of that are of no use, and why.
+    pub fn passed_over(&self) -> &[String] {
+        &self.passed_over
     }
 
     /// Where later ones come from; `None`: from nowhere.
@@ -146,22 +153,34 @@ impl BundleEndpoint {
     }
 }
 
-fn read_bundle(text: &str, trust_domain: &TrustDomain, problems: &mut Problems) -> Option<Arc<SpiffeBundle>> {
+/// The bundle that is written in a resource, and which keys of it are of no use.
+fn read_bundle(
+    text: &str,
+    trust_domain: &TrustDomain,
+    problems: &mut Problems,
+) -> (Option<Arc<SpiffeBundle>>, Vec<String>) {
     if text.is_empty() {
-        return None;
+        return (None, Vec::new());
     }
     let field = "spec.trustDomainBundle";
-    match SpiffeBundle::parse(trust_domain, text.as_bytes()) {
-        Ok(bundle) if bundle.is_empty() => {
-            let help =
-                "keys for SVIDs have `use` x509-svid or jwt-svid: is this a key set of OpenID Connect?";
-            problems.invalid_but(field, "it has no key of SPIFFE's: nobody could be verified by it", help);
-            None
+    match SpiffeBundle::parse_and_tell(trust_domain, text.as_bytes()) {
+        Ok((bundle, passed_over)) if bundle.is_empty() => {
+            match passed_over.first() {
+                Some(first) => problems.invalid(field, format!("none of its keys is of use: {first}")),
+                None => {
+                    let message = "it has no key of SPIFFE's: nobody could be verified by it";
+                    let help = "keys for SVIDs have `use` x509-svid or jwt-svid: is this a key set of OpenID Connect?";
+                    problems.invalid_but(field, message, help);
+                }
+            }
+            (None, Vec::new())
         }
-        Ok(bundle) => Some(Arc::new(bundle)),
+        Ok((bundle, passed_over)) => {
+            (Some(Arc::new(bundle)), passed_over.iter().map(ToString::to_string).collect())
+        }
         Err(error) => {
             problems.invalid(field, error);
-            None
+            (None, Vec::new())
         }
     }
 }

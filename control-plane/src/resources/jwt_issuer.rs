@@ -81,17 +81,28 @@ impl JwtIssuer {
             "" => (None, Vec::new()),
             text => match JwtKeySet::of_issuer(text.as_bytes()) {
                 Ok((keys, passed_over)) => {
+                    let is_ambiguous = |error: &&JwtBundleError| matches!(error, JwtBundleError::SameId(_));
+                    // What is written down can be written otherwise: here, other than of what is fetched, nothing is
+                    // taken back.
+                    match passed_over.first().filter(|_| keys.is_empty()) {
+                        Some(JwtBundleError::NoneForTokens(count)) => problems.invalid_but(
+                            "spec.jwks",
+                            JwtBundleError::NoneForTokens(*count),
+                            "keys of RSA, of P-256, P-384 and P-521, and of Ed25519 are known; those of `use` enc are not for this",
+                        ),
+                        Some(first) => {
+                            problems.invalid("spec.jwks", format!("none of its keys is of use: {first}"));
+                        }
+                        None => {
+                            if let Some(ambiguous) = passed_over.iter().find(is_ambiguous) {
+                                problems.invalid("spec.jwks", ambiguous);
+                            }
+                        }
+                    }
                     (Some(Arc::new(keys)), passed_over.iter().map(ToString::to_string).collect())
                 }
                 Err(error) => {
-                    match error {
-                        JwtBundleError::NoneForTokens(_) => problems.invalid_but(
-                            "spec.jwks",
-                            error,
-                            "keys of RSA and of P-256, P-384 and P-521 are known; those of `use` enc are not for this",
-                        ),
-                        error => problems.invalid("spec.jwks", error),
-                    }
+                    problems.invalid("spec.jwks", error);
                     (None, Vec::new())
                 }
             },

@@ -17,6 +17,7 @@ mod federated_trust_domain;
 mod fetched;
 mod fetched_keys;
 mod follow;
+mod gone_round;
 mod jwt_issuer;
 mod key;
 mod mesh;
@@ -38,8 +39,8 @@ mod web_endpoint;
 pub(crate) mod testing;
 
 pub use apply::{
-    Applied, Author, ChangeError, Draft, DraftTooLarge, MAX_BATCH, MAX_BATCH_BYTES, MAX_DRAFT,
-    MAX_DRAFT_BYTES, MissingFeature, Removed, Resources, ResourcesParts, check_draft, removed_from_draft,
+    Applied, Author, ChangeError, Draft, DraftTooLarge, MAX_BATCH, MAX_BATCH_BYTES, MissingFeature, Removed,
+    Resources, ResourcesParts, check_draft, draft_alone,
 };
 pub use attest::{
     AttestEnrollment, ClusterSource, EvidenceSource, MOST_LABELS, Makes, NoRule, TokenVerifier,
@@ -56,6 +57,7 @@ pub use federated_trust_domain::{
 pub use fetched::FetchedBundle;
 pub use fetched_keys::FetchedKeys;
 pub use follow::Catalogs;
+pub(crate) use gone_round::{MEND as GONE_ROUND_MEND, gone_round};
 pub use jwt_issuer::{JwtIssuer, KeyEndpoint};
 pub use key::{Kind, ResourceKey};
 pub use mesh::Mesh;

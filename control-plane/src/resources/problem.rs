@@ -48,6 +48,7 @@ pub(crate) struct Problems {
     resource: usize,
     is_stored: bool,
     found: Vec<Problem>,
+    warnings: Vec<String>,
 }
 
 impl Problems {
@@ -97,6 +98,16 @@ impl Problems {
     ) {
         let (field, message) = (field.into(), message.to_string());
         self.found.push(Problem { resource: self.resource, field, message, help, fault });
+    }
+
+    /// What a person should know of a resource though nothing is wrong with it.
+    pub(crate) fn warn(&mut self, message: String) {
+        self.warnings.push(message);
+    }
+
+    /// The warnings since this was last asked.
+    pub(crate) fn take_warnings(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.warnings)
     }
 
     /// How many there are: a part that reports none is good.

@@ -45,7 +45,7 @@ impl WebEndpoint {
     ///
     /// # Errors
     /// Says what is wrong with it.
-    pub(super) fn parse(url: &str, allows_private: bool) -> Result<Self, String> {
+    pub(crate) fn parse(url: &str, allows_private: bool) -> Result<Self, String> {
         Ok(Self { url: EndpointUrl::parse(url, Query::Taken)?, allows_private })
     }
 

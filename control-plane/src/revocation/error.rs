@@ -79,11 +79,13 @@ pub enum RevocationError {
     Store(#[from] StoreError),
     /// It is recorded for good, and the list of who is refused could not be made anew: that is tried again all the time.
     #[error(
-        "it is recorded, and will be in force as soon as the records of revocations can be read and the denylist signed, which is tried \
+        "it is recorded{}, and will be in force as soon as the records of revocations can be read and the denylist signed, which is tried \
          every second: the control plane's log says what fails{}",
-        .unread.iter().map(|unread| format!("; {unread}")).collect::<String>()
+        if *.recorded { "" } else { " already" }, .unread.iter().map(|unread| format!("; {unread}")).collect::<String>()
     )]
     NotInForce {
+        /// Whether this call recorded it; else an earlier one did.
+        recorded: bool,
         /// What of it could not be read either once it was recorded, and what is to be done about that.
         unread: Vec<String>,
         /// What fails.
@@ -95,9 +97,9 @@ pub enum RevocationError {
 }
 
 impl RevocationError {
-    /// Whether it is recorded all the same, and so was not refused.
+    /// Whether this call has recorded something all the same, and so was not refused.
     pub fn is_recorded(&self) -> bool {
-        matches!(self, Self::NotInForce { .. } | Self::TooMany { recorded: true })
+        matches!(self, Self::NotInForce { recorded: true, .. } | Self::TooMany { recorded: true })
     }
 
     /// Whether another change came between.

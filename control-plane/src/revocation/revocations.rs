@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hauberk_identity::{InstanceId, Name, NodeName, Serial, SpiffeId, UnixMillis};
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::denylist::{Certificate, Denylist, Listed, Mark};
@@ -77,6 +77,8 @@ pub struct Revocations {
     /// Held while the list is read and published, so that no older one follows a newer one.
     reading: Mutex<()>,
     unreadable: AtomicBool,
+    /// Somebody else than [`Revocations::follow`] could not make the list.
+    failed: Notify,
 }
 
 impl Revocations {
@@ -87,9 +89,9 @@ impl Revocations {
     pub async fn load(parts: RevocationsParts) -> Result<Self, RevocationError> {
         let RevocationsParts { store, audit, ledger, instances, authority, clock } = parts;
         let denylist = watch::Sender::new(Arc::default());
-        let (reading, unreadable) = (Mutex::new(()), AtomicBool::new(false));
+        let (reading, unreadable, failed) = (Mutex::new(()), AtomicBool::new(false), Notify::new());
         let revocations =
-            Self { store, audit, ledger, instances, authority, clock, denylist, reading, unreadable };
+            Self { store, audit, ledger, instances, authority, clock, denylist, reading, unreadable, failed };
         revocations.read_again().await?;
         Ok(revocations)
     }
@@ -157,6 +159,7 @@ impl Revocations {
                             Err(WatchEnd::Compacted) => break,
                         },
                         changed = signers.changed() => if changed.is_err() { return },
+                        () = self.failed.notified() => {}
                     }
                 }
             }
@@ -182,11 +185,12 @@ impl Revocations {
         loop {
             let present = self.store.get(&key).await?;
             let resource = ResourceKey::node(mesh, node).store_key();
-            if !undo && self.store.get(&resource).await?.is_none() {
+            // A deleted node may still be in quarantine; one that never was is a slip, and leaves the node in it that was meant.
+            if (!undo || present.is_none()) && self.store.get(&resource).await?.is_none() {
                 return Err(RevocationError::NoSuchNode { mesh: mesh.clone(), node: node.clone() });
             }
             if present.is_some() != undo {
-                return Ok((self.in_force().await?, false));
+                return Ok((self.in_force(false).await?, false));
             }
             let commit = Commit::new().unchanged(&key, present.as_ref());
             let (commit, action) = if undo {
@@ -199,7 +203,7 @@ impl Revocations {
                 Err(error) if error.is_conflict() && attempt < ATTEMPTS => attempt += 1,
                 Err(error) => return Err(error),
                 Ok(revision) => {
-                    self.in_force().await?;
+                    self.in_force(true).await?;
                     return Ok((revision, true));
                 }
             }
@@ -242,28 +246,34 @@ impl Revocations {
             .using_reserve();
         self.audit.commit(commit, act).await?;
         self.instances.expect_denylist(number.revision);
-        if let Err(error) = self.read_again().await {
+        if let Err(error) = self.read_now().await {
             tracing::error!(event = "revocations_unreadable", %error, "what was recorded is not in force yet");
         }
         Ok(number.revision)
     }
 
     /// The number of the list, where all that is recorded is on it, whoever recorded it. Who finds something recorded does not know
-    /// that without asking.
+    /// that without asking. `recorded`: whether something was recorded by the call that asks.
     ///
     /// # Errors
     /// [`RevocationError::NotInForce`]: it is not, and [`Revocations::follow`] goes on trying.
-    pub(super) async fn in_force(&self) -> Result<u64, RevocationError> {
+    pub(super) async fn in_force(&self, recorded: bool) -> Result<u64, RevocationError> {
         let up_to_date = async {
             if self.denylist().mark.revision < self.recorded().await? {
-                self.read_again().await?;
+                self.read_now().await?;
             }
             Ok(self.denylist().mark.revision)
         };
         up_to_date.await.map_err(|source: RevocationError| RevocationError::NotInForce {
+            recorded,
             unread: Vec::new(),
             source: Box::new(source),
         })
+    }
+
+    /// Makes the list of the records for somebody who tries that once: [`Revocations::follow`] goes on trying.
+    async fn read_now(&self) -> Result<(), RevocationError> {
+        self.read_again().await.inspect_err(|_| self.failed.notify_one())
     }
 
     /// Makes the list of the records and publishes it.
@@ -372,4 +382,37 @@ fn with_room(
     let left = covered.split_off(room.min(covered.len()));
     let without_room = left.iter().map(|(_, certificate)| certificate.not_after).max();
     (alone.into_iter().chain(covered).collect(), without_room.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Busy, actor, joined, scratch_over};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_list_that_could_not_be_made_once_is_made_without_another_change() {
+        let mut busy = None;
+        let scratch = scratch_over(|store| Arc::clone(busy.insert(Busy::new(store)))).await;
+        let (busy, revocations) = (busy.unwrap(), &scratch.control.revocations);
+        let peer = joined(&scratch).await;
+        let stop = CancellationToken::new();
+        let mut following = tokio::task::JoinSet::new();
+        following.spawn({
+            let (revocations, stop) = (Arc::clone(revocations), stop.clone());
+            async move { revocations.follow(stop).await }
+        });
+        revocations.revoke(&Target::Serial(peer.serial()), &actor()).await.unwrap();
+        // Paused time goes on once whoever follows has seen that, and waits for what comes next.
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        revocations.denylist.send_replace(Arc::default());
+        busy.damage(Some(keys::REVOCATIONS));
+        revocations.read_now().await.unwrap_err();
+        assert!(revocations.is_unreadable());
+        busy.damage(None);
+        let denied = revocations.until_denied(peer.id(), peer.serial());
+        tokio::time::timeout(Duration::from_secs(30), denied).await.expect("it is tried again");
+        assert!(!revocations.is_unreadable());
+        stop.cancel();
+        following.join_all().await;
+    }
 }

@@ -57,11 +57,11 @@ impl Revocations {
         // While the list lags behind, what it refuses by the instance alone is found again.
         revoked.serials.sort_unstable();
         revoked.serials.dedup();
-        match self.in_force().await {
+        match self.in_force(revoked.revision > 0).await {
             Ok(list) if revoked.revision == 0 => revoked.revision = list,
             Ok(_) => {}
-            Err(RevocationError::NotInForce { source, .. }) => {
-                return Err(RevocationError::NotInForce { unread: revoked.unread, source });
+            Err(RevocationError::NotInForce { recorded, source, .. }) => {
+                return Err(RevocationError::NotInForce { recorded, unread: revoked.unread, source });
             }
             Err(error) => return Err(error),
         }

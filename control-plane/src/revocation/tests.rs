@@ -513,8 +513,16 @@ async fn a_node_in_quarantine_is_let_in_nowhere_until_that_is_undone() {
     renew(&scratch, &peer).await.unwrap();
     attest(&scratch, &token, &request().1).await.unwrap();
     let nobody = NodeName::parse("nobody").unwrap();
-    let error = revocations.quarantine((&mesh, &nobody), false, &actor()).await.unwrap_err();
-    assert!(matches!(error, RevocationError::NoSuchNode { .. }), "{error}");
+    for undo in [false, true] {
+        let error = revocations.quarantine((&mesh, &nobody), undo, &actor()).await.unwrap_err();
+        assert!(matches!(error, RevocationError::NoSuchNode { .. }), "{undo}: {error}");
+    }
+    assert_eq!(revocations.quarantine((&mesh, &name), true, &actor()).await.unwrap(), (revision + 1, false));
+    // Of a node that was deleted it can be ended.
+    revocations.quarantine((&mesh, &name), false, &actor()).await.unwrap();
+    let resource = crate::resources::ResourceKey::node(&mesh, &name).store_key();
+    scratch.control.store.commit(Commit::new().delete(resource)).await.unwrap();
+    assert!(revocations.quarantine((&mesh, &name), true, &actor()).await.unwrap().1);
 }
 
 #[tokio::test]
@@ -937,9 +945,9 @@ async fn what_is_recorded_and_cannot_be_read_again_is_in_force_as_soon_as_it_can
     assert!(late.is_recorded(), "{late}");
     // Whoever asks again finds it recorded, which is not enough.
     let late = revocations.revoke(&target, &actor()).await.unwrap_err();
-    assert!(matches!(late, RevocationError::NotInForce { .. }), "{late}");
+    assert!(matches!(late, RevocationError::NotInForce { .. }) && !late.is_recorded(), "{late}");
     let late = revocations.quarantine((&mesh, &name), false, &actor()).await.unwrap_err();
-    assert!(matches!(late, RevocationError::NotInForce { .. }), "{late}");
+    assert!(matches!(late, RevocationError::NotInForce { .. }) && !late.is_recorded(), "{late}");
     assert_eq!(denial(&scratch, &peer), None);
     let health = Health::new(
         std::sync::Arc::clone(&scratch.control.store),

@@ -104,14 +104,15 @@ impl FederationService {
 }
 
 fn described(followed: &Followed) -> Bundle {
-    let Followed { key, trust_domain, bundle, endpoint, fetched_at, problem, reused: _ } = followed;
+    let Followed { key, trust_domain, bundle, endpoint, fetched_at, failing, passed_over: _, reused: _ } =
+        followed;
     let known = bundle.as_ref().map(|bundle| Bundle {
         document: bundle.to_document(),
         jwt_keys: u32::try_from(bundle.jwt().keys().count()).unwrap_or(u32::MAX),
         sequence: bundle.sequence().unwrap_or_default(),
         ..of_roots(bundle.x509())
     });
-    let (problem, since) = problem.clone().unzip();
+    let (problem, since) = failing.clone().map(|failing| (failing.problem, failing.since)).unzip();
     Bundle {
         trust_domain: trust_domain.to_string(),
         mesh: key.mesh.to_string(),

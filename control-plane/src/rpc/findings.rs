@@ -1,5 +1,7 @@
 //! What is not as it should be, each with what to do about it: a pure function of what is known.
 
+mod detours;
+mod followed;
 mod lists;
 mod stored;
 mod tokens;
@@ -9,7 +11,7 @@ use std::time::Duration;
 
 use hauberk_identity::{SpiffeId, UnixMillis, Validity};
 use hauberk_proto::admin::v1::{Finding, Severity};
-use hauberk_tls::jwt::{JwtBundle, JwtKey};
+use hauberk_tls::jwt::JwtBundle;
 
 use crate::authority::Need;
 use crate::compile::{Compilation, HeavyPatterns};
@@ -34,6 +36,10 @@ const SKEW_WORKS_MS: u64 = 300_000;
 const EACH_AT_MOST: usize = 50;
 
 const DAY: Duration = Duration::from_secs(86_400);
+
+/// What to do where no denylist can be made of what is recorded.
+pub(super) const FIX_OF_DENYLIST: &str =
+    "nothing has to be restarted: it is tried every second; the control plane's log says what fails";
 
 /// The certificates of the control plane.
 #[derive(Debug)]
@@ -83,11 +89,9 @@ pub(super) fn collect(facts: &Facts<'_>) -> Vec<Finding> {
         findings.push(error(format!("no certificates can be signed: {reason}"), fix));
     }
     if facts.is_denylist_unreadable {
-        let fix =
-            "nothing has to be restarted: it is tried every second; the control plane's log says what fails";
-        let summary =
-            "what is revoked or put in quarantine is refused by nobody, for the denylist cannot be made anew";
-        findings.push(error(summary.to_owned(), fix));
+        let summary = "the denylist cannot be made anew: what was revoked or put in quarantine since it was last made is refused by \
+                       nobody, and whoever was on it before still is";
+        findings.push(error(summary.to_owned(), FIX_OF_DENYLIST));
     }
     findings.extend(facts.clock_ahead.map(|ahead| {
         let summary = format!(
@@ -118,9 +122,10 @@ pub(super) fn collect(facts: &Facts<'_>) -> Vec<Finding> {
     findings.extend(each(live().filter_map(|report| renewal(report, facts.now)), "instances do not renew"));
     findings.extend(crowds(live()));
     findings.extend(audit_listeners(facts.compilation));
-    findings.extend(facts.followed.iter().filter_map(|followed| federation(followed, facts.now)));
-    findings.extend(facts.issuers.iter().filter_map(issuer));
-    findings.extend(facts.issuers.iter().filter_map(|issuer| lists_ours(issuer, facts.own_keys)));
+    findings.extend(detours::detours(facts.catalog));
+    findings.extend(facts.followed.iter().filter_map(|followed| followed::federation(followed, facts.now)));
+    findings.extend(facts.issuers.iter().filter_map(followed::issuer));
+    findings.extend(facts.issuers.iter().filter_map(|issuer| followed::lists_ours(issuer, facts.own_keys)));
     findings.extend(tokens::loose(facts.tokens, facts.now));
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     findings
@@ -204,16 +209,16 @@ pub(super) fn fix_of(laggard: &Laggard) -> String {
         }
         Lag::NotConnected => {
             return format!(
-                "start it again with its state directory, or wait: until its certificate expires at {} it may act on \
-                 what it holds",
-                laggard.certificate_not_after
+                "start it again with its state directory; one that does not come back, `hauberk revoke instance {}`, or wait: \
+                 until its certificate expires at {} it may act on what it holds",
+                laggard.instance, laggard.certificate_not_after
             );
         }
         Lag::NotDismissed | Lag::NodeUnknown => {
             return format!(
-                "make sure that its agent is stopped, or wait: until its certificate expires at {} it may go on with \
-                 what it holds",
-                laggard.certificate_not_after
+                "make sure that its agent is stopped and `hauberk revoke instance {}`, or wait: until its certificate expires \
+                 at {} it may go on with what it holds",
+                laggard.instance, laggard.certificate_not_after
             );
         }
         Lag::NotAcknowledged | Lag::NotPushed => "look again in a moment; then see its log",
@@ -275,82 +280,6 @@ fn crowds<'a>(live: impl Iterator<Item = &'a Report>) -> Vec<Finding> {
         )
     });
     each(findings, "join tokens have made many instances")
-}
-
-/// A trust domain whose members are not known, or soon may not be.
-fn federation(followed: &Followed, now: UnixMillis) -> Option<Finding> {
-    let Followed { key, bundle, problem, reused, .. } = followed;
-    let trust_domain = &followed.trust_domain;
-    let roots = bundle.as_ref().map(|bundle| bundle.x509().roots()).unwrap_or_default();
-    let failing = problem
-        .as_ref()
-        .map(|(problem, since)| format!("its bundle cannot be fetched since {since}: {problem}"));
-    let fix = "see that its endpoint answers, then `hauberk bundle refresh`; or apply the resource with its present bundle";
-    let fix = fix_of_fetch(problem.as_ref(), fix);
-    if !roots.iter().any(|root| root.validity().contains(now)) {
-        let what = match bundle {
-            None => "there is no bundle of it",
-            Some(_) if roots.is_empty() => "its bundle has no root: it has taken all back",
-            Some(_) => "every root of its bundle has expired",
-        };
-        let failing = failing.map(|failing| format!("; {failing}")).unwrap_or_default();
-        return Some(error(format!("{key}: nobody of {trust_domain} is let in: {what}{failing}"), fix));
-    }
-    if let Some(failing) = failing {
-        return Some(warning(format!("{key}: {failing}; the former one stays in force"), fix));
-    }
-    let number = (*reused)?;
-    Some(warning(
-        format!("{key}: there were two bundles of number {number}; the latter one is in force"),
-        "have its publisher raise `spiffe_sequence` with each change: other followers may keep the former keys",
-    ))
-}
-
-/// What to do where something is not fetched: what is not asked at all answers to nobody's care.
-fn fix_of_fetch(problem: Option<&(String, UnixMillis)>, otherwise: &'static str) -> &'static str {
-    match problem {
-        Some((problem, _)) if problem.contains("take allowPrivateAddresses") => {
-            "if it is meant to be there, apply the resource with `allowPrivateAddresses: true`"
-        }
-        _ => otherwise,
-    }
-}
-
-/// An issuer whose users are not known, or soon may not be.
-fn issuer(followed: &FollowedIssuer) -> Option<Finding> {
-    let FollowedIssuer { key, keys, passed_over, problem, .. } = followed;
-    let failing = problem
-        .as_ref()
-        .map(|(problem, since)| format!("its keys cannot be fetched since {since}: {problem}"));
-    let fix = "see that it answers where it is asked, then `hauberk bundle refresh --issuer`; or write its keys into the resource";
-    let fix = fix_of_fetch(problem.as_ref(), fix);
-    if *keys == 0 {
-        let failing = failing.map(|failing| format!("; {failing}")).unwrap_or_default();
-        return Some(error(format!("{key}: its tokens are refused: no key of it is known{failing}"), fix));
-    }
-    if let Some(failing) = failing {
-        return Some(warning(format!("{key}: {failing}; the former ones stay in force"), fix));
-    }
-    let fix = "have the issuer publish keys that are of use; tokens that these sign are refused";
-    (!passed_over.is_empty())
-        .then(|| warning(format!("{key}: not all of its keys count: {}", passed_over.join("; ")), fix))
-}
-
-/// An issuer that goes on believing a key of ours, whatever becomes of that here.
-fn lists_ours(followed: &FollowedIssuer, own: &JwtBundle) -> Option<Finding> {
-    let FollowedIssuer { key, listed, .. } = followed;
-    let (listed, has_our_name) = listed.as_ref()?;
-    let is_ours = |listed: &JwtKey| own.keys().any(|own| own.fingerprint() == listed.fingerprint());
-    let ours = listed.keys().find(|listed| is_ours(listed));
-    let what = match ours {
-        Some(ours) => format!("its `jwks` lists the key {} of this control plane", ours.id()),
-        None if *has_our_name => "its `jwks` lists keys for this control plane's own tokens".to_owned(),
-        None => return None,
-    };
-    Some(warning(
-        format!("{key}: {what}: it is believed there whatever becomes of it, also once it is revoked"),
-        "leave out `jwks`, with what --oidc-issuer says as `issuer`: its keys are then those that sign here, at each moment",
-    ))
 }
 
 fn audit_listeners(compilation: &Compilation) -> Vec<Finding> {

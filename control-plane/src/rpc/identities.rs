@@ -14,6 +14,7 @@ use hauberk_proto::admin::v1::{
     Instance, InstancePort, IssuedCertificate, ListCertificatesRequest, ListCertificatesResponse,
     ListInstancesRequest, ListInstancesResponse, ListTokensRequest, ListTokensResponse, Token,
 };
+use hauberk_proto::refusal::BY_EVERYBODY;
 use tonic::{Request, Response, Status};
 
 use super::{message, page, refused, status};
@@ -119,7 +120,7 @@ impl Identities for IdentitiesService {
         });
         let instances = reports.iter().map(|report| {
             let lag = match report.denial {
-                Some(denial) => Some(format!("{}: everybody refuses it", denial.as_str())),
+                Some(denial) => Some(format!("{}{BY_EVERYBODY}", denial.as_str())),
                 None => lags.get(&report.id).map(Lag::to_string),
             };
             match wanted::standing(&compilation, &report.spiffe_id, report.node_uid.as_deref()) {

@@ -7,6 +7,7 @@ mod admins;
 mod agent;
 mod audit;
 mod authorities;
+mod drafts;
 mod explain;
 mod federation;
 mod findings;

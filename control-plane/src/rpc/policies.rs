@@ -20,19 +20,15 @@ use hauberk_proto::admin::v1::{
     CheckRequest, CheckResponse, DiffRequest, DiffResponse, ExplainRequest, ExplainResponse, TestAnswer,
     TestRequest, TestResponse, WhatCanRequest, WhatCanResponse, WhoCanRequest, WhoCanResponse,
 };
-use hauberk_proto::mesh::v1::Resource;
 use tonic::{Code, Request, Response, Status};
 
-use super::resources::resource_keys;
+use super::drafts::Proposal;
 use super::{explain, status};
 use crate::access::CallContext;
 use crate::app::ControlPlane;
 use crate::bulkhead::Bulkhead;
 use crate::push::Push;
-use crate::resources::admit::{Rights, admit};
-use crate::resources::{
-    Catalog, ChangeError, Kind, MAX_DRAFT_BYTES, MeshCatalog, Resources, check_draft, removed_from_draft,
-};
+use crate::resources::{Catalog, Draft, Kind, MAX_BATCH_BYTES, MeshCatalog, Resources};
 use cells::{Found, Position, Spoken, Wanted, survey};
 use check::Check;
 use diff::differences;
@@ -62,7 +58,7 @@ pub(super) fn service(
         drafts: Arc::clone(drafts),
     })
     // Some more than a draft may have, so that one that is too large is told so in our words.
-    .max_decoding_message_size(2 * MAX_DRAFT_BYTES)
+    .max_decoding_message_size(2 * MAX_BATCH_BYTES)
 }
 
 pub(super) struct PoliciesService {
@@ -79,13 +75,14 @@ impl PoliciesService {
     async fn answer<T: Send + 'static>(
         &self,
         (context, bulkhead): (&CallContext, &Bulkhead),
-        work: impl FnOnce(&Catalog, &TrustDomain) -> Result<T, Status> + Send + 'static,
+        work: impl FnOnce(&Catalog, &Resources) -> Result<T, Status> + Send + 'static,
     ) -> Result<Response<T>, Status> {
-        // Whoever waits for resources that cannot be read holds no turn meanwhile.
+        // Whoever waits for resources that cannot be read is counted, and holds no turn meanwhile.
+        let place = bulkhead.place(&context.actor().name).map_err(status::of_busy)?;
         let catalog = self.resources.catalogs().current().await.map_err(|error| status::of_store(&error))?;
-        let turn = bulkhead.turn(&context.actor().name).await.map_err(status::of_busy)?;
-        let trust_domain = self.resources.trust_domain().clone();
-        let answered = turn.run(move || work(&catalog, &trust_domain)).await;
+        let turn = place.turn().await.map_err(status::of_busy)?;
+        let resources = Arc::clone(&self.resources);
+        let answered = turn.run(move || work(&catalog, &resources)).await;
         answered.map_err(|error| status::internal(&error))?.map(Response::new)
     }
 }
@@ -95,9 +92,9 @@ impl policies_server::Policies for PoliciesService {
     async fn check(&self, request: Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
         let ((context, request), now) = (CallContext::with_message(request)?, self.control.clock.now());
         let denylist = self.control.revocations.denylist();
-        self.answer((&context, &self.questions), move |catalog, trust_domain| {
+        self.answer((&context, &self.questions), move |catalog, resources| {
             let name = mesh_name(&request.mesh)?;
-            let mesh = Mesh::of(catalog, trust_domain, &name)?;
+            let mesh = Mesh::of(catalog, resources.trust_domain(), &name)?;
             let answer = Check::new(&mesh, &request, now)?.answer_of(Known::Now(&denylist))?;
             Ok(CheckResponse { revision: catalog.revision().0, ..answer })
         })
@@ -113,15 +110,15 @@ impl policies_server::Policies for PoliciesService {
     async fn who_can(&self, request: Request<WhoCanRequest>) -> Result<Response<WhoCanResponse>, Status> {
         let (context, request) = CallContext::with_message(request)?;
         let denylist = self.control.revocations.denylist();
-        self.answer((&context, &self.questions), move |catalog, trust_domain| {
+        self.answer((&context, &self.questions), move |catalog, resources| {
             let WhoCanRequest { mesh, target, port, method, path, include_never, page_token } = &request;
             let name = mesh_name(mesh)?;
-            let mesh = Mesh::of(catalog, trust_domain, &name)?;
+            let mesh = Mesh::of(catalog, resources.trust_domain(), &name)?;
             let called = mesh.called(target, *port)?;
             let pattern = pattern(method, path)?;
             let wanted = Wanted {
                 ports: Some(called.ports.iter().map(|(number, _)| *number).collect()),
-                spoken: spoken(method, path),
+                spoken: Spoken::of(method, path),
                 method: Some(method.as_str()).filter(|method| !method.is_empty()),
                 path: pattern.as_ref(),
                 include_never: *include_never,
@@ -140,10 +137,10 @@ impl policies_server::Policies for PoliciesService {
     async fn what_can(&self, request: Request<WhatCanRequest>) -> Result<Response<WhatCanResponse>, Status> {
         let (context, request) = CallContext::with_message(request)?;
         let denylist = self.control.revocations.denylist();
-        self.answer((&context, &self.questions), move |catalog, trust_domain| {
+        self.answer((&context, &self.questions), move |catalog, resources| {
             let WhatCanRequest { mesh, caller, include_never, page_token } = &request;
             let name = mesh_name(mesh)?;
-            let mesh = Mesh::of(catalog, trust_domain, &name)?;
+            let mesh = Mesh::of(catalog, resources.trust_domain(), &name)?;
             let callers = [Somebody::called(&mesh, caller)?];
             let (spoken, include_never) = (Spoken::Anything, *include_never);
             let wanted = Wanted { ports: None, spoken, method: None, path: None, include_never };
@@ -160,11 +157,12 @@ impl policies_server::Policies for PoliciesService {
     async fn test(&self, request: Request<TestRequest>) -> Result<Response<TestResponse>, Status> {
         let ((context, request), now) = (CallContext::with_message(request)?, self.control.clock.now());
         let denylist = self.control.revocations.denylist();
-        // What is too much waits for no turn.
-        check_size(&request.resources)?;
-        check_count(&request.questions)?;
-        self.answer((&context, &self.drafts), move |catalog, trust_domain| {
-            answer_all(catalog, trust_domain, &request, (Known::Now(&denylist), now))
+        let TestRequest { resources, questions } = request;
+        let proposal = Proposal::read(resources, &[])?;
+        check_count(&questions)?;
+        self.answer((&context, &self.drafts), move |catalog, resources| {
+            let Draft { after, .. } = proposal.draft(resources, catalog)?;
+            answer_all(&after, resources.trust_domain(), &questions, (Known::Now(&denylist), now))
         })
         .await
     }
@@ -173,15 +171,12 @@ impl policies_server::Policies for PoliciesService {
         let (context, request) = CallContext::with_message(request)?;
         let DiffRequest { resources, mesh, page_token, removed } = request;
         let name = mesh_name(&mesh)?;
-        // What is too much waits for no turn.
-        check_size(&resources)?;
-        let removed = resource_keys("removed", &removed)?;
-        self.answer((&context, &self.drafts), move |catalog, trust_domain| {
-            let after = drafted(catalog, trust_domain, &resources)?;
-            let after = removed_from_draft(after, &removed, trust_domain);
-            let (after, _) = after.map_err(|error| status::of_change(&error, "removed"))?;
+        let proposal = Proposal::read(resources, &removed)?;
+        self.answer((&context, &self.drafts), move |catalog, resources| {
+            let Draft { after, .. } = proposal.draft(resources, catalog)?;
+            let trust_domain = resources.trust_domain();
             let nothing = MeshCatalog::default();
-            let is_gone = removed.iter().any(|key| key.kind == Kind::Mesh && key.name == name);
+            let is_gone = proposal.removed.iter().any(|key| key.kind == Kind::Mesh && key.name == name);
             let after = match is_gone {
                 true => Mesh::gone(&after, trust_domain, &name, &nothing),
                 false => Mesh::of(&after, trust_domain, &name)?,
@@ -195,7 +190,7 @@ impl policies_server::Policies for PoliciesService {
             // It belongs to the whole, and is told once.
             let not_compared =
                 if from.is_first() { not_compared(before.as_ref(), &after) } else { Vec::new() };
-            let (revision, removed) = (revision.0, removed.len() as u64);
+            let (revision, removed) = (revision.0, proposal.removed.len() as u64);
             Ok(DiffResponse {
                 differences: found,
                 compared,
@@ -209,11 +204,6 @@ impl policies_server::Policies for PoliciesService {
     }
 }
 
-/// Refuses a draft that is too large.
-fn check_size(resources: &[Resource]) -> Result<(), Status> {
-    check_draft(resources).map_err(|error| status::of_change(&error.into(), "resources"))
-}
-
 /// Refuses more questions than one call answers.
 fn check_count(questions: &[CheckRequest]) -> Result<(), Status> {
     let count = questions.len();
@@ -224,24 +214,13 @@ fn check_count(questions: &[CheckRequest]) -> Result<(), Status> {
     Err(status::refusal(Code::InvalidArgument, "TOO_MANY", message))
 }
 
-/// All resources as they would be once these were applied, by somebody who may.
-fn drafted(catalog: &Catalog, trust_domain: &TrustDomain, resources: &[Resource]) -> Result<Catalog, Status> {
-    let rights = Rights { resources: true, policies: true, boundaries: true, identities: true };
-    match admit(catalog, resources, rights, trust_domain) {
-        Ok(admission) => Ok(admission.after),
-        Err(problems) => Err(status::of_change(&ChangeError::Refused(problems), "resources")),
-    }
-}
-
 /// Answers many questions about resources as they would be, by what else is known at this moment.
 fn answer_all(
     catalog: &Catalog,
     trust_domain: &TrustDomain,
-    request: &TestRequest,
+    questions: &[CheckRequest],
     (known, now): (Known<'_>, UnixMillis),
 ) -> Result<TestResponse, Status> {
-    let TestRequest { resources, questions } = request;
-    let catalog = drafted(catalog, trust_domain, resources)?;
     let mut names = BTreeMap::new();
     for question in questions {
         names.entry(question.mesh.as_str()).or_insert_with(|| mesh_name(&question.mesh));
@@ -250,7 +229,7 @@ fn answer_all(
         .iter()
         .map(|(text, name)| {
             let mesh = name.as_ref().map_err(Status::clone);
-            (*text, mesh.and_then(|name| Mesh::of(&catalog, trust_domain, name)))
+            (*text, mesh.and_then(|name| Mesh::of(catalog, trust_domain, name)))
         })
         .collect();
     let answer = |question: &CheckRequest| -> Result<CheckResponse, Status> {
@@ -274,17 +253,6 @@ fn mesh_name(mesh: &str) -> Result<Name, Status> {
     Name::parse(mesh).map_err(|error| status::bad_field("mesh", error))
 }
 
-/// Which ports are meant by who asks for this.
-fn spoken(method: &str, path: &str) -> Spoken {
-    match (method, path) {
-        ("", "") => Spoken::Anything,
-        ("call", _) => Spoken::Grpc,
-        ("", path) if path.starts_with(['/', '*']) => Spoken::Requests,
-        ("", _) => Spoken::Grpc,
-        (_, _) => Spoken::Http,
-    }
-}
-
 /// The paths that are asked about: of gRPC methods too, `package.Service/Method`, where no method of HTTP is named beside it.
 fn pattern(method: &str, path: &str) -> Result<Option<PathPattern>, Status> {
     let rooted = match path {
@@ -298,14 +266,15 @@ fn pattern(method: &str, path: &str) -> Result<Option<PathPattern>, Status> {
 #[cfg(test)]
 mod tests {
     use futures_util::FutureExt;
+    use hauberk_identity::InstanceId;
     use hauberk_proto::admin::v1::policies_server::Policies;
     use tokio::sync::{mpsc, watch};
 
     use super::*;
     use crate::access::Caller;
     use crate::app::start_push;
-    use crate::resources::MAX_DRAFT;
-    use crate::resources::testing::mesh;
+    use crate::resources::testing::{listener, mesh, node, routes};
+    use crate::resources::{MAX_BATCH, ResourcesParts};
     use crate::testing::scratch;
 
     #[tokio::test]
@@ -319,7 +288,7 @@ mod tests {
         let context =
             CallContext { caller: Caller::Local { uid: Some(0) }, source: "unix".to_owned(), channel: None };
         let turn = policies.drafts.turn(&context.actor().name).await.unwrap();
-        let large = || vec![mesh("shop"); MAX_DRAFT + 1];
+        let large = || vec![mesh("shop"); MAX_BATCH + 1];
         let diff = DiffRequest { mesh: "shop".into(), resources: large(), ..DiffRequest::default() };
         let many = TestRequest {
             questions: vec![CheckRequest::default(); MAX_QUESTIONS + 1],
@@ -328,13 +297,17 @@ mod tests {
         let tested =
             policies.test(asked(&context, TestRequest { resources: large(), questions: Vec::new() }));
         let many = policies.test(asked(&context, many));
+        let removed = vec![hauberk_proto::mesh::v1::ResourceRef::default(); MAX_BATCH + 1];
+        let without = DiffRequest { mesh: "shop".into(), removed, ..DiffRequest::default() };
         let refused = [
             policies.diff(asked(&context, diff)).now_or_never().unwrap().unwrap_err(),
+            policies.diff(asked(&context, without)).now_or_never().unwrap().unwrap_err(),
             tested.now_or_never().unwrap().unwrap_err(),
             many.now_or_never().unwrap().unwrap_err(),
         ];
         for refused in refused {
             assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+            assert!(refused.message().contains("at most"), "{refused}");
         }
         let mut waiting = policies.test(asked(&context, TestRequest::default()));
         for _ in 0..100 {
@@ -346,6 +319,37 @@ mod tests {
         check.await.unwrap_err();
         drop(turn);
         waiting.await.unwrap();
+        scratch.control.stop.cancel();
+    }
+
+    #[tokio::test]
+    async fn what_could_not_be_applied_is_neither_compared_nor_tested() {
+        let scratch = scratch().await;
+        let control = Arc::clone(&scratch.control);
+        let (lists, (wanted, _nobody_fetches)) = (watch::Sender::default(), mpsc::channel(1));
+        let (resources, push) = start_push(&control, lists.subscribe(), wanted).await.unwrap();
+        let resources = Arc::new(Resources::new(ResourcesParts {
+            catalogs: resources.catalogs().clone(),
+            audit: Arc::clone(&control.audit),
+            clock: control.clock.clone(),
+            trust_domain: resources.trust_domain().clone(),
+            server_names: Arc::clone(&control.server_names),
+            missing_feature: Box::new(|_, _| Some(InstanceId::from_random([7; 8]))),
+        }));
+        let (questions, drafts) = (Bulkhead::of_questions(), Arc::new(Bulkhead::of_drafts()));
+        let policies = PoliciesService { control, resources, push, questions, drafts };
+        let context =
+            CallContext { caller: Caller::Local { uid: Some(0) }, source: "unix".to_owned(), channel: None };
+        let draft = || vec![mesh("shop"), node("orders", [routes(listener(8080, "http"), &["/a"])])];
+        let diff = DiffRequest { mesh: "shop".into(), resources: draft(), ..DiffRequest::default() };
+        let test = TestRequest { resources: draft(), questions: Vec::new() };
+        let refused = [
+            policies.diff(asked(&context, diff)).await.unwrap_err(),
+            policies.test(asked(&context, test)).await.unwrap_err(),
+        ];
+        for refused in refused {
+            assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
+        }
         scratch.control.stop.cancel();
     }
 

@@ -11,14 +11,14 @@ use hauberk_proto::admin::v1::{
 use hauberk_proto::convert::timestamp;
 use tonic::{Code, Request, Response, Status};
 
-use super::resources::resource_keys;
+use super::drafts::Proposal;
 use super::status;
 use crate::access::CallContext;
 use crate::app::ControlPlane;
-use crate::bulkhead::{Bulkhead, Turn};
+use crate::bulkhead::{Bulkhead, Place};
 use crate::flows::{Auditing, Tally};
 use crate::push::Push;
-use crate::resources::{Catalog, Draft, MAX_DRAFT_BYTES, MeshCatalog, Resources, check_draft, did_you_mean};
+use crate::resources::{Catalog, Draft, MAX_BATCH_BYTES, MeshCatalog, Resources, did_you_mean};
 use crate::simulate::{self, SimulateError, Simulation, Suggestion};
 
 /// How many changes one answer tells of.
@@ -39,7 +39,7 @@ pub(super) fn service(
         drafts: Arc::clone(drafts),
     })
     // Some more than a draft may have, so that one that is too large is told so in our words.
-    .max_decoding_message_size(2 * MAX_DRAFT_BYTES)
+    .max_decoding_message_size(2 * MAX_BATCH_BYTES)
 }
 
 pub(super) struct RecordService {
@@ -58,20 +58,16 @@ impl record_server::Record for RecordService {
     ) -> Result<Response<SimulateResponse>, Status> {
         let (context, request) = CallContext::with_message(request)?;
         let SimulateRequest { resources: batch, removed } = request;
-        let removed = resource_keys("removed", &removed)?;
         let count = removed.len() as u64;
-        // What is too much waits for no turn.
-        check_draft(&batch).map_err(|error| status::of_change(&error.into(), "resources"))?;
+        let proposal = Proposal::read(batch, &removed)?;
+        let place = place_of(&context, &self.drafts)?;
         let before = self.catalog().await?;
-        let turn = turn_of(&context, &self.drafts).await?;
+        let turn = place.turn().await.map_err(status::of_busy)?;
         let revision = before.revision().0;
         let silent_instances = self.silent_instances(|mesh| before.mesh(mesh.as_str()).is_some());
         let (resources, push) = (Arc::clone(&self.resources), Arc::clone(&self.push));
         let simulated = turn.run(move || {
-            let draft = resources.draft(&before, &batch);
-            let draft = draft.map_err(|error| status::of_change(&error, "resources"))?;
-            let draft = draft.without(&removed, resources.trust_domain());
-            let Draft { after, warnings } = draft.map_err(|error| status::of_change(&error, "removed"))?;
+            let Draft { after, warnings } = proposal.draft(&resources, &before)?;
             let records = push.flows().recorded().of(|_| true);
             let simulation = simulate::simulate(resources.trust_domain(), &before, &after, &records);
             Ok::<_, Status>((simulation.map_err(|error| cannot_say(&error))?, warnings))
@@ -84,11 +80,12 @@ impl record_server::Record for RecordService {
 
     async fn suggest(&self, request: Request<SuggestRequest>) -> Result<Response<SuggestResponse>, Status> {
         let (context, SuggestRequest { mesh, node }) = CallContext::with_message(request)?;
+        let place = place_of(&context, &self.questions)?;
         let catalog = self.catalog().await?;
         let mesh = mesh_of(&catalog, &mesh)?;
         let resources = catalog.mesh(mesh.as_str()).cloned().unwrap_or_default();
         let wanted = wanted_node(&mesh, &resources, &node)?;
-        let turn = turn_of(&context, &self.questions).await?;
+        let turn = place.turn().await.map_err(status::of_busy)?;
         let silent_instances = self.silent_instances(|own| *own == mesh);
         let (trust_domain, push) = (self.resources.trust_domain().clone(), Arc::clone(&self.push));
         let suggested = turn.run(move || {
@@ -118,8 +115,9 @@ impl record_server::Record for RecordService {
         request: Request<ListWouldDenialsRequest>,
     ) -> Result<Response<ListWouldDenialsResponse>, Status> {
         let (context, ListWouldDenialsRequest { mesh }) = CallContext::with_message(request)?;
+        let place = place_of(&context, &self.questions)?;
         let mesh = mesh_of(&*self.catalog().await?, &mesh)?;
-        let turn = turn_of(&context, &self.questions).await?;
+        let turn = place.turn().await.map_err(status::of_busy)?;
         let silent_instances = self.silent_instances(|own| *own == mesh);
         let push = Arc::clone(&self.push);
         let listed = turn.run(move || {
@@ -153,8 +151,9 @@ impl RecordService {
     }
 }
 
-async fn turn_of(context: &CallContext, bulkhead: &Bulkhead) -> Result<Turn, Status> {
-    bulkhead.turn(&context.actor().name).await.map_err(status::of_busy)
+/// Before anything is waited for, so that whoever waits is counted.
+fn place_of(context: &CallContext, bulkhead: &Bulkhead) -> Result<Place, Status> {
+    bulkhead.place(&context.actor().name).map_err(status::of_busy)
 }
 
 fn mesh_of(catalog: &Catalog, text: &str) -> Result<Name, Status> {
@@ -257,7 +256,7 @@ mod tests {
     use crate::access::Caller;
     use crate::app::start_push;
     use crate::resources::testing::{listener, mesh, node, routes};
-    use crate::resources::{MAX_DRAFT, ResourcesParts};
+    use crate::resources::{MAX_BATCH, ResourcesParts};
     use crate::revocation::crl::RevocationLists;
     use crate::testing::scratch;
 
@@ -290,9 +289,14 @@ mod tests {
             request
         };
         let turn = record.drafts.turn(&context.actor().name).await.unwrap();
-        let large = record.simulate(asked(vec![mesh("shop"); MAX_DRAFT + 1]));
+        let large = record.simulate(asked(vec![mesh("shop"); MAX_BATCH + 1]));
         let large = large.now_or_never().expect("it waits for no turn").unwrap_err();
         assert_eq!(large.code(), Code::InvalidArgument, "{large}");
+        let removed = vec![hauberk_proto::mesh::v1::ResourceRef::default(); MAX_BATCH + 1];
+        let mut without = asked(Vec::new());
+        without.get_mut().removed = removed;
+        let without = record.simulate(without).now_or_never().expect("it waits for no turn").unwrap_err();
+        assert!(without.message().contains("at most"), "{without}");
         let with_routes = node("orders", [routes(listener(8080, "http"), &["/a"])]);
         let mut simulated = Box::pin(record.simulate(asked(vec![mesh("shop"), with_routes])));
         // Paused time goes on once no thread is busy: one that judged it would have told by then.

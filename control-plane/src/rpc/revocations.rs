@@ -85,18 +85,33 @@ impl Revocations for RevocationsService {
 /// What was not done, or not to its end.
 #[derive(Debug)]
 enum Undone {
-    /// Nothing was.
+    /// Nothing was, by this call.
     Refused(Status),
     /// It is recorded, and not yet in force.
     Recorded(Status),
-    /// The token was deleted before; nobody who joined by it was revoked.
-    TokenDeleted(Status),
 }
 
 impl From<RevocationError> for Undone {
     fn from(error: RevocationError) -> Self {
         let status = status::of_revocation(&error);
         if error.is_recorded() { Self::Recorded(status) } else { Self::Refused(status) }
+    }
+}
+
+impl Undone {
+    /// The same of those who joined by a token that this call has deleted before.
+    fn of_deleted_token(error: RevocationError) -> Self {
+        // It may have been recorded by an earlier call as well.
+        let is_to_come = error.is_recorded() || matches!(error, RevocationError::NotInForce { .. });
+        let whose =
+            if is_to_come { "of those who joined by it" } else { "those who joined by it are not revoked" };
+        let in_words = |status: &Status| {
+            status::in_words(status, format!("the token is deleted; {whose}: {}", status.message()))
+        };
+        match error.into() {
+            Self::Refused(status) => Self::Refused(in_words(&status)),
+            Self::Recorded(status) => Self::Recorded(in_words(&status)),
+        }
     }
 }
 
@@ -111,14 +126,6 @@ impl RevocationsService {
             Undone::Recorded(status) => {
                 warn!(event = "not_in_force", action, object, why = status.message());
                 status
-            }
-            Undone::TokenDeleted(status) => {
-                let why = format!(
-                    "the token is deleted; those who joined by it are not revoked: {}",
-                    status.message()
-                );
-                refused::record(&self.control.audit, actor, action, object, &why).await;
-                status::in_words(&status, why)
             }
         }
     }
@@ -143,12 +150,8 @@ impl RevocationsService {
                 let revision = self.control.revocations.denylist().mark.revision;
                 Revoked { revision, ..Revoked::default() }
             }
-            Err(error) => {
-                return Err(match error.into() {
-                    Undone::Refused(status) if token_deleted => Undone::TokenDeleted(status),
-                    undone => undone,
-                });
-            }
+            Err(error) if token_deleted => return Err(Undone::of_deleted_token(error)),
+            Err(error) => return Err(error.into()),
         };
         let mut told = Told { token_deleted, tokens: Vec::new(), unread: Vec::new() };
         if let Target::Node(mesh, node) = target {
@@ -298,6 +301,28 @@ mod tests {
         assert!(!again.message().contains("deleted"), "{again}");
     }
 
+    #[tokio::test]
+    async fn a_token_is_said_to_be_deleted_where_the_rest_is_recorded_and_not_in_force() {
+        let mut store = None;
+        let scratch = scratch_over(|made| Arc::clone(store.insert(Busy::new(made)))).await;
+        let (control, store) = (&scratch.control, store.unwrap());
+        let (mesh, node) = (Name::parse(NODE.0).unwrap(), NodeName::parse(NODE.1).unwrap());
+        let of_node = TokenRequest { mesh, of: TokenFor::Node(node), ttl: None, uses: Uses::Unlimited };
+        let token = control.tokens.create(of_node, &actor()).await.unwrap();
+        let token = token.secret.reveal();
+        let info = AgentInfo::default();
+        control.enrollment.attest(token, &request().1, info, "10.0.0.7:4").await.unwrap();
+        let service = RevocationsService { control: Arc::clone(control) };
+        store.damage(Some(keys::REVOCATIONS));
+        let target = Some(Asked::TokenId(SecretHash::of(token).short().to_owned()));
+        let late = service.revoke(asked(RevokeRequest { target, unrecorded: false })).await.unwrap_err();
+        assert_eq!(late.code(), tonic::Code::Unavailable);
+        let said = "the token is deleted; of those who joined by it: it is recorded, and will be in force";
+        assert!(late.message().starts_with(said), "{late}");
+        let filter = Filter { refused_only: true, ..Filter::default() };
+        assert_eq!(control.audit.list(&filter, None, 10).await.unwrap().records, []);
+    }
+
     fn asked<T>(message: T) -> Request<T> {
         let mut request = Request::new(message);
         let caller = Caller::Local { uid: Some(0) };
@@ -325,6 +350,11 @@ mod tests {
         let late = service.revoke(asked(serial)).await.unwrap_err();
         assert_eq!(late.code(), tonic::Code::Unavailable);
 
+        // Whoever asks once more has recorded nothing: that they asked is.
+        let again = QuarantineRequest { node: node.clone(), undo: false };
+        let late = service.quarantine(asked(again)).await.unwrap_err();
+        assert!(late.message().starts_with("it is recorded already, and will be in force"), "{late}");
+
         store.damage(Some(keys::TOKENS));
         let revoke = RevokeRequest { target: node.map(Asked::Node), unrecorded: false };
         let revoked = service.revoke(asked(revoke)).await.unwrap().into_inner();
@@ -332,11 +362,12 @@ mod tests {
 
         store.damage(None);
         let filter = Filter { refused_only: true, ..Filter::default() };
-        assert_eq!(control.audit.list(&filter, None, 10).await.unwrap().records, []);
+        let refused = control.audit.list(&filter, None, 10).await.unwrap().records;
+        assert_eq!(refused.iter().map(|one| &*one.action).collect::<Vec<_>>(), ["quarantine.node"]);
         let none =
             RevokeRequest { target: Some(Asked::TokenId("0123456789ab".to_owned())), unrecorded: false };
         service.revoke(asked(none)).await.unwrap_err();
-        assert_eq!(control.audit.list(&filter, None, 10).await.unwrap().records.len(), 1);
+        assert_eq!(control.audit.list(&filter, None, 10).await.unwrap().records.len(), 2);
     }
 
     #[tokio::test]

@@ -143,7 +143,14 @@ impl Waiting {
 
 fn describe(rollout: &instances::Rollout) -> WaitResponse {
     let enforced = rollout.concerned.saturating_sub(rollout.laggards.len());
+    let (lacking, lacking_fix) = match (rollout.compiled, rollout.denies_all) {
+        (false, _) => ("the views of that revision are not compiled yet", ""),
+        (_, false) => ("what was revoked last is not on the denylist yet", findings::FIX_OF_DENYLIST),
+        (true, true) => ("", ""),
+    };
     WaitResponse {
+        lacking: lacking.to_owned(),
+        lacking_fix: lacking_fix.to_owned(),
         revision: rollout.revision,
         enforced: u32::try_from(enforced).unwrap_or(u32::MAX),
         concerned: u32::try_from(rollout.concerned).unwrap_or(u32::MAX),
@@ -201,7 +208,9 @@ mod tests {
         let mut compiled = service.push.compilation();
         compiled.wait_for(|compilation| compilation.revision >= revision).await.unwrap();
         let begun = in_time(&mut waiting).await;
-        assert_eq!((begun.revision, begun.done), (revision, false));
+        assert_eq!((begun.revision, begun.done, begun.concerned), (revision, false, 0));
+        assert_eq!(begun.lacking, "what was revoked last is not on the denylist yet");
+        assert_eq!(begun.lacking_fix, findings::FIX_OF_DENYLIST);
         let follow = {
             let (revocations, stop) = (Arc::clone(&control.revocations), control.stop.clone());
             async move { revocations.follow(stop).await }

@@ -334,7 +334,6 @@ pub fn of_explain(error: &ExplainError) -> Status {
         ExplainError::Gone { .. } => refusal(Code::NotFound, "INSTANCE_GONE", error.to_string()),
         ExplainError::Forgotten { .. } => refusal(Code::NotFound, "DECISION_FORGOTTEN", error.to_string()),
         ExplainError::NoAnswer { .. } => refusal(Code::Unavailable, "NO_ANSWER", error.to_string()),
-        ExplainError::Busy(error) => of_busy(*error),
     }
 }
 

@@ -51,6 +51,17 @@ struct AtPlace<'a> {
 #[derive(Default)]
 struct Memos(HashMap<(Caller, Peer), CallerMemo>);
 
+/// What policies do not cover, in the order in which it was found, and where each of it stands there: an agent may have told of a
+/// hundred thousand kinds of calls.
+#[derive(Default)]
+struct Missed<'a> {
+    told: Vec<Uncovered>,
+    places: HashMap<MissedKey<'a>, usize>,
+}
+
+/// Caller, node, external service, port, action, route, and why it is not covered.
+type MissedKey<'a> = (&'a str, &'a str, &'a str, u32, &'a str, &'a str, &'static str);
+
 /// Writes policies for what is recorded of nodes of one mesh.
 ///
 /// # Errors
@@ -201,6 +212,7 @@ impl AtPlace<'_> {
         generalisations: &mut BTreeSet<String>,
     ) {
         let (mut memos, mut by_now) = (Memos::default(), Memos::default());
+        let mut uncovered = Missed::default();
         for (summary, flow) in &self.flows {
             let mut missing: BTreeMap<&'static str, u64> = BTreeMap::new();
             let mut covers_route = !flow.calls.is_empty();
@@ -239,29 +251,41 @@ impl AtPlace<'_> {
                 add(missing.entry(why_others.as_str()).or_default(), flow.others);
             }
             for (reason, count) in missing.into_iter().filter(|(_, count)| *count > 0) {
-                let agent::FlowSummary { caller, node, external, port, action, route, .. } = &***summary;
-                suggestion.add_uncovered(Uncovered {
-                    caller: caller.clone(),
-                    node: node.clone(),
-                    port: *port,
-                    action: action.clone(),
-                    route: route.clone(),
-                    count,
-                    reason: reason.to_owned(),
-                    external: external.clone(),
-                });
+                uncovered.add(summary, reason, count);
             }
         }
+        suggestion.uncovered.append(&mut uncovered.told);
     }
 }
 
-impl Suggestion {
+impl<'a> Missed<'a> {
     /// What only differs in what is not told of it, such as who the user was, is told once.
-    fn add_uncovered(&mut self, more: Uncovered) {
-        let is_same = |known: &&mut Uncovered| Uncovered { count: known.count, ..more.clone() } == **known;
-        match self.uncovered.iter_mut().find(is_same) {
-            Some(known) => add(&mut known.count, more.count),
-            None => self.uncovered.push(more),
+    fn add(&mut self, summary: &'a agent::FlowSummary, reason: &'static str, count: u64) {
+        let agent::FlowSummary { caller, node, external, port, action, route, .. } = summary;
+        let key = (
+            caller.as_str(),
+            node.as_str(),
+            external.as_str(),
+            *port,
+            action.as_str(),
+            route.as_str(),
+            reason,
+        );
+        let place = *self.places.entry(key).or_insert_with(|| {
+            self.told.push(Uncovered {
+                caller: caller.clone(),
+                node: node.clone(),
+                port: *port,
+                action: action.clone(),
+                route: route.clone(),
+                count: 0,
+                reason: reason.to_owned(),
+                external: external.clone(),
+            });
+            self.told.len() - 1
+        });
+        if let Some(known) = self.told.get_mut(place) {
+            add(&mut known.count, count);
         }
     }
 }

@@ -336,6 +336,30 @@ fn what_depends_on_what_is_not_recorded_is_not_suggested_without_it() {
 }
 
 #[test]
+fn what_only_differs_in_what_is_not_told_is_told_once_in_the_order_in_which_it_was_found() {
+    let reading = "permit(principal is Node, action in Action::\"http\", resource) when { context.host == \"orders\" };";
+    let catalog = catalog_of(&[
+        mesh("shop"),
+        node("web", [listener(8000, "http")]),
+        node("orders", [listener(8080, "http")]),
+        policy("reading", reading),
+    ]);
+    let of = |caller: &str, action: &str, reason: &str, count: u64| {
+        let mut flow = (*seen(caller, action, ALLOW, &[("/orders/1", count)])).clone();
+        reason.clone_into(&mut flow.reason);
+        Arc::new(flow)
+    };
+    let flows = vec![
+        of("web", "POST", "permitted", 1),
+        of("cart", "GET", "permitted", 2),
+        of("web", "POST", "audit_default_allow", 4),
+        of("cart", "GET", "audit_default_allow", 8),
+    ];
+    let found = suggested(&catalog, &records(flows));
+    assert_eq!(uncovered(&found), [("POST", 5, "facts_not_recorded"), ("GET", 10, "facts_not_recorded")]);
+}
+
+#[test]
 fn what_a_listener_asks_of_users_it_goes_on_asking() {
     let orders = node("orders", [for_users(listener(8080, "http"), "REQUIRED", &[])]);
     let resources = [

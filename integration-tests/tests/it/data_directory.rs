@@ -73,6 +73,21 @@ fn init_that_may_find_an_installation_changes_nothing_there() {
     assert!(refused.stderr.contains("did not finish"), "{}", refused.stderr);
 }
 
+#[test]
+fn init_tells_the_command_that_runs_what_it_has_founded() {
+    let mesh = MeshBox::start();
+    let data = mesh.folder().join("a data directory");
+    let key = mesh.folder().join("key");
+    let (data, key) = (data.to_str().unwrap(), key.to_str().unwrap());
+    let more = ["--context", "other", "--kek-file", key, "--admin-listen", "127.0.0.1:17444"];
+    let init = ["init", "--trust-domain", "other.test", "--data-dir", data];
+    let told = mesh.control_plane_command(&[&init[..], &more].concat()).ok().stdout;
+    let next = format!(
+        "Next: hauberk-control-plane run --data-dir '{data}' --admin-listen 127.0.0.1:17444 --kek-file {key}"
+    );
+    assert_eq!(told.lines().last(), Some(next.as_str()), "{told}");
+}
+
 /// sled's own log in the data directory.
 pub(crate) fn log_file(mesh: &MeshBox) -> PathBuf {
     fn find(folder: &Path) -> Option<PathBuf> {

@@ -222,3 +222,53 @@ async fn calls_are_decided_by_the_methods_of_a_descriptor_set() {
     assert_eq!(gone.code(), Code::PermissionDenied, "{gone}");
     server.abort();
 }
+
+#[test]
+fn paths_may_stand_in_files_of_their_own() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("paths")).unwrap();
+    let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+    write(
+        "orders.yaml",
+        "openapi: 3.1.0\npaths:\n  /orders/{id}: {$ref: paths/order.yaml}\n  '/orders/{name}?old=true': {get: {}}\n",
+    );
+    write("paths/order.yaml", "get: {responses: {}}\nput: {$ref: 'operations.yaml#/replace'}\n");
+    write("paths/operations.yaml", "replace: {x-hauberk-data-classes: [pii]}\n");
+    let resources = "kind: Mesh
+name: shop
+spec: {}
+---
+{kind: VirtualNode, mesh: shop, name: web, spec: {}}
+---
+{kind: DataClass, mesh: shop, name: pii, spec: {}}
+---
+kind: VirtualNode
+mesh: shop
+name: orders
+spec:
+  serviceDiscovery: {dns: {hostname: orders.internal}}
+  listeners:
+  - portMapping: {port: 8080, protocol: http}
+    undeclared: DENY
+    api: {openapiFile: orders.yaml}
+  - portMapping: {port: 9090, protocol: grpc}
+---
+kind: Policy
+mesh: shop
+name: web
+spec:
+  cedar: |
+    permit(principal == Node::\"web\", action, resource in Node::\"orders\");
+    forbid(principal, action, resource in DataClass::\"pii\");
+";
+    // Of the ports one takes what is asked.
+    let assertions = "trustDomain: shop.example
+tests:
+- allow: {caller: web, target: orders, method: GET, path: /orders/1}
+- deny: {caller: web, target: orders, method: PUT, path: /orders/1}
+- deny: {caller: web, target: orders, method: DELETE, path: /orders/1}
+- allow: {caller: web, target: orders, rpc: shop.Orders/Get}
+";
+    let tested = policy_test(folder.path(), assertions, &[resources]);
+    assert_eq!(tested.code, 0, "{tested:?}");
+}

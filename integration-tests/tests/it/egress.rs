@@ -385,6 +385,37 @@ fn a_request_that_is_cut_before_it_is_answered_is_told_the_decision() {
     assert!(explained(&mesh, id_of(&answer)).contains("outside"), "{answer}");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tunnel_that_is_cut_while_it_is_being_connected_is_told_the_decision() {
+    let mesh = shop::open();
+    // It takes one connection, and leaves others without an answer.
+    let full = tokio::net::TcpSocket::new_v4().unwrap();
+    full.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let full = full.listen(0).unwrap();
+    let address = full.local_addr().unwrap();
+    let _first = TcpStream::connect(address).unwrap();
+    set_external(&mesh, "db", "127.0.0.1", address.port(), "tcp", "127.0.0.0/8");
+    let connects =
+        "permit(principal == Node::\"web\", action == Action::\"connect\", resource in External::\"db\");";
+    shop::set_policy(&mesh, "connects", connects);
+    let web = shop::caller(&mesh, "web");
+    let mut asking = TcpStream::connect(web.outbound()).unwrap();
+    asking.set_read_timeout(Some(PATIENCE)).unwrap();
+    write!(asking, "CONNECT {address} HTTP/1.1\r\nhost: {address}\r\n\r\n").unwrap();
+    // SYN_SENT, to that port.
+    let connecting = format!("0100007F:{:04X} 02 ", address.port());
+    eventually("it is being connected", PATIENCE, || {
+        std::fs::read_to_string("/proc/net/tcp").unwrap().contains(&connecting).then_some(())
+    });
+    shop::remove_policy(&mesh, "connects");
+    let mut answer = String::new();
+    let _ = asking.shutdown(std::net::Shutdown::Write);
+    asking.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
+    assert!(explained(&mesh, id_of(&answer)).contains("external/db"), "{answer}");
+    assert!(web.process.log().contains("egress_cut"), "{}", web.process.log());
+}
+
 /// What a client of TLS sends first for this host.
 fn hello(host: &str) -> Vec<u8> {
     hauberk_tls::install_provider();

@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use hauberk_integration_tests::{AgentOptions, MeshBox};
+use hauberk_integration_tests::{AgentOptions, MeshBox, get};
 use http_body_util::BodyExt;
 use hyper::body::Frame;
 use hyper_util::rt::TokioIo;
@@ -19,6 +19,7 @@ use tonic::Code;
 use crate::{
     client::{http1, http2, to, whole},
     grpc,
+    peer::Peer,
     shop::{self, PATIENCE, get_until},
     streaming_app::{Frames, empty},
     tcp_app::TcpApp,
@@ -103,7 +104,17 @@ async fn a_cut_answer_does_not_pass_for_a_whole_one() {
     let request = http::Request::get("http://orders-h2/drip").body(empty()).unwrap();
     let mut h2_drip = h2.send_request(request).await.unwrap();
     h2_drip.frame().await.unwrap().unwrap();
+    // Nothing but the end of its connection tells where this answer ends.
+    let mut old = tokio::net::TcpStream::connect(web.outbound()).await.unwrap();
+    old.write_all(b"GET /drip HTTP/1.0\r\nhost: orders\r\n\r\n").await.unwrap();
+    let mut head = vec![0; 12];
+    old.read_exact(&mut head).await.unwrap();
+    assert_eq!(&head[8..], b" 200");
     shop::set_policy(&mesh, "not-web", NOT_WEB);
+    let end = timeout(PATIENCE, old.read_to_end(&mut head)).await.expect("it is cut");
+    assert_eq!(end.expect_err("it ended as if it were complete").kind(), std::io::ErrorKind::ConnectionReset);
+    let head = String::from_utf8_lossy(&head).to_lowercase();
+    assert!(!head.contains("content-length") && !head.contains("chunked"), "{head}");
     for body in [&mut drip, &mut h2_drip] {
         let end = async {
             loop {
@@ -155,6 +166,33 @@ async fn a_call_that_is_cut_is_told_the_decision() {
         let line = format!("\"error\":\"denied\",\"id\":\"{id}\"");
         eventually_async("the caller's log has it", || web.process.log().contains(&line)).await;
     }
+    // However it was told.
+    let figure = "hauberk_outbound_requests_total{service=\"orders-rpc\",result=\"denied\"} 3\n";
+    let page = || get(web.health(), "health", "/metrics").unwrap().body;
+    eventually_async("all of them count as denied", || page().contains(figure)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_is_cut_while_its_caller_takes_nothing_ends_with_its_connection() {
+    let (mesh, app, orders, web) = shop::streaming_by("both", WEB_AND_INTRUDER);
+    get_until(&web, "orders", "/", 200);
+    let peer = Peer::join(&mesh, "web").await;
+    let stream = peer.connect("orders", orders.inbound(8080), &[b"h2"]).await.unwrap();
+    let (mut client, connection) =
+        h2::client::Builder::new().initial_window_size(0).handshake::<_, Bytes>(stream).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let before = app.count();
+    let request = http::Request::get("http://orders/drip").body(()).unwrap();
+    let answer = client.send_request(request, true).unwrap().0.await.unwrap();
+    assert_eq!((answer.status().as_u16(), app.count()), (200, before + 1));
+    // Without waiting, since the peer acknowledges nothing.
+    let policy = format!("kind: Policy\nmesh: shop\nname: not-web\nspec:\n  cedar: '{NOT_WEB}'\n");
+    mesh.hauberk_with_input(&["apply", "-f", "-"], &policy).ok();
+    let mut content = answer.into_body();
+    let end = timeout(PATIENCE, content.data()).await.expect("it is cut");
+    assert!(end.is_none_or(|part| part.is_err()), "nothing comes before");
+    let _ended = timeout(PATIENCE, connection).await.expect("so is all else on its connection");
+    assert!(orders.process.log().contains("cut_answer_not_taken"), "{}", orders.process.log());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -183,8 +221,10 @@ async fn an_upload_that_is_cut_is_told_the_decision() {
         let answer = timeout(PATIENCE, answer).await.expect("it is cut").unwrap().unwrap();
         let answer = whole(answer).await;
         assert_eq!((answer.status, answer.headers.get("hauberk-error")), (403, None));
-        assert!(answer.body.is_empty());
-        explains(&mesh, answer.headers["hauberk-decision"].to_str().unwrap());
+        let id = answer.headers["hauberk-decision"].to_str().unwrap();
+        let said = format!("denied: `hauberk explain {id}` tells an admin of the mesh why\n");
+        assert_eq!(answer.body, said.as_bytes());
+        explains(&mesh, id);
     }
     eventually_async("the app knows that neither is whole", || app.broken() == 2).await;
     assert_eq!(app.taken(), 8);

@@ -101,9 +101,9 @@ fn policies_that_are_too_large_together_are_refused_with_their_figures() {
         assert!(refused.stderr.contains(words), "{words}: {:.2000}", refused.stderr);
     }
     // Nor does what is larger come in as one change.
-    let refused = apply_file(&mesh, &together(80, 60_000));
+    let refused = apply_file(&mesh, &together(150, 60_000));
     assert_eq!(refused.code, 1, "{:.2000}", refused.stderr);
-    let told = "bytes are too many for one change: at most 4194304; split it";
+    let told = "bytes are too many for one change: at most 8388608; split it";
     assert!(refused.stderr.contains(told), "{:.2000}", refused.stderr);
     assert_eq!(names(&mesh), before);
 }

@@ -1,6 +1,7 @@
 //! Revoked certificates and nodes in quarantine: cut, refused everywhere, and told so; what a restart does not undo.
 
 use std::{
+    fs,
     io::{Read as _, Write as _},
     net::TcpStream,
     path::Path,
@@ -177,7 +178,9 @@ async fn an_opaque_stream_is_cut() {
 fn the_agents_of_a_revoked_node_close_themselves_and_are_not_called() {
     let mesh = small_shop();
     let app = App::start("orders");
-    let orders = mesh.agent("orders", AgentOptions::default().app(8080, app.address()));
+    let token = mesh.token_file("orders", &["--uses", "unlimited"]);
+    let options = AgentOptions { token_file: Some(token.clone()), ..AgentOptions::default() };
+    let orders = mesh.agent("orders", options.app(8080, app.address()));
     let web = shop::caller(&mesh, "web");
     get_until(&web, "orders", "/", 200);
     mesh.hauberk(&["revoke", "node", "orders", WAIT]).ok();
@@ -194,9 +197,14 @@ fn the_agents_of_a_revoked_node_close_themselves_and_are_not_called() {
     let lag = instance.and_then(|instance| instance["lagReason"].as_str()).unwrap_or_default();
     assert!(lag.contains("revoked"), "{listed}");
 
-    let anew = mesh.agent("orders", AgentOptions::default().app(8080, app.address()));
+    // By the token that it has it does not come back, though that would let in others. By another one it does.
+    eventually("it says what it waits for", PATIENCE, || {
+        orders.process.log().contains("another one is needed").then_some(())
+    });
+    assert_eq!(get(orders.health(), "health", "/readyz").unwrap().status, 503);
+    fs::copy(mesh.token_file("orders", &[]), &token).unwrap();
     get_until(&web, "orders", "/", 200);
-    drop(anew);
+    assert_eq!(get(orders.health(), "health", "/readyz").unwrap().status, 200);
 }
 
 #[test]
@@ -237,12 +245,12 @@ fn an_agent_whose_denylist_is_damaged_lets_nobody_in_until_it_has_another() {
     mesh.hauberk(&["quarantine", "node", "intruder", WAIT]).ok();
     orders.process.stop(PATIENCE);
     let file = orders.state_dir().join("denylist");
-    std::fs::write(&file, b"nonsense").unwrap();
+    fs::write(&file, b"nonsense").unwrap();
     mesh.kill_control_plane();
     orders.relaunch(mesh.folder());
     let addresses = orders.state_dir().join("addresses.json");
     eventually("it says why it is closed", PATIENCE, || {
-        let addresses: Value = serde_json::from_str(&std::fs::read_to_string(&addresses).ok()?).ok()?;
+        let addresses: Value = serde_json::from_str(&fs::read_to_string(&addresses).ok()?).ok()?;
         let unready = get(addresses["health"].as_str()?.parse().ok()?, "health", "/readyz").ok()?;
         (unready.body.trim() == "no_denylist").then_some(())
     });
@@ -260,12 +268,12 @@ fn an_agent_whose_denylist_is_damaged_calls_nobody_until_it_has_another() {
     mesh.hauberk(&["quarantine", "node", "intruder", WAIT]).ok();
     web.process.stop(PATIENCE);
     let seen = app.requests();
-    std::fs::write(web.state_dir().join("denylist"), b"nonsense").unwrap();
+    fs::write(web.state_dir().join("denylist"), b"nonsense").unwrap();
     mesh.kill_control_plane();
     web.relaunch(mesh.folder());
     let addresses = web.state_dir().join("addresses.json");
     let refused = eventually("it answers", PATIENCE, || {
-        let addresses: Value = serde_json::from_str(&std::fs::read_to_string(&addresses).ok()?).ok()?;
+        let addresses: Value = serde_json::from_str(&fs::read_to_string(&addresses).ok()?).ok()?;
         get(addresses["outbound"].as_str()?.parse().ok()?, "orders", "/").ok()
     });
     assert_eq!((refused.status, refused.header("hauberk-error")), (503, Some("no_denylist")), "{refused:?}");
@@ -318,7 +326,7 @@ async fn openssl_believes_the_published_list() {
     let (held, _) = dial::join(&mesh, "intruder").await;
     let (good, _) = dial::join(&mesh, "orders").await;
     let folder = tempfile::tempdir().unwrap();
-    let write = |name: &str, bytes: &[u8]| std::fs::write(folder.path().join(name), bytes).unwrap();
+    let write = |name: &str, bytes: &[u8]| fs::write(folder.path().join(name), bytes).unwrap();
     write("root.pem", mesh.bundle_pem().as_bytes());
     for (name, svid) in [("revoked", &revoked), ("held", &held), ("good", &good)] {
         write(&format!("{name}.der"), &svid.chain()[0]);
@@ -407,8 +415,8 @@ async fn a_session_that_was_kept_is_no_way_back_in() {
     let orders = mesh.agent("orders", AgentOptions::default().app(8080, app.address()));
     let (svid, key) = dial::join(&mesh, "web").await;
     let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("chain.pem"), svid.to_pem()).unwrap();
-    std::fs::write(folder.path().join("key.pem"), key.to_pkcs8_pem().as_bytes()).unwrap();
+    fs::write(folder.path().join("chain.pem"), svid.to_pem()).unwrap();
+    fs::write(folder.path().join("key.pem"), key.to_pkcs8_pem().as_bytes()).unwrap();
     let address = orders.inbound(8080).to_string();
     let call = |session: &[&str]| {
         let connect = ["s_client", "-connect", &address, "-alpn", "http/1.1", "-tls1_3", "-ign_eof"];

@@ -1,6 +1,6 @@
 //! Waiting until a change is enforced, and who holds it up.
 
-use hauberk_integration_tests::{AgentOptions, MeshBox, dial};
+use hauberk_integration_tests::{AgentOptions, MeshBox, binary, dial};
 use hauberk_tls::KeyPair;
 use rustix::process::Signal;
 use tokio::runtime::Runtime;
@@ -16,7 +16,10 @@ fn held_up(mesh: &MeshBox, arguments: &[&str], input: &str, instance: &str, ackn
     for words in ["/mesh/shop/node/web", "not connected", acknowledged, "in "] {
         assert!(row.contains(words), "{words:?} is missing: {row}");
     }
-    let advice = format!("  {instance}: start it again with its state directory, or wait: until ");
+    let advice = format!(
+        "  {instance}: start it again with its state directory; one that does not come back, `hauberk revoke instance \
+         {instance}`, or wait: until "
+    );
     let advice = output.stderr.lines().find(|line| line.starts_with(&advice));
     let advice = advice.unwrap_or_else(|| panic!("no advice:\n{}", output.stderr));
     assert!(advice.contains("its certificate expires at 20"), "{advice}");
@@ -34,6 +37,15 @@ fn an_instance_that_never_connected_is_named_with_what_to_do() {
     let held_up =
         |arguments: &[&str], input| held_up(&mesh, arguments, input, &joined.instance_id, "nothing known");
     held_up(&["wait", "--timeout", "1s"], "");
+    // Of a revision it is waited for all, whichever mesh the variable means; of none, for that one.
+    let of_bank = |arguments: &[&str]| {
+        let mut hauberk = std::process::Command::new(binary("hauberk"));
+        hauberk.args(arguments).env("HAUBERK_HOME", mesh.cli_home()).env("HAUBERK_MESH", "bank");
+        hauberk.output().unwrap().status.code()
+    };
+    assert_eq!(of_bank(&["wait", "--revision", "1", "--timeout", "1s"]), Some(1));
+    assert_eq!(of_bank(&["wait", "--revision", "1", "--mesh", "bank", "--timeout", "1s"]), Some(0));
+    assert_eq!(of_bank(&["wait", "--timeout", "1s"]), Some(0));
     let more = "kind: VirtualNode\nmesh: shop\nname: more\nspec: {}\n";
     held_up(&["apply", "-f", "-", "--wait=1s"], more);
     held_up(&["allow", "intruder", "orders", "--wait=1s"], "");
@@ -42,6 +54,30 @@ fn an_instance_that_never_connected_is_named_with_what_to_do() {
     // It may run somewhere, with a view of a control plane that is no more.
     mesh.hauberk(&["delete", "virtualnode", "web"]).ok();
     not_dismissed(&mesh, &joined.instance_id);
+}
+
+#[test]
+fn an_authority_is_activated_once_whoever_does_not_come_back_is_revoked() {
+    let mesh = MeshBox::start();
+    mesh.apply(SMALL_SHOP);
+    let token = dial::token(&mesh, "web", &[]);
+    let key = KeyPair::generate().unwrap();
+    let joined = Runtime::new().unwrap().block_on(dial::attest(&mesh, &token, &key)).unwrap();
+    let prepared = mesh.hauberk(&["authority", "prepare", "root"]).ok().stdout;
+    let serial = prepared.split(['/', ' ']).nth(1).unwrap_or_else(|| panic!("{prepared}"));
+    let activate = |more: &[&str]| mesh.hauberk(&[&["authority", "activate", serial], more].concat());
+
+    let refused = activate(&[]);
+    assert!(refused.code == 1 && !refused.stderr.contains("nothing is activated yet"), "{refused:?}");
+    let waited = activate(&["--wait=1s"]);
+    assert_eq!(waited.code, 1, "{waited:?}");
+    let revoke = format!("`hauberk revoke instance {}`", joined.instance_id);
+    for words in ["after 1s, 0 of 1", "waiting for web", "nothing is activated yet", revoke.as_str()] {
+        assert!(waited.stderr.contains(words), "{words}: {waited:?}");
+    }
+    mesh.hauberk(&["revoke", "instance", &joined.instance_id, "--wait=20s"]).ok();
+    let activated = activate(&["--wait=60s"]).ok();
+    assert!(activated.stdout.contains("active"), "{activated:?}");
 }
 
 /// Waits in vain for a live instance of a deleted node, and checks that it is named with what to do.
@@ -55,7 +91,8 @@ fn not_dismissed(mesh: &MeshBox, instance: &str) {
         output.stderr
     );
     let advice = format!(
-        "  {instance}: make sure that its agent is stopped, or wait: until its certificate expires at 20"
+        "  {instance}: make sure that its agent is stopped and `hauberk revoke instance {instance}`, or wait: until its \
+         certificate expires at 20"
     );
     assert!(output.stderr.lines().any(|line| line.starts_with(&advice)), "{}", output.stderr);
 }

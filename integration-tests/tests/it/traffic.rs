@@ -153,6 +153,29 @@ async fn http1_arrives_as_it_was_sent() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_denial_ends_the_apps_connection_only_where_something_of_the_request_is_left_on_it() {
+    let reads = "permit (principal == Node::\"web\", action == Action::\"GET\", resource);";
+    let (_mesh, _app, _orders, web) = shop::streaming_by("reads", reads);
+    get_until(&web, "orders", "/", 200);
+    let mut client = http1(web.outbound()).await;
+    let (sender, chunked) = Frames::channel();
+    sender.send(Frame::data(Bytes::from_static(b"some"))).await.unwrap();
+    drop(sender);
+    for body in [full("some"), chunked] {
+        let denied = client.send_request(to("orders", "POST", "/echo").body(body).unwrap()).await.unwrap();
+        let denied = whole(denied).await;
+        assert_eq!((denied.status, denied.headers.get("connection")), (403, None));
+        client.ready().await.unwrap();
+        let next = client.send_request(to("orders", "GET", "/").body(empty()).unwrap()).await.unwrap();
+        assert_eq!(whole(next).await.status, 200);
+        client.ready().await.unwrap();
+    }
+    let (_open, unfinished) = Frames::channel();
+    let denied = client.send_request(to("orders", "POST", "/echo").body(unfinished).unwrap()).await.unwrap();
+    assert_eq!((denied.status().as_u16(), denied.headers()["connection"].as_bytes()), (403, &b"close"[..]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn waits_for_continue_and_changes_protocols() {
     let (_mesh, app, _orders, web) = shop::streaming_by("all", WEB_MAY_ALL);
     get_until(&web, "orders", "/", 200);

@@ -107,7 +107,7 @@ fn sides(of: &Value) -> [&Value; 2] {
 
 /// Whether it is true or false, by what it is made of: to compare that is to compare no values.
 fn is_boolean(tree: &Value) -> bool {
-    const OPERATORS: [&str; 17] = [
+    const OPERATORS: [&str; 18] = [
         "!",
         "&&",
         "||",
@@ -125,6 +125,7 @@ fn is_boolean(tree: &Value) -> bool {
         "contains",
         "containsAll",
         "containsAny",
+        "isEmpty",
     ];
     tree.get("Value").is_some_and(Value::is_boolean)
         || tree.get("if-then-else").and_then(|branches| branches.get("then")).is_some_and(is_boolean)
@@ -215,6 +216,12 @@ mod tests {
         assert_eq!(of("forbid", "when", "VALUES.contains(\"guest\") == false"), [""; 0]);
         assert_eq!(of("permit", "when", "false != VALUES.contains(\"guest\")"), [""; 0]);
         assert_eq!(of("forbid", "unless", "VALUES.contains(\"guest\")"), [""; 0]);
+        // Whether there are any, no list of values hides.
+        for truth in ["false", "context.peer.federated", "VALUES.isEmpty()"] {
+            let condition = format!("(VALUES.isEmpty() == {truth})");
+            assert_eq!(of("forbid", "when", &condition), [""; 0], "{condition}");
+        }
+        assert_eq!(of("forbid", "when", "(VALUES.isEmpty() == VALUES.contains(\"admin\"))"), ["x-role"]);
         assert_eq!(found("forbid", "when { context.headers.hasTag(\"x-role\") }"), [""; 0]);
         let of_query = "context.query.hasTag(\"a\") && context.query.getTag(\"a\").contains(\"b\")";
         assert_eq!(found("forbid", &format!("when {{ {ROLE}{of_query} }}")), [""; 0]);

@@ -16,8 +16,9 @@ use crate::labels::LabelsRead;
 use crate::named::NamedReads;
 use crate::names::{Namespace, Referent};
 use crate::qualify::{Flaw, Mention, Qualified, find_mentions, qualify};
+use crate::slice::named;
 use crate::statements::{Extent, extents, line_and_column};
-use crate::vocabulary::{VOCABULARY, World};
+use crate::vocabulary::{Kind, VOCABULARY, World};
 
 /// The most characters of operators in one statement, and the deepest nesting. What walks a statement recurses, and
 /// must not run out of stack; a test holds these to the stack of a worker thread.
@@ -168,16 +169,9 @@ impl Reader<'_> {
         for (index, policy) in policies.iter().enumerate() {
             let extent = self.extent_of(policy.id());
             self.check_reach(policy, mode, extent);
-            let id = match policy.annotation("id") {
-                None => (index + 1).to_string(),
-                Some(id) => {
-                    if let Err(error) = Name::parse(id) {
-                        let place = self.place_of(extent, "@id");
-                        self.report_as(Grade::Untidy, place.0, place.1, format!("@id: {error}"), None);
-                    }
-                    id.to_owned()
-                }
-            };
+            // Cedar's own samples write sentences there: those stay in the text, and name nothing.
+            let id = policy.annotation("id").filter(|id| Name::parse(id).is_ok());
+            let id = id.map_or_else(|| (index + 1).to_string(), str::to_owned);
             if let Some(first) = places.insert(id.clone(), extent.start) {
                 let (line, _) = line_and_column(self.text, first);
                 let place = self.place_of(extent, "@id");
@@ -199,11 +193,16 @@ impl Reader<'_> {
                     });
                     let roles = roles.collect();
                     let labels = (!reads.labels.is_empty()).then(|| LabelsRead::of(&full, &reads));
+                    let resource = named(&full.resource_constraint()).and_then(|uid| {
+                        let referent = names.qualify(Kind::of(uid)?, uid.id().unescaped());
+                        referent.ok().map(|(_, referent)| referent)
+                    });
                     let (named, reads) = (NamedReads::of(&reads), reads.facts);
                     statements.push(Statement {
                         name,
                         policy: full,
                         text,
+                        resource,
                         roles,
                         labels,
                         named,

@@ -146,7 +146,7 @@ fn in_shell(words: &[String]) -> String {
 }
 
 /// Quotes one word for a POSIX shell, if it needs it.
-pub(super) fn shell_quote(word: &str) -> String {
+pub fn shell_quote(word: &str) -> String {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./:,@%+=".contains(&byte);
     if !word.is_empty() && word.bytes().all(is_plain) {
         return word.to_owned();

@@ -65,3 +65,30 @@ fn a_root_that_names_its_signer_without_a_key_id_is_none() {
     let says_nothing = BundleError::Certificate(CertificateFault::Contents("authorityKeyIdentifier"));
     assert_eq!(made(Some(vec![0x30, 0])), Err(says_nothing));
 }
+
+/// Other trust domains have such roots; their members' own keys are those that everybody has.
+#[test]
+fn a_root_may_be_on_p521_and_a_leaf_may_not() {
+    use crate::verifier::{Usage, verify_svid};
+    let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P521_SHA512).unwrap();
+    let mut params = rcgen::CertificateParams::default();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    params.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign];
+    let root = params.self_signed(&key).unwrap();
+    let bundle = TrustBundle::new(domain(), [root.der().to_vec()]).unwrap();
+    let issuer = rcgen::Issuer::from_ca_cert_der(root.der(), key).unwrap();
+    let verified = |algorithm: &'static rcgen::SignatureAlgorithm| {
+        let mut params = rcgen::CertificateParams::default();
+        params.is_ca = rcgen::IsCa::ExplicitNoCa;
+        params.key_usages = vec![rcgen::KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+        params.use_authority_key_identifier_extension = true;
+        params.subject_alt_names = vec![rcgen::SanType::URI("spiffe://example.org/a".try_into().unwrap())];
+        let key = rcgen::KeyPair::generate_for(algorithm).unwrap();
+        let leaf = params.signed_by(&key, &issuer).unwrap().der().clone();
+        verify_svid(&[leaf], &bundle, UnixMillis::from_secs(1_800_000_000), Usage::Client).map(drop)
+    };
+    assert_eq!(verified(&rcgen::PKCS_ECDSA_P384_SHA384), Ok(()));
+    let refused = verified(&rcgen::PKCS_ECDSA_P521_SHA512).unwrap_err();
+    assert!(refused.to_string().contains("none of these"), "{refused}");
+}

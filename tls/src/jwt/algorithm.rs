@@ -1,4 +1,5 @@
-//! Which algorithms may sign a token (JWT-SVID §2.1), and what they are to the cryptographic library.
+//! Which algorithms may sign a token, and what they are to the cryptographic library. JWT-SVIDs are signed by those of
+//! RFC 7518 alone (JWT-SVID §2.1), tokens of users by EdDSA too.
 
 use std::fmt;
 
@@ -8,9 +9,9 @@ use aws_lc_rs::signature::{
     RSA_PSS_2048_8192_SHA256, RSA_PSS_2048_8192_SHA384, RSA_PSS_2048_8192_SHA512, RsaParameters,
 };
 
-/// An algorithm of RFC 7518 §3 that the standard permits. There is no `none` and no HMAC, so neither can be asked for.
+/// An algorithm of RFC 7518 §3, or of RFC 8037. There is no `none` and no HMAC, so neither can be asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs, reason = "the names are those of RFC 7518")]
+#[allow(missing_docs, reason = "the names are those of the standards")]
 pub enum Algorithm {
     Rs256,
     Rs384,
@@ -21,6 +22,8 @@ pub enum Algorithm {
     Ps256,
     Ps384,
     Ps512,
+    /// With Ed25519 keys alone.
+    EdDsa,
 }
 
 /// A curve of RFC 7518 §6.2.1.1.
@@ -57,7 +60,7 @@ pub(super) static CURVES: [Curve; 3] = [
 ];
 
 impl Algorithm {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Rs256,
         Self::Rs384,
         Self::Rs512,
@@ -67,10 +70,18 @@ impl Algorithm {
         Self::Ps256,
         Self::Ps384,
         Self::Ps512,
+        Self::EdDsa,
     ];
 
-    /// The algorithm of this name, exactly as `alg` spells it.
+    /// What one RSA key may sign with that says nothing of it.
+    pub(super) const OF_RSA: [Self; 6] =
+        [Self::Rs256, Self::Rs384, Self::Rs512, Self::Ps256, Self::Ps384, Self::Ps512];
+
+    /// The algorithm of this name, exactly as `alg` spells it. What RFC 9864 calls by its curve is the same.
     pub fn parse(name: &str) -> Option<Self> {
+        if name == "Ed25519" {
+            return Some(Self::EdDsa);
+        }
         Self::ALL.into_iter().find(|algorithm| algorithm.as_str() == name)
     }
 
@@ -86,10 +97,11 @@ impl Algorithm {
             Self::Ps256 => "PS256",
             Self::Ps384 => "PS384",
             Self::Ps512 => "PS512",
+            Self::EdDsa => "EdDSA",
         }
     }
 
-    /// How an RSA key verifies it; `None` for those of elliptic curves.
+    /// How an RSA key verifies it; `None` for those of curves.
     pub(super) fn rsa(self) -> Option<&'static RsaParameters> {
         match self {
             Self::Rs256 => Some(&RSA_PKCS1_2048_8192_SHA256),
@@ -98,7 +110,7 @@ impl Algorithm {
             Self::Ps256 => Some(&RSA_PSS_2048_8192_SHA256),
             Self::Ps384 => Some(&RSA_PSS_2048_8192_SHA384),
             Self::Ps512 => Some(&RSA_PSS_2048_8192_SHA512),
-            Self::Es256 | Self::Es384 | Self::Es512 => None,
+            Self::Es256 | Self::Es384 | Self::Es512 | Self::EdDsa => None,
         }
     }
 }

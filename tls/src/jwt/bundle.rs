@@ -13,7 +13,8 @@ use super::key_set::JwtKeySet;
 pub enum KeyUse {
     /// `sig`, for OpenID Connect.
     Signature,
-    /// Nothing, for the Workload API: some libraries refuse what SPIFFE would have there.
+    /// Nothing, nor with which algorithm, for the Workload API: some libraries refuse the `use` that SPIFFE would have
+    /// there.
     Unsaid,
 }
 
@@ -40,10 +41,7 @@ pub enum JwtBundleError {
         /// What is wrong.
         source: JwtKeyError,
     },
-    /// There are keys, and each of them is wrong.
-    #[error("none of its keys is of use: {0}")]
-    NoneOfUse(Box<Self>),
-    /// There are none for tokens among so many.
+    /// There are none for tokens among so many, which is no mistake where that is meant.
     #[error("{}", none_for_tokens(*.0))]
     NoneForTokens(usize),
     /// Two keys of one id: a token would not say which.
@@ -73,13 +71,13 @@ impl JwtBundle {
         Ok(Self { trust_domain, keys: JwtKeySet::new(keys)? })
     }
 
-    /// Reads a key set, of OpenID Connect or of SPIFFE. Keys for other things, and of kinds unknown here, are passed
-    /// over.
+    /// Reads a key set, of OpenID Connect or of SPIFFE. Keys for other things, of kinds unknown here, and such as may
+    /// sign no JWT-SVID are passed over.
     ///
     /// # Errors
     /// It is no key set, or one of its keys for tokens is wrong.
     pub fn from_jwks(trust_domain: TrustDomain, jwks: &[u8]) -> Result<Self, JwtBundleError> {
-        Ok(Self { trust_domain, keys: JwtKeySet::from_jwks(jwks)? })
+        Ok(Self::of_set(trust_domain, JwtKeySet::from_jwks(jwks)?))
     }
 
     /// The set in RFC 7517's form, in the order of the ids.
@@ -100,6 +98,12 @@ impl JwtBundle {
     /// All keys, in the order of their ids.
     pub fn keys(&self) -> impl Iterator<Item = &JwtKey> {
         self.keys.keys()
+    }
+
+    /// These, of which it is looked already that no two have one id.
+    pub(crate) fn of_set(trust_domain: TrustDomain, mut keys: JwtKeySet) -> Self {
+        keys.retain_for_svids();
+        Self { trust_domain, keys }
     }
 
     pub(super) fn key_set(&self) -> &JwtKeySet {

@@ -1,11 +1,11 @@
 //! The signed form: three parts in base64url, of which the first says by which key (RFC 7515 §7.1).
 
+use aws_lc_rs::signature::ParsedPublicKey;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value};
 use thiserror::Error;
 
-use super::algorithm::Algorithm;
 use super::key::JwtKey;
 use super::key_set::JwtKeySet;
 use super::strict_json;
@@ -31,18 +31,20 @@ pub enum JwsError {
     /// `typ` is something else.
     #[error("the token's `typ` is not that of such a token")]
     Type,
-    /// Without an id, or with one that is no text, there is no saying which key.
+    /// With an id that is no text there is no saying which key.
     #[error("the token's header names no key (`kid`)")]
     NoKeyId,
-    /// Without an id, where it may do without one, and not exactly one key could have made it.
-    #[error("the token's header names no key (`kid`), and {0} of the issuer's keys sign with its algorithm")]
+    /// Without an id, and not exactly one key could have made it.
+    #[error(
+        "the token's header names no key (`kid`), and {0} of the keys that are known sign with its algorithm"
+    )]
     WhichKey(usize),
     /// No key of this id.
     #[error("the token is signed by the key {0:?}, which is not in the bundle")]
     UnknownKey(String),
-    /// `alg` is missing, unknown, or another than the key's.
+    /// `alg` is missing, unknown, or none of the key's, which are these.
     #[error("the token is not signed with {0}, which is all that its key may sign with")]
-    Algorithm(Algorithm),
+    Algorithm(String),
     /// The signature is wrong.
     #[error("the token's signature is wrong")]
     Signature,
@@ -67,15 +69,6 @@ impl Types {
             }
         }
     }
-}
-
-/// Whether a token must name its key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum KeyId {
-    /// As JWT-SVIDs do (JWT-SVID §2).
-    Required,
-    /// RFC 7515 §4.1.4 leaves it open. A token without is by the only key that its algorithm leaves.
-    Optional,
 }
 
 /// A token's parts; nothing says that they are anybody's.
@@ -104,11 +97,11 @@ pub(super) fn verify<'a>(
     token: &str,
     types: Types,
     keys: &'a JwtKeySet,
-    key_id: KeyId,
 ) -> Result<(Vec<u8>, &'a JwtKey), JwsError> {
     let Parts { header, payload, signed, signature } = parts(token)?;
-    let key = key_of(&header, types, keys, key_id)?;
-    if key.verifies(signed.as_bytes(), &signature) { Ok((payload, key)) } else { Err(JwsError::Signature) }
+    let (key, verifier) = key_of(&header, types, keys)?;
+    verifier.verify_sig(signed.as_bytes(), &signature).map_err(|_| JwsError::Signature)?;
+    Ok((payload, key))
 }
 
 /// The key by which a token says that it is signed. Nothing is verified yet.
@@ -120,13 +113,13 @@ pub fn unverified_key_id(token: &str) -> Result<String, JwsError> {
     header.get("kid").and_then(Value::as_str).map(str::to_owned).ok_or(JwsError::NoKeyId)
 }
 
-/// The key that the header names, or leaves. Other members, such as `jku`, `jwk` and `x5u`, decide nothing.
+/// The key that the header names, and how it verifies. A token need name none (RFC 7515 §4.1.4, JWT-SVID §2.2): it is
+/// by the only one, then, that its algorithm leaves. Other members, such as `jku`, `jwk` and `x5u`, decide nothing.
 fn key_of<'a>(
     header: &Map<String, Value>,
     types: Types,
     keys: &'a JwtKeySet,
-    key_id: KeyId,
-) -> Result<&'a JwtKey, JwsError> {
+) -> Result<(&'a JwtKey, &'a ParsedPublicKey), JwsError> {
     if header.contains_key("crit") {
         return Err(JwsError::Critical);
     }
@@ -134,8 +127,8 @@ fn key_of<'a>(
         return Err(JwsError::Type);
     }
     let algorithm = header.get("alg").and_then(Value::as_str);
-    if key_id == KeyId::Optional && !header.contains_key("kid") {
-        let mut fitting = keys.keys().filter(|key| algorithm == Some(key.algorithm().as_str()));
+    if !header.contains_key("kid") {
+        let mut fitting = keys.keys().filter_map(|key| Some((key, key.verifier(algorithm)?)));
         return match (fitting.next(), fitting.count()) {
             (Some(only), 0) => Ok(only),
             (first, others) => Err(JwsError::WhichKey(usize::from(first.is_some()) + others)),
@@ -143,8 +136,9 @@ fn key_of<'a>(
     }
     let id = header.get("kid").and_then(Value::as_str).ok_or(JwsError::NoKeyId)?;
     let key = keys.key(id).ok_or_else(|| JwsError::UnknownKey(id.chars().take(64).collect()))?;
-    match algorithm {
-        Some(named) if named == key.algorithm().as_str() => Ok(key),
-        _ => Err(JwsError::Algorithm(key.algorithm())),
-    }
+    let verifier = key.verifier(algorithm).ok_or_else(|| {
+        let own: Vec<_> = key.algorithms().map(|algorithm| algorithm.as_str()).collect();
+        JwsError::Algorithm(own.join(" or "))
+    })?;
+    Ok((key, verifier))
 }

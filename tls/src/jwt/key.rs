@@ -1,9 +1,9 @@
-//! A public key that verifies tokens, by one algorithm.
+//! A public key that verifies tokens, by the algorithms of its type or by one of them.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
-use aws_lc_rs::signature::{ParsedPublicKey, RsaPublicKeyComponents};
+use aws_lc_rs::signature::{ED25519, ParsedPublicKey, RsaPublicKeyComponents};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value, json};
@@ -20,21 +20,25 @@ const MAX_KEY_ID_BYTES: usize = 256;
 /// A public key. What it verifies is decided by the key alone: a token's `alg` must say the same, or the token is refused.
 pub struct JwtKey {
     id: String,
-    algorithm: Algorithm,
     material: Material,
-    parsed: ParsedPublicKey,
+    /// One, or of an RSA key that names none those of RSA.
+    verifiers: Vec<(Algorithm, ParsedPublicKey)>,
 }
 
-/// A key as RFC 7518 §6 writes it.
+/// A key as RFC 7518 §6 and RFC 8037 §2 write it.
 #[derive(Clone, PartialEq, Eq)]
 enum Material {
     Ec { curve: &'static str, x: Vec<u8>, y: Vec<u8> },
     Rsa { n: Vec<u8>, e: Vec<u8> },
+    Ed25519 { x: Vec<u8> },
 }
 
 /// Why a key is not taken. The fault is whoever published it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum JwtKeyError {
+    /// No key at all.
+    #[error("it is no object")]
+    NotAnObject,
     /// Without an id no token can name it.
     #[error("`kid` is missing, empty or longer than 256 bytes")]
     KeyId,
@@ -97,14 +101,24 @@ impl JwtKey {
                 }
                 Self::ec(check_id(text("kid").unwrap_or_default())?, curve, octets("x")?, octets("y")?)?
             }
-            // SPIRE names no algorithm beside its RSA keys, and signs with this one.
+            // SPIFFE would have no algorithm beside a key, and its domains sign with any of these.
             Some("RSA") => {
                 let id = check_id(text("kid").unwrap_or_default())?;
-                Self::rsa(id, algorithm.unwrap_or(Algorithm::Rs256), octets("n")?, octets("e")?)?
+                let (n, e) = (octets("n")?, octets("e")?);
+                match algorithm {
+                    Some(named) => Self::rsa(id, &[named], n, e)?,
+                    None => Self::rsa(id, &Algorithm::OF_RSA, n, e)?,
+                }
+            }
+            Some("OKP") => {
+                if text("crv").ok_or(JwtKeyError::Member("crv"))? != "Ed25519" {
+                    return Ok(None);
+                }
+                Self::ed25519(check_id(text("kid").unwrap_or_default())?, octets("x")?)?
             }
             _ => return Ok(None),
         };
-        if algorithm.is_some_and(|named| named != key.algorithm) {
+        if algorithm.is_some_and(|named| key.verifiers.iter().any(|(own, _)| *own != named)) {
             return Err(JwtKeyError::Algorithm);
         }
         match jwk.get("key_ops") {
@@ -132,16 +146,17 @@ impl JwtKey {
         }
         let point = [&[4], x.as_slice(), y.as_slice()].concat();
         let parsed = ParsedPublicKey::new(curve.verification, point).map_err(|_| JwtKeyError::Point)?;
-        Ok(Self {
-            id,
-            algorithm: curve.algorithm,
-            material: Material::Ec { curve: curve.name, x, y },
-            parsed,
-        })
+        let (material, verifiers) =
+            (Material::Ec { curve: curve.name, x, y }, vec![(curve.algorithm, parsed)]);
+        Ok(Self { id, material, verifiers })
     }
 
-    fn rsa(id: String, algorithm: Algorithm, n: Vec<u8>, e: Vec<u8>) -> Result<Self, JwtKeyError> {
-        let parameters = algorithm.rsa().ok_or(JwtKeyError::Algorithm)?;
+    fn ed25519(id: String, x: Vec<u8>) -> Result<Self, JwtKeyError> {
+        let parsed = ParsedPublicKey::new(&ED25519, &x).map_err(|_| JwtKeyError::Point)?;
+        Ok(Self { id, material: Material::Ed25519 { x }, verifiers: vec![(Algorithm::EdDsa, parsed)] })
+    }
+
+    fn rsa(id: String, algorithms: &[Algorithm], n: Vec<u8>, e: Vec<u8>) -> Result<Self, JwtKeyError> {
         let unused = n.first().map_or(0, |byte| byte.leading_zeros() as usize);
         // An exponent of more than eight bytes is out of range in any case.
         let exponent = e.iter().fold(0_u64, |value, byte| value.saturating_mul(256) | u64::from(*byte));
@@ -155,17 +170,22 @@ impl JwtKey {
         if roca::has_fingerprint(&n) {
             return Err(JwtKeyError::RsaRoca);
         }
-        let parsed = RsaPublicKeyComponents { n: &n, e: &e }.to_parsed_public_key(parameters);
-        let parsed = parsed.map_err(|_| JwtKeyError::RsaStrength)?;
-        Ok(Self { id, algorithm, material: Material::Rsa { n, e }, parsed })
+        let components = RsaPublicKeyComponents { n: &n, e: &e };
+        let verifier = |algorithm: &Algorithm| {
+            let parameters = algorithm.rsa().ok_or(JwtKeyError::Algorithm)?;
+            let parsed = components.to_parsed_public_key(parameters);
+            Ok((*algorithm, parsed.map_err(|_| JwtKeyError::RsaStrength)?))
+        };
+        let verifiers = algorithms.iter().map(verifier).collect::<Result<_, _>>()?;
+        Ok(Self { id, material: Material::Rsa { n, e }, verifiers })
     }
 
-    /// The key in RFC 7517's form, without `use`.
+    /// The key in RFC 7517's form, without `use`, and with `alg` only where its type would leave it more than that:
+    /// SPIFFE would have none (SPIFFE Trust Domain and Bundle §4.2).
     pub(crate) fn to_jwk(&self) -> Map<String, Value> {
         let mut jwk = Map::new();
         let mut set = |name: &str, value: &str| jwk.insert(name.to_owned(), json!(value));
         set("kid", &self.id);
-        set("alg", self.algorithm.as_str());
         match &self.material {
             Material::Ec { curve, x, y } => {
                 set("kty", "EC");
@@ -177,6 +197,14 @@ impl JwtKey {
                 set("kty", "RSA");
                 set("n", &URL_SAFE_NO_PAD.encode(n));
                 set("e", &URL_SAFE_NO_PAD.encode(e));
+                if let Some(only) = self.only_algorithm() {
+                    set("alg", only.as_str());
+                }
+            }
+            Material::Ed25519 { x } => {
+                set("kty", "OKP");
+                set("crv", "Ed25519");
+                set("x", &URL_SAFE_NO_PAD.encode(x));
             }
         }
         jwk
@@ -197,12 +225,24 @@ impl JwtKey {
     }
 
     /// What its signatures are made with, and nothing else.
-    pub fn algorithm(&self) -> Algorithm {
-        self.algorithm
+    pub fn algorithms(&self) -> impl Iterator<Item = Algorithm> {
+        self.verifiers.iter().map(|(algorithm, _)| *algorithm)
     }
 
-    pub(super) fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
-        self.parsed.verify_sig(message, signature).is_ok()
+    pub(super) fn only_algorithm(&self) -> Option<Algorithm> {
+        let [(only, _)] = &self.verifiers[..] else { return None };
+        Some(*only)
+    }
+
+    /// Whether JWT-SVIDs may be signed with it (JWT-SVID §2.1).
+    pub(crate) fn is_for_svids(&self) -> bool {
+        !matches!(self.material, Material::Ed25519 { .. })
+    }
+
+    /// What verifies tokens whose `alg` is this; `None` where that is nothing that the key signs with.
+    pub(super) fn verifier(&self, alg: Option<&str>) -> Option<&ParsedPublicKey> {
+        let named = Algorithm::parse(alg?)?;
+        self.verifiers.iter().find(|(own, _)| *own == named).map(|(_, verifier)| verifier)
     }
 }
 
@@ -212,7 +252,7 @@ fn check_id(id: &str) -> Result<String, JwtKeyError> {
 
 impl PartialEq for JwtKey {
     fn eq(&self, other: &Self) -> bool {
-        self.id == other.id && self.algorithm == other.algorithm && self.material == other.material
+        self.id == other.id && self.material == other.material && self.algorithms().eq(other.algorithms())
     }
 }
 
@@ -220,6 +260,6 @@ impl Eq for JwtKey {}
 
 impl fmt::Debug for JwtKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "JwtKey({} {})", self.algorithm, self.id)
+        write!(f, "JwtKey({:?} {})", self.algorithms().collect::<Vec<_>>(), self.id)
     }
 }

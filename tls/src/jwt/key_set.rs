@@ -34,7 +34,7 @@ impl JwtKeySet {
         Ok(Self(by_id))
     }
 
-    /// Reads a key set, of OpenID Connect or of SPIFFE. Keys for other things, and of kinds unknown here, are passed over.
+    /// Reads a key set that is all or nothing. Keys for other things, and of kinds unknown here, are passed over.
     ///
     /// # Errors
     /// It is no key set, or one of its keys for tokens is wrong: the set is not taken in part, lest a key vanish unseen.
@@ -43,25 +43,53 @@ impl JwtKeySet {
         Self::new(keys?)
     }
 
-    /// Reads the keys of an issuer of users' tokens, who publishes them for others too. Those that are wrong are passed over,
-    /// and told; one without an id is called by its fingerprint.
+    /// Reads the keys of an issuer of users' tokens, who publishes them for others too. Those that are wrong are passed
+    /// over, and told, as is why, where none is left: whoever publishes no key takes back all. One without an id is
+    /// called by its fingerprint. Of those that have one id and differ none counts: a token would not say which.
     ///
     /// # Errors
-    /// It is no key set, two keys have one id, or none of its keys is of use: nobody's tokens would be good by it.
+    /// It is no key set.
     pub fn of_issuer(jwks: &[u8]) -> Result<(Self, Vec<JwtBundleError>), JwtBundleError> {
-        let (mut keys, mut passed_over) = (Vec::new(), Vec::new());
         let (count, listed) = listed(jwks, JwtKey::from_jwk_of_issuer)?;
+        let (mut keys, mut passed_over) = (Vec::new(), Vec::new());
         for key in listed {
             match key {
                 Ok(key) => keys.push(key),
                 Err(error) => passed_over.push(error),
             }
         }
-        match passed_over.first() {
-            Some(first) if keys.is_empty() => Err(JwtBundleError::NoneOfUse(Box::new(first.clone()))),
-            None if keys.is_empty() => Err(JwtBundleError::NoneForTokens(count)),
-            _ => Ok((Self::new(keys)?, passed_over)),
+        let keys = Self::unambiguous(keys, |id| passed_over.push(JwtBundleError::SameId(id)));
+        if keys.is_empty() && passed_over.is_empty() {
+            passed_over.push(JwtBundleError::NoneForTokens(count));
         }
+        Ok((keys, passed_over))
+    }
+
+    /// These keys without those of which several have one id; `tell` hears of it. The same key twice is one.
+    pub(crate) fn unambiguous(keys: impl IntoIterator<Item = JwtKey>, mut tell: impl FnMut(String)) -> Self {
+        let mut by_id = BTreeMap::<String, Option<JwtKey>>::new();
+        for key in keys {
+            match by_id.get_mut(key.id()) {
+                None => drop(by_id.insert(key.id().to_owned(), Some(key))),
+                Some(former) => {
+                    if former.as_ref().is_some_and(|former| *former != key) {
+                        tell(key.id().to_owned());
+                        *former = None;
+                    }
+                }
+            }
+        }
+        Self(by_id.into_iter().filter_map(|(id, key)| Some((id, key?))).collect())
+    }
+
+    /// Leaves out what is for tokens of users alone.
+    pub(super) fn retain_for_svids(&mut self) {
+        self.0.retain(|_, key| key.is_for_svids());
+    }
+
+    /// Whether nothing verifies.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// The set in RFC 7517's form, in the order of the ids.
@@ -70,6 +98,9 @@ impl JwtKeySet {
             let mut jwk = key.to_jwk();
             if purpose == KeyUse::Signature {
                 jwk.insert("use".to_owned(), json!("sig"));
+                if let Some(only) = key.only_algorithm() {
+                    jwk.insert("alg".to_owned(), json!(only.as_str()));
+                }
             }
             jwk
         });
@@ -102,10 +133,13 @@ fn listed(
     }
     let mut keys = Vec::new();
     for (index, jwk) in listed.iter().enumerate() {
-        let jwk = jwk.as_object().ok_or(JwtBundleError::NotASet)?;
+        let refused = |source| JwtBundleError::Key { number: index + 1, source };
+        let Some(jwk) = jwk.as_object() else {
+            keys.push(Err(refused(JwtKeyError::NotAnObject)));
+            continue;
+        };
         if jwk.get("use").is_none_or(|purpose| purpose == "sig" || purpose == "jwt-svid") {
-            let key = read(jwk).map_err(|source| JwtBundleError::Key { number: index + 1, source });
-            keys.extend(key.transpose());
+            keys.extend(read(jwk).map_err(refused).transpose());
         }
     }
     Ok((listed.len(), keys.into_iter()))

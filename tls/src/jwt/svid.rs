@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use thiserror::Error;
 
 use super::bundle::JwtBundle;
-use super::jws::{self, JwsError, KeyId, Types};
+use super::jws::{self, JwsError, Types};
 use super::key_set::JwtKeySet;
 use super::strict_json;
 use crate::fingerprint::Fingerprint;
@@ -122,7 +122,7 @@ pub(super) fn claims_of(
     now: UnixMillis,
     leeway: Duration,
 ) -> Result<(Verified, Vec<String>), JwtSvidError> {
-    let verified = verified(token, TYPES, keys, KeyId::Required, now, leeway)?;
+    let verified = verified(token, TYPES, keys, now, leeway)?;
     let audience = audiences(&verified.claims, audience)?;
     Ok((verified, audience))
 }
@@ -132,11 +132,10 @@ pub(super) fn verified(
     token: &str,
     types: Types,
     keys: &JwtKeySet,
-    key_id: KeyId,
     now: UnixMillis,
     leeway: Duration,
 ) -> Result<Verified, JwtSvidError> {
-    let (payload, key) = jws::verify(token, types, keys, key_id)?;
+    let (payload, key) = jws::verify(token, types, keys)?;
     let claims = strict_json::object(&payload).ok_or(JwtSvidError::Claims)?;
     let expires_at = end(&claims, now)?;
     let issued_at = instant(&claims, "iat")?.filter(|_| leeway > Duration::ZERO);

@@ -67,11 +67,11 @@ fn a_users_token_without_a_key_id_is_by_the_only_key_of_its_algorithm() {
     let unnamed = json!({ "alg": "ES256" });
     assert_eq!(verified(&[&ours], &unnamed, &ours), Ok(()));
     for (keys, header, by, told) in [
-        (&[&ours, &other][..], unnamed.clone(), &ours, "2 of the issuer's keys"),
+        (&[&ours, &other][..], unnamed.clone(), &ours, "2 of the keys"),
         (&[&ours][..], unnamed.clone(), &other, "signature is wrong"),
-        (&[&ours][..], json!({ "alg": "RS256" }), &ours, "0 of the issuer's keys"),
-        (&[&ours][..], json!({ "alg": "none" }), &ours, "0 of the issuer's keys"),
-        (&[&ours][..], json!({}), &ours, "0 of the issuer's keys"),
+        (&[&ours][..], json!({ "alg": "RS256" }), &ours, "0 of the keys"),
+        (&[&ours][..], json!({ "alg": "none" }), &ours, "0 of the keys"),
+        (&[&ours][..], json!({}), &ours, "0 of the keys"),
         // What is there names a key, or is refused.
         (&[&ours][..], json!({ "alg": "ES256", "kid": null }), &ours, "names no key"),
         (&[&ours][..], json!({ "alg": "ES256", "kid": "" }), &ours, "which is not in the bundle"),
@@ -104,17 +104,33 @@ fn keys_of_an_issuer_that_are_of_no_use_are_passed_over_and_told() {
     let ids: Vec<_> = keys.keys().map(JwtKey::id).collect();
     assert_eq!(ids, [good.fingerprint().to_string()]);
     assert_eq!(JwtKeySet::from_jwks(keys.to_jwks(KeyUse::Signature).as_bytes()).unwrap(), keys);
-    assert!(matches!(read(&[&weak, &broken]).unwrap_err(), JwtBundleError::NoneOfUse(_)));
-    assert!(matches!(read(&[&unnamed, &unnamed]).unwrap_err(), JwtBundleError::SameId(_)));
-    // What verifies nobody's tokens is no key set of an issuer, whether it is empty or has keys for other things alone.
+    let (keys, passed_over) = read(&[&weak, &broken]).unwrap();
+    assert!(keys.is_empty() && passed_over.len() == 2, "{passed_over:?}");
+    // The same key twice is one; of two that have one name none counts.
+    let (keys, passed_over) = read(&[&unnamed, &unnamed]).unwrap();
+    assert_eq!((keys.keys().count(), &passed_over[..]), (1, &[][..]));
+    let mut namesake = jwk(&JwtSigner::generate().unwrap().public_key().unwrap());
+    namesake["kid"] = json!(good.id());
+    let (keys, passed_over) = read(&[&jwk(&good), &namesake, &jwk(&good)]).unwrap();
+    assert_eq!(
+        (keys.is_empty(), &passed_over[..]),
+        (true, &[JwtBundleError::SameId(good.id().to_owned())][..])
+    );
+    // Whoever publishes nothing that verifies takes back all, whether it is empty or has keys for other things alone.
     let secret = json!({ "kty": "oct", "kid": "a", "k": "c2VjcmV0" });
     let mut sealing = jwk(&good);
     sealing["use"] = json!("enc");
-    assert_eq!(read(&[]).unwrap_err(), JwtBundleError::NoneForTokens(0));
-    assert_eq!(read(&[&secret]).unwrap_err(), JwtBundleError::NoneForTokens(1));
-    let refused = read(&[&secret, &foreign, &sealing]).unwrap_err();
-    assert_eq!(refused, JwtBundleError::NoneForTokens(3));
-    assert!(refused.to_string().contains("none of its 3 keys verifies tokens"), "{refused}");
+    let none = |keys: &[&Value]| {
+        let (keys, passed_over) = read(keys).unwrap();
+        assert!(keys.is_empty());
+        passed_over
+    };
+    assert_eq!(none(&[]), [JwtBundleError::NoneForTokens(0)]);
+    assert_eq!(none(&[&secret]), [JwtBundleError::NoneForTokens(1)]);
+    let told = none(&[&secret, &foreign, &sealing]);
+    assert_eq!(told, [JwtBundleError::NoneForTokens(3)]);
+    assert!(told[0].to_string().contains("none of its 3 keys verifies tokens"), "{told:?}");
+    assert!(JwtKeySet::of_issuer(b"{}").is_err() && JwtKeySet::of_issuer(b"<html>").is_err());
     for strict in [&weak, &unnamed] {
         let refused = JwtKeySet::from_jwks(set(&[strict, &jwk(&good)]).as_bytes());
         assert!(matches!(refused.unwrap_err(), JwtBundleError::Key { number: 1, .. }));
@@ -176,14 +192,13 @@ fn each_rule_refuses_by_name() {
         verify_jwt_svid(&changed(&signer, "content", "aud", Some(json!("db"))), "db", &keys, NOW).is_ok()
     );
 
-    let algorithm: JwtSvidError = JwsError::Algorithm(Algorithm::Es256).into();
+    let algorithm: JwtSvidError = JwsError::Algorithm("ES256".to_owned()).into();
     for alg in ["none", "None", "HS256", "RS256", "ES384", "es256", ""] {
         assert_eq!(refusal(&changed(&signer, "header", "alg", Some(json!(alg)))), algorithm, "{alg}");
     }
     let cases = [
         ("header", "alg", None, algorithm.clone()),
         ("header", "alg", Some(json!(["ES256"])), algorithm),
-        ("header", "kid", None, JwsError::NoKeyId.into()),
         ("header", "kid", Some(json!(1)), JwsError::NoKeyId.into()),
         ("header", "kid", Some(json!("x")), JwsError::UnknownKey("x".into()).into()),
         ("header", "crit", Some(json!([])), JwsError::Critical.into()),
@@ -303,7 +318,9 @@ fn key_sets_go_there_and_back() {
     let keys = bundle(&[&one, &two]);
     for purpose in [KeyUse::Signature, KeyUse::Unsaid] {
         let jwks = keys.to_jwks(purpose);
-        assert_eq!(jwks.contains(r#""use":"sig""#), purpose == KeyUse::Signature, "{jwks}");
+        for member in [r#""use":"sig""#, r#""alg":"ES256""#] {
+            assert_eq!(jwks.contains(member), purpose == KeyUse::Signature, "{jwks}");
+        }
         assert!(!jwks.contains("\"d\""), "{jwks}");
         assert_eq!(JwtBundle::from_jwks(domain("shop.test"), jwks.as_bytes()).unwrap(), keys);
     }
@@ -314,6 +331,116 @@ fn key_sets_go_there_and_back() {
     assert_eq!(JwtKey::es256("x", &point).unwrap_err(), JwtKeyError::Point);
     assert_eq!(JwtKey::es256("", one.public_point()).unwrap_err(), JwtKeyError::KeyId);
     assert_eq!(JwtKey::es256("x", &one.public_point()[1..]).unwrap_err(), JwtKeyError::Point);
+}
+
+#[test]
+fn a_jwt_svid_without_a_key_id_is_by_the_only_key_of_its_algorithm() {
+    let (ours, other) = (JwtSigner::generate().unwrap(), JwtSigner::generate().unwrap());
+    let unnamed = changed(&ours, "header", "kid", None);
+    let verified = |signers: &[&JwtSigner]| {
+        verify_jwt_svid(&unnamed, "db", &bundle(signers), NOW).map(|_| ()).map_err(|error| error.to_string())
+    };
+    assert_eq!(verified(&[&ours]), Ok(()));
+    assert!(verified(&[&ours, &other]).unwrap_err().contains("2 of the keys"));
+    assert!(verified(&[&other]).unwrap_err().contains("signature is wrong"));
+}
+
+/// Signs with an RSA key of 2048 bits, as `alg` says.
+fn by_rsa(key: &aws_lc_rs::signature::RsaKeyPair, alg: &str) -> String {
+    use aws_lc_rs::signature::{
+        RSA_PKCS1_SHA256, RSA_PKCS1_SHA384, RSA_PKCS1_SHA512, RSA_PSS_SHA256, RSA_PSS_SHA384, RSA_PSS_SHA512,
+        RsaEncoding,
+    };
+    let encode = |part: &Value| URL_SAFE_NO_PAD.encode(part.to_string());
+    let signed = format!("{}.{}", encode(&json!({ "alg": alg, "kid": "rsa" })), encode(&content()));
+    let padding: &'static dyn RsaEncoding = match alg {
+        "RS256" => &RSA_PKCS1_SHA256,
+        "RS384" => &RSA_PKCS1_SHA384,
+        "RS512" => &RSA_PKCS1_SHA512,
+        "PS256" => &RSA_PSS_SHA256,
+        "PS384" => &RSA_PSS_SHA384,
+        _ => &RSA_PSS_SHA512,
+    };
+    let mut signature = vec![0; key.public_modulus_len()];
+    let random = aws_lc_rs::rand::SystemRandom::new();
+    key.sign(padding, &random, signed.as_bytes(), &mut signature).unwrap();
+    format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
+}
+
+#[test]
+fn an_rsa_key_that_names_no_algorithm_signs_with_those_of_rsa_and_one_that_does_with_it_alone() {
+    use aws_lc_rs::signature::{KeyPair as _, RsaKeyPair};
+    let key = RsaKeyPair::generate(aws_lc_rs::rsa::KeySize::Rsa2048).unwrap();
+    let part = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+    let (modulus, exponent) = (key.public_key().modulus(), key.public_key().exponent());
+    let (n, e) =
+        (part(modulus.big_endian_without_leading_zero()), part(exponent.big_endian_without_leading_zero()));
+    let jwk = json!({ "kty": "RSA", "kid": "rsa", "n": n, "e": e });
+    let read = |jwk: &Value| {
+        let set = json!({ "keys": [jwk] }).to_string();
+        let keys = JwtBundle::from_jwks(domain("shop.test"), set.as_bytes()).unwrap();
+        // As it is stored and sent on, it is the same.
+        for purpose in [KeyUse::Signature, KeyUse::Unsaid] {
+            let again = JwtBundle::from_jwks(domain("shop.test"), keys.to_jwks(purpose).as_bytes());
+            assert_eq!(again.as_ref(), Ok(&keys));
+        }
+        keys
+    };
+    let (any, mut named) = (read(&jwk), jwk.clone());
+    for alg in Algorithm::OF_RSA {
+        let token = by_rsa(&key, alg.as_str());
+        assert!(verify_jwt_svid(&token, "db", &any, NOW).is_ok(), "{alg}");
+        named["alg"] = json!(alg.as_str());
+        let only = read(&named);
+        for other in Algorithm::OF_RSA {
+            let verified = verify_jwt_svid(&by_rsa(&key, other.as_str()), "db", &only, NOW);
+            assert_eq!(verified.is_ok(), other == alg, "{alg} {other}");
+        }
+        // What is signed in one way is not taken for signed in another.
+        let other = if alg == Algorithm::Rs256 { "PS256" } else { "RS256" };
+        let header = URL_SAFE_NO_PAD.encode(json!({ "alg": other, "kid": "rsa" }).to_string());
+        let swapped = format!("{header}.{}", token.split_once('.').unwrap().1);
+        assert!(verify_jwt_svid(&swapped, "db", &any, NOW).is_err(), "{alg} as {other}");
+    }
+    for alg in ["ES256", "HS256", "EdDSA"] {
+        named["alg"] = json!(alg);
+        let set = json!({ "keys": [named] }).to_string();
+        assert!(
+            JwtBundle::from_jwks(domain("a"), set.as_bytes())
+                .map_or(true, |keys| keys.keys().next().is_none())
+        );
+    }
+}
+
+/// The example of RFC 8037 Appendix A.4.
+#[test]
+fn ed25519_verifies_tokens_of_users_and_no_jwt_svid() {
+    let jwk = json!({ "kty": "OKP", "crv": "Ed25519", "kid": "a", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo" });
+    let jws = "eyJhbGciOiJFZERTQSJ9.RXhhbXBsZSBvZiBFZDI1NTE5IHNpZ25pbmc.hgyY0il_MGCjP0JzlnLWG1PPOt7-09PGcvMg3AIbQR6dWbhijcNR4ki4iylGjg5BhVsPt9g7sVvpAr_MuM0KAg";
+    let read = |change: &dyn Fn(&mut Value)| {
+        let mut jwk = jwk.clone();
+        change(&mut jwk);
+        JwtKeySet::from_jwks(json!({ "keys": [jwk] }).to_string().as_bytes())
+    };
+    let types = jws::Types::Media(&["jwt"]);
+    let verified =
+        |token: &str, keys: &JwtKeySet| jws::verify(token, types, keys).map(|(payload, _)| payload);
+    let keys = read(&|_| {}).unwrap();
+    assert_eq!(verified(jws, &keys).unwrap(), b"Example of Ed25519 signing");
+    assert_eq!(JwtKeySet::from_jwks(keys.to_jwks(KeyUse::Signature).as_bytes()).unwrap(), keys);
+    for alg in ["EdDSA", "Ed25519"] {
+        assert_eq!(read(&|jwk| jwk["alg"] = json!(alg)).unwrap(), keys, "{alg}");
+    }
+    let altered = jws.replacen("hgyY", "hgyZ", 1);
+    assert_eq!(verified(&altered, &keys).unwrap_err(), JwsError::Signature);
+    // Of other curves none is known, and another algorithm is a mistake.
+    for crv in ["Ed448", "X25519", "ed25519"] {
+        assert!(read(&|jwk| jwk["crv"] = json!(crv)).unwrap().is_empty(), "{crv}");
+    }
+    assert!(read(&|jwk| jwk["alg"] = json!("ES256")).is_err());
+    assert!(read(&|jwk| jwk["x"] = json!("AAAA")).is_err());
+    let set = json!({ "keys": [jwk] }).to_string();
+    assert_eq!(JwtBundle::from_jwks(domain("a"), set.as_bytes()).unwrap().keys().count(), 0);
 }
 
 /// Of go-spiffe: what others publish.
@@ -382,7 +509,9 @@ fn key_sets_are_read_by_their_members_and_never_in_part() {
     assert!(read(&secret).map_or(true, |keys| keys.keys().count() == 1), "no HMAC verifies anything");
     let same = json!([plain[0], plain[0]]);
     assert!(matches!(read(&same), Err(JwtBundleError::SameId(_))));
-    for wrong in ["", "{}", "[]", r#"{"keys":{}}"#, r#"{"keys":[1]}"#, r#"{"keys":[],"keys":[]}"#] {
+    let no_key = JwtBundle::from_jwks(domain("a"), br#"{"keys":[1]}"#).unwrap_err();
+    assert_eq!(no_key, JwtBundleError::Key { number: 1, source: JwtKeyError::NotAnObject });
+    for wrong in ["", "{}", "[]", r#"{"keys":{}}"#, r#"{"keys":[],"keys":[]}"#] {
         assert_eq!(
             JwtBundle::from_jwks(domain("a"), wrong.as_bytes()).unwrap_err(),
             JwtBundleError::NotASet,

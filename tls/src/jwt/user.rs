@@ -7,7 +7,7 @@ use hauberk_identity::UnixMillis;
 use serde_json::{Map, Value};
 
 use super::issued::IssuedTokenError;
-use super::jws::{self, KeyId, Types};
+use super::jws::{self, Types};
 use super::key_set::JwtKeySet;
 use super::strict_json;
 use super::svid::{JwtSvidError, Verified, audiences_of, verified};
@@ -48,8 +48,7 @@ impl UserTokens<'_> {
     /// # Errors
     /// The first rule that it breaks.
     pub fn verify(&self, token: &str, now: UnixMillis) -> Result<UserToken, IssuedTokenError> {
-        let Verified { claims, expires_at, .. } =
-            verified(token, TYPES, self.keys, KeyId::Optional, now, LEEWAY)?;
+        let Verified { claims, expires_at, .. } = verified(token, TYPES, self.keys, now, LEEWAY)?;
         if self.issuer.is_empty() || claims.get("iss").and_then(Value::as_str) != Some(self.issuer) {
             return Err(IssuedTokenError::Issuer(self.issuer.to_owned()));
         }

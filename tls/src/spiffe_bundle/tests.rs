@@ -51,17 +51,17 @@ fn every_vector_is_read_or_refused_as_its_suite_says() {
         let again = SpiffeBundle::parse(&local, parsed.to_document().as_bytes()).unwrap();
         assert_eq!(again, parsed, "{name}");
     }
-    let bad = [
-        (
-            "spiffebundle_missing_kid.json",
-            SpiffeBundleError::JwtKey { number: 2, source: JwtKeyError::KeyId },
-        ),
-        ("spiffebundle_multiple_x509.json", SpiffeBundleError::NotOneCertificate(1)),
-        ("spiffebundle_no_keys.json", SpiffeBundleError::NotASet),
-    ];
-    for (name, wanted) in bad {
-        assert_eq!(parse(name), Some(Err(wanted)), "{name}");
-    }
+    assert_eq!(parse("spiffebundle_no_keys.json"), Some(Err(SpiffeBundleError::NotASet)));
+    let told = |name: &str| {
+        let (parsed, told) = SpiffeBundle::parse_and_tell(&local, &vector(name).unwrap()).unwrap();
+        ((parsed.x509().roots().len(), parsed.jwt().keys().count()), told)
+    };
+    let without_id = SpiffeBundleError::JwtKey { number: 2, source: JwtKeyError::KeyId };
+    let (counts, passed_over) = told("spiffebundle_missing_kid.json");
+    assert_eq!((counts.0, passed_over), (1, vec![without_id]));
+    // The first of several certificates counts (X509-SVID §6.2).
+    let (counts, passed_over) = told("spiffebundle_multiple_x509.json");
+    assert_eq!((counts.0, passed_over), (1, vec![]));
     // The same roots are no other domain's, however alike its name.
     for other in ["loca1", "local.", "x.local", "local.x"] {
         let refused = SpiffeBundle::parse(&domain(other), &vector("spiffebundle_valid_1.json").unwrap());
@@ -111,10 +111,11 @@ fn what_is_published_reads_back_and_has_the_members_that_the_standard_wants() {
         assert!(x509.get("kid").is_none() && x509["x"].is_string() && x509["y"].is_string(), "{x509}");
     }
     assert_eq!((&keys[2]["use"], &keys[2]["kid"]), (&json!("jwt-svid"), &json!(key.key_id())));
+    assert!(keys[2].get("alg").is_none(), "{}", keys[2]);
 }
 
 #[test]
-fn foreign_documents_are_taken_whole_or_not_at_all() {
+fn keys_of_foreign_documents_count_by_themselves_and_what_is_no_document_not_at_all() {
     let own = root("shop.test", 1);
     let parse = |document: &Value| SpiffeBundle::parse(&domain("shop.test"), document.to_string().as_bytes());
     let good: Value = serde_json::from_str(&document("shop.test", &[&own], &[], 1)).unwrap();
@@ -133,12 +134,55 @@ fn foreign_documents_are_taken_whole_or_not_at_all() {
         keys.extend([unknown.clone(), json!({"kty": "EC", "use": "X509-SVID"}), json!({"kty": "EC"})]);
     });
     assert!(passed.unwrap().has_same_keys(&parse(&good).unwrap()));
+    // One that is wrong is passed over, and told; the others count.
+    let key = JwtSigner::generate().unwrap();
+    let several: Value = serde_json::from_str(&document("shop.test", &[&own], &[&key], 1)).unwrap();
+    let namesake = {
+        let other = JwtSigner::generate().unwrap().public_key().unwrap();
+        let mut jwk = Value::Object(other.to_jwk());
+        jwk["kid"] = json!(key.key_id());
+        jwk["use"] = json!("jwt-svid");
+        jwk
+    };
+    let weak = json!({ "kty": "RSA", "kid": "weak", "use": "jwt-svid", "n": "AQAB", "e": "AQAB" });
+    for (change, told, left) in [
+        (
+            &(|set: &mut Value| set["keys"][0]["kty"] = Value::Null) as &dyn Fn(&mut Value),
+            "number 1 has no `kty`",
+            (0, 1),
+        ),
+        (&|set| set["keys"][0] = json!(1), "number 1 has no `kty`", (0, 1)),
+        (&|set| set["keys"][0]["x5c"] = json!([]), "number 1 has no certificate", (0, 1)),
+        (
+            &|set| drop(set["keys"][0].as_object_mut().unwrap().remove("x5c")),
+            "number 1 has no certificate",
+            (0, 1),
+        ),
+        (&|set| set["keys"][0]["x5c"] = json!(["AAAA"]), "number 1 is refused: a certificate", (0, 1)),
+        (&|set| set["keys"][0]["x5c"] = json!([7]), "number 1 is refused: a certificate", (0, 1)),
+        (&|set| set["keys"][0]["x5c"] = json!("AAAA"), "number 1 has no certificate", (0, 1)),
+        (&|set| set["keys"][1]["x"] = json!("AAAA"), "number 2 is refused: the coordinates", (1, 0)),
+        (
+            &|set| set["keys"].as_array_mut().unwrap().push(weak.clone()),
+            "number 3 is refused: an RSA key",
+            (1, 1),
+        ),
+        (&|set| set["keys"].as_array_mut().unwrap().push(namesake.clone()), "two keys have the id", (1, 0)),
+    ] {
+        let mut changed = several.clone();
+        change(&mut changed);
+        let document = changed.to_string();
+        let (parsed, passed_over) =
+            SpiffeBundle::parse_and_tell(&domain("shop.test"), document.as_bytes()).unwrap();
+        assert_eq!((parsed.x509().roots().len(), parsed.jwt().keys().count()), left, "{document}");
+        assert!(passed_over.len() == 1 && passed_over[0].to_string().contains(told), "{passed_over:?}");
+    }
+    let first = json!([several["keys"][0]["x5c"][0], "AAAA"]);
+    assert!(
+        with(&|set| set["keys"][0]["x5c"] = first.clone()).unwrap().has_same_keys(&parse(&good).unwrap())
+    );
     let refused = [
         with(&|set| set["keys"] = json!({})),
-        with(&|set| set["keys"][0]["kty"] = Value::Null),
-        with(&|set| set["keys"][0]["x5c"] = json!([])),
-        with(&|set| set["keys"][0]["x5c"] = json!(["AAAA"])),
-        with(&|set| set["keys"][0]["x5c"] = json!("AAAA")),
         with(&|set| set["spiffe_sequence"] = json!(-1)),
         with(&|set| set["spiffe_sequence"] = json!("1")),
         with(&|set| set["spiffe_refresh_hint"] = json!(1.5)),

@@ -91,7 +91,12 @@ pub(in super::super) async fn open(
             return Err(denied(&leave, call));
         }
         Some(Err(error)) => return Err(NotOpened::Failed(unreachable(&error))),
-        None => return Err(denied(&leave, call)),
+        None => {
+            // It is told where it is cut.
+            let id = meter.decision().unwrap_or_default();
+            call.denied(StatusCode::FORBIDDEN, id);
+            return Err(NotOpened::Denied(id.to_owned()));
+        }
     };
     leave.connected_to(address);
     call.is_outside(None, address);

@@ -6,7 +6,7 @@ use hauberk_identity::InstanceId;
 use super::running::Running;
 use super::*;
 use crate::mesh::Denial;
-use crate::testing::StalledFile;
+use crate::testing::{StalledFile, Stream};
 
 /// A session of an agent whose disk takes no file of this name.
 async fn full_at(name: &str) -> (Running, std::path::PathBuf) {
@@ -165,6 +165,53 @@ async fn while_a_disk_hangs_a_session_ends_and_begins_and_the_age_of_the_view_co
     hanging.stream = again.await.expect("it comes back").unwrap();
     assert!(hanging.answers_first().await);
     drop(stalled);
+}
+
+/// Whoever waits for all to obey a change is not to count one that a restart would not find.
+#[tokio::test]
+async fn a_session_says_that_it_holds_the_view_that_the_disk_has_answered_about() {
+    let (mut hanging, stalled) = hanging().await;
+    let _enforcing = hanging.enforce();
+    let view = || Down::View(hanging.agent.authorities.signed(&node_view(5)));
+    hanging.stream.send(view()).await;
+    let applied = hanging.agent.mesh.applied.clone();
+    until(|| applied.view().is_some_and(|view| view.revision == 5)).await;
+    let mut held_at = async |stream: &Stream| {
+        stream.down.send(Err(tonic::Status::unavailable("over"))).await.unwrap();
+        let again = tokio::time::timeout(Duration::from_secs(10), hanging.plane.streams.recv());
+        let mut again = again.await.expect("it comes back").unwrap();
+        let hello = again.next(|up| if let Up::Hello(hello) = up { Some(hello) } else { None }).await;
+        (again, hello.held.map(|held| held.revision))
+    };
+    let (mut again, held) = held_at(&hanging.stream).await;
+    assert_eq!(held, None, "the disk does not have it");
+    // Told again, it is acknowledged once the disk has it.
+    again.send(view()).await;
+    drop(stalled);
+    let revision = |up| if let Up::Acknowledge(it) = up { Some(it.revision) } else { None };
+    assert_eq!(again.next(revision).await, 5);
+    assert_eq!(held_at(&again).await.1, Some(5));
+}
+
+/// Killed in between, it would find a denylist that is signed by nobody whom it believes.
+#[tokio::test]
+async fn whom_to_believe_is_kept_before_the_denylist_that_is_believed_by_it() {
+    let agent = Agent::new();
+    let mut held = agent.held();
+    let identity = agent.authorities.identity("mesh/shop/node/orders", around(HOUR));
+    let issued = Issued { identity, trust: agent.authorities.stored_trust() };
+    let credentials = Credentials::new(issued, Arc::clone(&agent.state)).unwrap();
+    credentials.replace_trust(pb::Trust { version: 2, ..agent.authorities.trust() }).unwrap();
+    let stalled = StalledFile::at(agent.state.directory().join(".denylist.new"));
+    let keys = agent.authorities.view_keys();
+    held.take_denylist(agent.authorities.signed_denylist(&empty_denylist()), &keys).unwrap();
+    held.save_trust(&credentials);
+    let (disk, mut tasks) = (held.disk.clone(), tokio::task::JoinSet::new());
+    tasks.spawn(async move { disk.write_all().await });
+    until(|| credentials.is_trust_kept()).await;
+    assert!(!held.disk.has(Kind::Denylist));
+    drop(stalled);
+    tasks.join_all().await;
 }
 
 #[tokio::test]

@@ -30,6 +30,8 @@ pub(super) async fn request(session: &Session, anew: bool, out: Option<&Path>) -
            subjectAltName      URI:spiffe://{domain}\n  \
            subjectKeyIdentifier and authorityKeyIdentifier\n  \
            an end no later than that of anybody above it, and a random serial number\n\
+         and the root, besides basicConstraints (critical, CA:TRUE) and a subjectKeyIdentifier:\n  \
+           keyUsage            critical, keyCertSign and cRLSign\n\
          with OpenSSL 3:\n  \
            openssl x509 -req -in {file} -CA root.pem -CAkey root.key -days 90 -copy_extensions copy -out issuing.pem\n\
          then, with the certificates between it and the root, if there are any:\n  \

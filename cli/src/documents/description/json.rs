@@ -8,10 +8,10 @@ use serde_json::{Map, Value};
 use super::Flaw;
 use super::openapi::Part;
 
-/// Reads the one document of `text`.
-pub(super) fn reduced(text: &str) -> Result<Value, Flaw> {
+/// Reads the one document of `text`, which is this part.
+pub(super) fn reduced(text: &str, part: Part) -> Result<Value, Flaw> {
     let mut reader = serde_json::Deserializer::from_str(text);
-    let read = Part::Document.deserialize(&mut reader).and_then(|value| reader.end().map(|()| value));
+    let read = part.deserialize(&mut reader).and_then(|value| reader.end().map(|()| value));
     read.map_err(|error| {
         let message = error.to_string();
         // The place is told before it.

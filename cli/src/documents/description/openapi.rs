@@ -1,13 +1,15 @@
 //! What of an OpenAPI document (<https://spec.openapis.org/oas/>) routes are made of: servers, and paths with their
 //! methods. Whether it is right is for the control plane to say, so that whatever it looks at is kept as it stands.
 
+use std::path::Path;
+
 use serde_json::{Map, Value};
 
-use super::{Flaw, json, yaml};
+use super::{Flaw, elsewhere, json, yaml};
 
 /// What says of a parameter of a path that it stands for several segments, as descriptions of large interfaces write
 /// it.
-const SEVERAL_SEGMENTS: &str = "x-multi-segment";
+pub(super) const SEVERAL_SEGMENTS: &str = "x-multi-segment";
 const OF_COMPONENTS: &str = "#/components/parameters/";
 
 /// A part of a document, which says what is kept of it.
@@ -89,19 +91,25 @@ impl Part {
     }
 }
 
-/// The reduced document, as JSON.
-pub(super) fn reduced(bytes: &[u8]) -> Result<String, Flaw> {
+/// What is kept of a file that holds this part.
+pub(super) fn tree(bytes: &[u8], part: Part) -> Result<Value, Flaw> {
     let text = std::str::from_utf8(bytes).map_err(|_| Flaw::whole("it is not UTF-8 text"))?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     // What begins with a brace can be either: most of JSON is YAML, but not all.
-    let mut document = match text.trim_start().starts_with('{').then(|| json::reduced(text)) {
-        Some(Ok(document)) => document,
-        Some(Err(as_json)) => yaml::reduced(text).map_err(|_| as_json)?,
-        None => yaml::reduced(text)?,
-    };
+    match text.trim_start().starts_with('{').then(|| json::reduced(text, part)) {
+        Some(Ok(document)) => Ok(document),
+        Some(Err(as_json)) => yaml::reduced(text, part).map_err(|_| as_json),
+        None => yaml::reduced(text, part),
+    }
+}
+
+/// The reduced document, as JSON, with what it refers to below the folder in which it lies.
+pub(super) fn reduced(bytes: &[u8], folder: &Path) -> Result<String, Flaw> {
+    let mut document = tree(bytes, Part::Document)?;
     match document {
         Value::Object(_) => {
             without_others_parameters(&mut document);
+            elsewhere::take_in(&mut document, folder)?;
             Ok(document.to_string())
         }
         _ => Err(Flaw::whole("this is no OpenAPI document: it is not a mapping")),

@@ -19,7 +19,9 @@ use crate::documents::read::{ReadError, read};
 fn describe(api: &str, files: &[(&str, &[u8])]) -> Result<Description, String> {
     let folder = tempfile::tempdir().unwrap();
     for (name, bytes) in files {
-        fs::write(folder.path().join(name), bytes).unwrap();
+        let path = folder.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
     }
     let node = folder.path().join("node.yaml");
     let text = format!(
@@ -205,6 +207,134 @@ components:
         openapi("b.yaml", "{openapi: 3.1.0, paths: {}}").unwrap(),
         r#"{"openapi":"3.1.0","paths":{}}"#
     );
+}
+
+#[test]
+fn what_lies_in_files_below_the_document_is_taken_in() {
+    let files: [(&str, &[u8]); 6] = [
+        (
+            "api/openapi.yaml",
+            b"openapi: 3.1.0
+paths:
+  /users: {$ref: ./paths/users.yaml}
+  /users/{id}: {$ref: 'paths/users.yaml#/~1one', x-hauberk-data-classes: [pii]}
+  /files/{rest}:
+    get: {$ref: operations.json#/get, parameters: [{$ref: 'parameters.yaml#/rest'}, {$ref: 'parameters.yaml#/page'}]}
+    put: {$ref: 'paths/a%20b%7E.yaml'}
+components: {parameters: {page: {name: page, in: query}}}
+",
+        ),
+        (
+            "api/paths/users.yaml",
+            b"get: {summary: s, responses: {'200': {$ref: ../responses.yaml}}}
+post: {$ref: ../operations.json#/get}
+parameters: [{$ref: ../parameters.yaml#/page}, {$ref: 'https://a.example/x.yaml'}]
+gett: {a: b}
+/one: {$ref: '#/~1two', delete: {}}
+/two: {patch: {x-hauberk-data-classes: [money]}}
+",
+        ),
+        ("api/operations.json", br#"{"get": {"responses": {}, "x-hauberk-data-classes": ["order"]}}"#),
+        ("api/parameters.yaml", b"rest: {name: rest, in: path, x-multi-segment: true, schema: {}}\npage: {name: p, in: query}"),
+        ("api/paths/a b~.yaml", b"deprecated: true"),
+        ("api/responses.yaml", b"is: never read: at all"),
+    ];
+    let Description::Openapi(sent) = describe("{openapiFile: api/openapi.yaml}", &files).unwrap() else {
+        panic!("openapi")
+    };
+    let sent: serde_json::Value = serde_json::from_str(&sent).unwrap();
+    let expected = serde_json::json!({
+        "openapi": "3.1.0",
+        "paths": {
+            "/users": {"$ref": "#/components/x-files/paths~1users.yaml#"},
+            "/users/{id}": {
+                "$ref": "#/components/x-files/paths~1users.yaml#~1~01one",
+                "x-hauberk-data-classes": ["pii"],
+            },
+            "/files/{rest}": {
+                "get": {
+                    "$ref": "#/components/x-files/operations.json#~1get",
+                    "parameters": [{"name": "rest", "in": "path", "x-multi-segment": "true"}],
+                },
+                "put": {"$ref": "#/components/x-files/paths~1a b~0.yaml#"},
+            },
+        },
+        "components": {"x-files": {
+            "paths/users.yaml#": {
+                "get": {},
+                "post": {"$ref": "#/components/x-files/operations.json#~1get"},
+                "parameters": [],
+                "gett": {},
+                "/one": {},
+                "/two": {},
+            },
+            "paths/users.yaml#/~1one": {"$ref": "#/components/x-files/paths~1users.yaml#~1~01two", "delete": {}},
+            "paths/users.yaml#/~1two": {"patch": {"x-hauberk-data-classes": ["money"]}},
+            "operations.json#/get": {"x-hauberk-data-classes": ["order"]},
+            "paths/a b~.yaml#": {},
+        }},
+    });
+    assert_eq!(sent, expected);
+}
+
+#[test]
+fn nothing_beside_or_above_the_document_is_read() {
+    let outside = tempfile::NamedTempFile::new().unwrap();
+    let document =
+        |reference: &str| format!("openapi: 3.1.0\npaths: {{/a: {{get: {{$ref: '{reference}'}}}}}}\n");
+    let told = |reference: &str| {
+        let text = document(reference);
+        let files: [(&str, &[u8]); 3] = [
+            ("api/o.yaml", text.as_bytes()),
+            ("secret.yaml", b"get: {}"),
+            ("api/b.yaml", b"a: {$ref: b.yaml"),
+        ];
+        describe("{openapiFile: api/o.yaml}", &files).unwrap_err()
+    };
+    let out = "leads out of the document's folder, and only what lies below is read";
+    for (reference, expected) in [
+        ("../secret.yaml", out),
+        ("x/../../api/../secret.yaml", out),
+        ("%2e%2e/secret.yaml", out),
+        ("/etc/passwd", out),
+        ("https://a.example/b.yaml", "is a URL, and nothing is fetched"),
+        ("file:b.yaml", "is a URL, and nothing is fetched"),
+        ("nowhere.yaml", "cannot be read: api/nowhere.yaml: No such file"),
+        ("b.yaml", "cannot be read: api/b.yaml:"),
+        ("o.yaml#/nowhere", "there is no o.yaml#/nowhere"),
+        ("o.yaml#nowhere", "is not understood"),
+        ("a%zz.yaml", "has an escape with %"),
+        ("../api", out),
+    ] {
+        let told = told(reference);
+        assert!(told.contains(expected), "{reference}: {told}");
+        if !reference.contains("o.yaml#/") {
+            assert!(told.contains(&format!("paths./a.get.$ref: \"{reference}\" ")), "{told}");
+        }
+    }
+    // Nor by a link.
+    let folder = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink(outside.path(), folder.path().join("link.yaml")).unwrap();
+    let told = super::openapi::reduced(document("link.yaml").as_bytes(), folder.path()).unwrap_err();
+    assert!(told.message.contains("leads out of the document's folder by a link"), "{told:?}");
+    let told = super::openapi::reduced(document(".").as_bytes(), folder.path()).unwrap_err();
+    assert!(told.message.contains("is no file"), "{told:?}");
+}
+
+#[test]
+fn files_that_refer_to_too_much_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::File::create(folder.path().join("large.yaml")).unwrap().set_len((16 << 20) + 1).unwrap();
+    let told = |text: &str| super::openapi::reduced(text.as_bytes(), folder.path()).unwrap_err().message;
+    let found = told("openapi: 3.1.0\npaths: {/a: {$ref: large.yaml}}");
+    assert!(found.ends_with("and those before it are more than 16 MiB, which are the most"), "{found}");
+    let mut text = "openapi: 3.1.0\npaths:\n".to_owned();
+    for number in 0..=1_000 {
+        fs::write(folder.path().join(format!("{number}.yaml")), "get: {}").unwrap();
+        let _infallible = writeln!(text, "  /p{number}: {{$ref: {number}.yaml}}");
+    }
+    let found = told(&text);
+    assert!(found.contains("would be one file more than 1000"), "{found}");
 }
 
 #[test]

@@ -9,9 +9,9 @@ use super::openapi::Part;
 /// Nesting of what is kept, deeper than it needs.
 const MAX_DEPTH: usize = 64;
 
-/// Reads the one document of `text`.
-pub(super) fn reduced(text: &str) -> Result<Value, Flaw> {
-    let mut builder = Builder::default();
+/// Reads the one document of `text`, which is this part.
+pub(super) fn reduced(text: &str, part: Part) -> Result<Value, Flaw> {
+    let mut builder = Builder { part, document: None, open: Vec::new(), left_out: 0 };
     for event in Parser::new_from_str(text) {
         match event {
             Ok((event, span)) => builder.accept(event).map_err(|message| placed(span, message))?,
@@ -47,8 +47,8 @@ enum Key {
     LeftOut,
 }
 
-#[derive(Default)]
 struct Builder {
+    part: Part,
     document: Option<Value>,
     open: Vec<Open>,
     /// How deep we are in something that is left out.
@@ -111,7 +111,7 @@ impl Builder {
     /// What the next value is, or nothing where it is left out.
     fn expected(&self) -> Result<Option<Part>, String> {
         match self.open.last() {
-            None => Ok(Some(Part::Document)),
+            None => Ok(Some(self.part)),
             Some(Open { part, items: Items::List(_) }) => Ok(part.items()),
             Some(Open { items: Items::Map(_, Key::Kept(_, part)), .. }) => Ok(Some(*part)),
             Some(Open { items: Items::Map(_, Key::LeftOut), .. }) => Ok(None),

@@ -110,7 +110,9 @@ fn unsettled(live: &Trusting, version: u64, holds_former: bool) -> Option<Unsett
         (_, _, false) => (
             "not connected",
             format!(
-                "start it again with its state directory, or wait until its certificate expires at {not_after}"
+                "start it again with its state directory; one that does not come back, `hauberk revoke instance {}`, or wait \
+                 until its certificate expires at {not_after}",
+                live.instance
             ),
         ),
         (true, _, true) => (

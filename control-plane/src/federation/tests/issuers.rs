@@ -140,12 +140,6 @@ async fn a_bad_answer_leaves_the_last_good_keys_in_force() {
         (ok("{}"), "not a JSON Web Key Set"),
         (ok("<html>"), "not a JSON Web Key Set"),
         (ok(&twice), "not a JSON Web Key Set"),
-        (ok("{\"keys\":[{\"kty\":\"RSA\",\"kid\":\"a\",\"n\":\"AQAB\",\"e\":\"AQAB\"}]}"), "key number 1"),
-        (ok("{\"keys\":[]}"), "it has no keys at all"),
-        (
-            ok("{\"keys\":[{\"kty\":\"oct\",\"kid\":\"a\",\"k\":\"c2VjcmV0\"}]}"),
-            "its only key is none that verifies tokens",
-        ),
         (
             b"HTTP/1.1 302 Found\r\nlocation: https://127.0.0.1/\r\ncontent-length: 0\r\n\r\n".to_vec(),
             "status 302",
@@ -158,6 +152,47 @@ async fn a_bad_answer_leaves_the_last_good_keys_in_force() {
         assert!(error.contains(wanted), "{wanted}: {error}");
         assert_eq!(in_force(&scratch).await, [signer.key_id()]);
     }
+}
+
+/// An issuer whose key was lost publishes what it can in the hurry: what it no longer publishes counts no longer.
+#[tokio::test]
+async fn an_issuer_that_publishes_no_usable_key_takes_back_all() {
+    let issuer = Issuer::start().await;
+    let (scratch, federation) = shop(&issuer).await;
+    let (lost, next) = (JwtSigner::generate().unwrap(), JwtSigner::generate().unwrap());
+    let inline = jwks(&[&lost]);
+    scratch.apply(&[issuer.resource(|spec| spec.jwks = inline)]).await;
+    for (answer, why) in [
+        ("{\"keys\":[]}".to_owned(), "it has no keys at all"),
+        (
+            "{\"keys\":[{\"kty\":\"oct\",\"kid\":\"a\",\"k\":\"c2VjcmV0\"}]}".to_owned(),
+            "its only key is none that verifies tokens",
+        ),
+        (
+            "{\"keys\":[{\"kty\":\"RSA\",\"kid\":\"a\",\"n\":\"AQAB\",\"e\":\"AQAB\"}]}".to_owned(),
+            "key number 1 is refused",
+        ),
+        ("{\"keys\":[1]}".to_owned(), "key number 1 is refused: it is no object"),
+    ] {
+        issuer.partner.says(ok(&jwks(&[&lost])));
+        federation.refresh(&key()).await.unwrap();
+        assert_eq!(in_force(&scratch).await, [lost.key_id()]);
+        issuer.partner.says(ok(&answer));
+        federation.refresh(&key()).await.unwrap();
+        assert_eq!(in_force(&scratch).await, [""; 0], "{answer}: not what the resource lists either");
+        let catalog = scratch.resources.catalogs().current().await.unwrap();
+        let [told] = &federation.issuers(&catalog)[..] else { panic!("one issuer") };
+        assert!(told.is_fetched && told.keys == 0 && told.passed_over[0].contains(why), "{told:?}");
+    }
+    // A restart does not bring the lost one back, and another one counts.
+    issuer.partner.says(ok(&jwks(&[&next])));
+    drop(federation);
+    let scratch = scratch.restarted().await;
+    assert_eq!(in_force(&scratch).await, [""; 0]);
+    let audit = Audit::open(Arc::clone(&scratch.store), scratch.clock.clone()).await.unwrap();
+    let federation = federation_with(&scratch, Arc::new(audit), Some(issuer.roots.path().to_owned()));
+    federation.refresh(&key()).await.unwrap();
+    assert_eq!(in_force(&scratch).await, [next.key_id()]);
 }
 
 #[tokio::test]

@@ -316,3 +316,28 @@ async fn where_another_key_signs_word_of_it_goes_before_what_it_has_signed() {
 fn believed() -> Vec<agent::ViewKey> {
     vec![agent::ViewKey { key_id: SIGNER.key_id().to_owned(), public_key: Vec::new() }]
 }
+
+#[tokio::test(start_paused = true)]
+async fn only_whoever_waits_for_what_was_revoked_waits_for_a_list_that_cannot_be_made() {
+    let world = World::new().await;
+    world.deny(&denylist(2, &[9]));
+    world.publish(3, &[("orders", 1)], &[], &[]);
+    let mut agent = world.connect("orders", 1);
+    agent.say(holding(2)).await;
+    agent.until_current(3).await;
+    agent.acknowledge(1, "").await;
+    world.settle().await;
+    let (instances, compilation) = (&world.push.instances, Arc::clone(&world.compilation.borrow()));
+    instances.expect_denylist(3);
+    assert_eq!(world.lag(3).await, Some(Lag::NoDenylist));
+    let rollout = world.rollout(2);
+    assert!(rollout.is_done(), "all that was revoked by then is on the list: {rollout:?}");
+    assert!(!instances.is_late(&instance(1), &compilation, 2, world.clock.now()));
+    let mesh = Name::parse("shop").unwrap();
+    assert_eq!(instances.without_views_of(&compilation, 2, &mesh, world.clock.now()), []);
+    assert_eq!(
+        instances.without_views_of(&compilation, 3, &mesh, world.clock.now()),
+        [],
+        "of keys, not of revocations"
+    );
+}

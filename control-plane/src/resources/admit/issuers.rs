@@ -1,4 +1,5 @@
 //! Issuers of users' tokens: whether those are there whose tokens listeners take, and whether no two are the same.
+//! Which keys of theirs, and of trust domains that are followed, are of no use.
 
 use hauberk_identity::Name;
 use hauberk_proto::mesh::v1::{Listener, VirtualNodeSpec, resource::Spec};
@@ -23,8 +24,8 @@ pub(super) fn check(step: &Step<'_>, problems: &mut Problems, warnings: &mut Vec
         }
         if key.kind == Kind::JwtIssuer {
             check_distinct(key, mesh, problems);
-            warnings.extend(passed_over(step, key));
         }
+        warnings.extend(passed_over(step, key));
         if !mesh.of_kind(Kind::JwtIssuer).is_empty() {
             continue;
         }
@@ -60,14 +61,15 @@ impl Step<'_> {
     }
 }
 
-/// Which keys of an issuer are of no use.
+/// Which keys that a resource lists are of no use.
 fn passed_over<'a>(step: &'a Step<'_>, key: &'a ResourceKey) -> impl Iterator<Item = String> + 'a {
-    let issuer = step.after.get(key).and_then(|entry| match entry.model() {
-        Model::JwtIssuer(issuer) => Some(issuer),
+    let found = step.after.get(key).and_then(|entry| match entry.model() {
+        Model::JwtIssuer(issuer) => Some(("jwks", issuer.passed_over())),
+        Model::FederatedTrustDomain(followed) => Some(("trustDomainBundle", followed.passed_over())),
         _ => None,
     });
-    let why = issuer.map(|issuer| issuer.passed_over()).unwrap_or_default();
-    why.iter().map(move |why| format!("{key}, spec.jwks: {why}; its other keys count"))
+    let (field, why) = found.unwrap_or_default();
+    why.iter().map(move |why| format!("{key}, spec.{field}: {why}; its other keys count"))
 }
 
 /// The listeners of a node that take users' tokens where nobody issues any.

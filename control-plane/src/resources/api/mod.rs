@@ -19,6 +19,9 @@ const MOST_FOUND: usize = 1_000;
 /// The most flaws that are told of one.
 const MOST_FLAWS: usize = 20;
 
+/// Of how many routes it is told what they stand for.
+const MOST_TOLD: usize = 5;
+
 /// Something of a description that cannot be understood: where, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Flaw {
@@ -31,6 +34,13 @@ impl Flaw {
     fn at(at: impl Into<String>, message: impl Into<String>) -> Self {
         Self { at: at.into(), message: message.into() }
     }
+}
+
+/// What a description says.
+struct Described {
+    routes: Vec<DeclaredRoute>,
+    /// Places whose requests are of one route though the description tells them apart, those of one route in one text.
+    shared: Vec<String>,
 }
 
 /// The routes that a description says, beside those that are declared by hand, which win where they match the same
@@ -47,7 +57,8 @@ pub(super) fn routes(
             (format!("{field}.openapi"), openapi::routes(text))
         }
         (Some(Description::Protobuf(bytes)), Protocol::Grpc) => {
-            (format!("{field}.protobuf"), protobuf::routes(bytes))
+            let read = protobuf::routes(bytes).map(|routes| Described { routes, shared: Vec::new() });
+            (format!("{field}.protobuf"), read)
         }
         (Some(Description::Openapi(_)), _) => {
             let help = "OpenAPI describes http and http2; write protobuf: for grpc";
@@ -73,11 +84,14 @@ pub(super) fn routes(
         }
     };
     match read {
-        Ok(found) if found.len() > MOST_FOUND => {
+        Ok(found) if found.routes.len() > MOST_FOUND => {
             problems.invalid(field, format!("it says more than {MOST_FOUND} routes, which are the most"));
             Vec::new()
         }
-        Ok(found) => found.into_iter().filter_map(|route| beside(route, declared)).collect(),
+        Ok(Described { routes, shared }) => {
+            warn_of_shared(&field, &shared, problems);
+            routes.into_iter().filter_map(|route| beside(route, declared)).collect()
+        }
         Err(flaws) => {
             for Flaw { at, message } in flaws.into_iter().take(MOST_FLAWS) {
                 let place = if at.is_empty() { String::new() } else { format!("{at}: ") };
@@ -86,6 +100,18 @@ pub(super) fn routes(
             Vec::new()
         }
     }
+}
+
+fn warn_of_shared(field: &str, shared: &[String], problems: &mut Problems) {
+    if shared.is_empty() {
+        return;
+    }
+    let told = shared.iter().take(MOST_TOLD).map(String::as_str).collect::<Vec<_>>().join("; ");
+    let more = shared.len().saturating_sub(MOST_TOLD);
+    let more = if more > 0 { format!("; and {more} more") } else { String::new() };
+    problems.warn(format!(
+        "{field}: no path tells these apart, so that each is one route, with the data classes of all: {told}{more}"
+    ));
 }
 
 /// What of a route is left beside those that were declared by hand.

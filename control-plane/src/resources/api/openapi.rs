@@ -6,12 +6,14 @@ use hauberk_identity::Name;
 use hauberk_policy::{DeclaredRoute, RouteTemplate};
 use serde_json::Value;
 
-use super::{Flaw, MOST_FLAWS, MOST_FOUND, json, yaml};
+use super::{Described, Flaw, MOST_FLAWS, MOST_FOUND, json, yaml};
 use crate::resources::virtual_node::MOST_CLASSES;
 
+mod joined;
 mod references;
 mod servers;
 
+use joined::{Said, joined};
 use references::References;
 
 /// Fields of a path item that are methods; the last one is of OpenAPI 3.2.
@@ -33,13 +35,13 @@ const CLASSES: &str = "x-hauberk-data-classes";
 type Fields<'d> = BTreeMap<&'d str, &'d Value>;
 
 /// The routes of a document, in its order: one for all methods of a path that are of the same servers' path and of the same data
-/// classes.
-pub(super) fn routes(text: &str) -> Result<Vec<DeclaredRoute>, Vec<Flaw>> {
+/// classes. Of paths that no request tells apart it is one as well.
+pub(super) fn routes(text: &str) -> Result<Described, Vec<Flaw>> {
     let document = read(text).map_err(|flaw| vec![flaw])?;
     let references = References::within(&document);
     let mut reader = Reader { references, routes: Vec::new(), taken: HashMap::new(), flaws: Vec::new() };
     reader.read(&document);
-    if reader.flaws.is_empty() { Ok(reader.routes) } else { Err(reader.flaws) }
+    if reader.flaws.is_empty() { joined(reader.routes) } else { Err(reader.flaws) }
 }
 
 fn read(text: &str) -> Result<Value, Flaw> {
@@ -50,7 +52,7 @@ fn read(text: &str) -> Result<Value, Flaw> {
 
 struct Reader<'d> {
     references: References<'d>,
-    routes: Vec<DeclaredRoute>,
+    routes: Vec<Said>,
     /// Each method with its path, and where that was said.
     taken: HashMap<String, String>,
     flaws: Vec<Flaw>,
@@ -96,6 +98,7 @@ impl<'d> Reader<'d> {
         if path == "$ref" {
             return self.flaw(at, "paths stand in the document itself: bundle the documents into one");
         }
+        let (path, cut) = without_query(path);
         if path.split('/').any(|segment| segment == "*") {
             return self.flaw(at, "a `*` would stand for all paths below, which it does not in OpenAPI");
         }
@@ -145,7 +148,7 @@ impl<'d> Reader<'d> {
                 Some(open) => format!("{prefix}{open}...}}"),
                 None => format!("{prefix}{spelling}"),
             };
-            self.add(&at, &path, &methods, classes);
+            self.add(&at, (&path, cut), &methods, classes);
         }
     }
 
@@ -199,7 +202,14 @@ impl<'d> Reader<'d> {
         operations
     }
 
-    fn add(&mut self, at: &str, path: &str, methods: &BTreeSet<String>, classes: BTreeSet<Name>) {
+    /// Adds the route of a path, of which a query or fragment was cut.
+    fn add(
+        &mut self,
+        at: &str,
+        (path, cut): (&str, &str),
+        methods: &BTreeSet<String>,
+        classes: BTreeSet<Name>,
+    ) {
         let listed = methods.iter().map(String::as_str).collect::<Vec<_>>().join(",");
         let text = if methods.is_empty() { path.to_owned() } else { format!("{listed} {path}") };
         let template = match RouteTemplate::parse(&text) {
@@ -209,12 +219,13 @@ impl<'d> Reader<'d> {
         };
         let any = methods.is_empty().then_some("any method of");
         for method in methods.iter().map(String::as_str).chain(any) {
-            if let Some(other) = self.taken.insert(format!("{method} {path}"), at.to_owned()) {
+            if let Some(other) = self.taken.insert(format!("{method} {path}{cut}"), at.to_owned()) {
                 self.flaw(at, format!("{method} {path} is what {other} says already"));
             }
         }
         let classes = classes.into_iter().collect();
-        self.routes.push(DeclaredRoute { classes, ..DeclaredRoute::from(template) });
+        let route = DeclaredRoute { classes, ..DeclaredRoute::from(template) };
+        self.routes.push(Said { at: at.to_owned(), route });
     }
 
     /// The paths of an object's own servers, which replace those around it.
@@ -279,6 +290,16 @@ fn check_version(document: &Value, flaws: &mut Vec<Flaw>) {
 /// In YAML that was reduced it is a text.
 fn is_true(value: Option<&Value>) -> bool {
     value.is_some_and(|value| *value == Value::Bool(true) || *value == "true")
+}
+
+/// A path, and the query or fragment behind it: descriptions tell operations apart by these, and routes do not.
+fn without_query(path: &str) -> (&str, &str) {
+    let mut is_within_braces = false;
+    let begin = path.find(|char| {
+        is_within_braces = (is_within_braces || char == '{') && char != '}';
+        !is_within_braces && matches!(char, '?' | '#')
+    });
+    begin.and_then(|begin| path.split_at_checked(begin)).unwrap_or((path, ""))
 }
 
 /// A path with the names of its parameters as routes spell them, and of API gateways' `{proxy+}` as the rest, which it is there. With

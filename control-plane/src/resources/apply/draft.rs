@@ -5,7 +5,7 @@ use hauberk_proto::convert::features;
 use hauberk_proto::mesh::v1::Resource;
 use prost::Message;
 
-use super::{ChangeError, MAX_BATCH, Resources, ResourcesParts};
+use super::{ChangeError, MAX_BATCH, MAX_BATCH_BYTES, Resources, ResourcesParts};
 use crate::compile::oversized;
 use crate::compile::view::needed_features;
 use crate::resources::admit::{Admission, Removal, Rights, Target, admit, admit_removal};
@@ -13,17 +13,10 @@ use crate::resources::catalog::Catalog;
 use crate::resources::key::ResourceKey;
 use crate::resources::svid_terms;
 
-/// The most resources of a draft: more than one change may have, since what is looked at is often a whole folder, of which little
-/// changes, and parts of it would be another draft.
-pub const MAX_DRAFT: usize = 10_000;
-
-/// The most bytes of a draft, encoded.
-pub const MAX_DRAFT_BYTES: usize = 8 * 1024 * 1024;
-
 /// More than is looked at.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "a draft has at most {MAX_DRAFT} resources and {MAX_DRAFT_BYTES} bytes, this one has {resources} and {bytes}; leave out what stays \
+    "a draft has at most {MAX_BATCH} resources and {MAX_BATCH_BYTES} bytes, this one has {resources} and {bytes}; leave out what stays \
      as it is"
 )]
 pub struct DraftTooLarge {
@@ -45,12 +38,12 @@ pub struct Draft {
 
 impl Resources {
     /// Judges a batch as [`Resources::apply`] would for somebody who may change everything: who only asks needs no right to
-    /// change anything. It keeps a processor busy for as long as that takes; no change waits for it.
+    /// change anything. It keeps a processor busy for as long as that takes; no change waits for it. [`check_draft`] says before
+    /// whether it is too large.
     ///
     /// # Errors
     /// What the change would be refused for.
     pub fn draft(&self, before: &Catalog, batch: &[Resource]) -> Result<Draft, ChangeError> {
-        check_draft(batch)?;
         let Admission { after, warnings, changes: _ } = self.parts.judge(before, batch, EVERYTHING)?;
         Ok(Draft { after, warnings })
     }
@@ -96,47 +89,42 @@ impl ResourcesParts {
 }
 
 impl Draft {
-    /// The same with some of it taken away then.
+    /// The same with some of it taken away then, judged as [`Resources::delete`] would for somebody who may change everything.
     ///
     /// # Errors
     /// What the removal would be refused for.
     pub fn without(self, removed: &[ResourceKey], trust_domain: &TrustDomain) -> Result<Self, ChangeError> {
-        let Self { after, mut warnings } = self;
-        let (after, more) = removed_from_draft(after, removed, trust_domain)?;
+        if removed.is_empty() {
+            return Ok(self);
+        }
+        let target =
+            |key: &ResourceKey| Target { key: key.clone(), resource_version: 0, ignore_missing: false };
+        let targets: Vec<Target> = removed.iter().map(target).collect();
+        let admitted = admit_removal(&self.after, &targets, EVERYTHING, trust_domain);
+        let Removal { warnings: more, after, .. } = admitted.map_err(ChangeError::Refused)?;
+        let mut warnings = self.warnings;
         warnings.extend(more);
         Ok(Self { after, warnings })
     }
 }
 
-/// Takes some of a draft's resources away, judged as [`Resources::delete`] would for somebody who may change everything; gives what is
-/// left, and what a person should know about it.
+/// All resources of a batch where there are no others, nor anybody who runs: nothing but the batch itself is judged.
 ///
 /// # Errors
-/// What the removal would be refused for.
-pub fn removed_from_draft(
-    draft: Catalog,
-    removed: &[ResourceKey],
-    trust_domain: &TrustDomain,
-) -> Result<(Catalog, Vec<String>), ChangeError> {
-    if removed.is_empty() {
-        return Ok((draft, Vec::new()));
-    }
-    if removed.len() > MAX_BATCH {
-        return Err(ChangeError::TooMany(removed.len()));
-    }
-    let target = |key: &ResourceKey| Target { key: key.clone(), resource_version: 0, ignore_missing: false };
-    let targets: Vec<Target> = removed.iter().map(target).collect();
-    let admitted = admit_removal(&draft, &targets, EVERYTHING, trust_domain);
-    let Removal { warnings, after, .. } = admitted.map_err(ChangeError::Refused)?;
-    Ok((after, warnings))
+/// What is wrong with it.
+pub fn draft_alone(batch: &[Resource], trust_domain: &TrustDomain) -> Result<Catalog, ChangeError> {
+    let admitted = admit(&Catalog::default(), batch, EVERYTHING, trust_domain);
+    admitted.map(|admission| admission.after).map_err(ChangeError::Refused)
 }
 
-/// Refuses a draft that is too large to be looked at.
+/// Refuses a draft that is too large to be looked at, or of which too much is to be taken away.
 ///
 /// # Errors
 /// How large it is.
-pub fn check_draft(batch: &[Resource]) -> Result<(), DraftTooLarge> {
+pub fn check_draft(batch: &[Resource], removed: usize) -> Result<(), ChangeError> {
     let (resources, bytes) = (batch.len(), batch.iter().map(Message::encoded_len).sum());
-    let is_too_large = resources > MAX_DRAFT || bytes > MAX_DRAFT_BYTES;
-    if is_too_large { Err(DraftTooLarge { resources, bytes }) } else { Ok(()) }
+    if resources > MAX_BATCH || bytes > MAX_BATCH_BYTES {
+        return Err(DraftTooLarge { resources, bytes }.into());
+    }
+    if removed > MAX_BATCH { Err(ChangeError::TooMany(removed)) } else { Ok(()) }
 }

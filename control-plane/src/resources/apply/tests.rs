@@ -8,7 +8,7 @@ use hauberk_proto::convert::features;
 
 use super::*;
 use crate::audit::{Filter, Outcome as AuditOutcome, Record};
-use crate::bulkhead::MOST_OF_ONE;
+use crate::bulkhead::MOST_CHANGES_OF_ONE;
 use crate::registry::keys;
 use crate::resources::Kind;
 use crate::resources::testing::*;
@@ -149,10 +149,10 @@ async fn nobodys_changes_keep_out_those_of_others() {
             Some(answer) => break answer.unwrap_err(),
             None => waiting.push(change),
         }
-        assert!(waiting.len() <= MOST_OF_ONE, "another change is under way");
+        assert!(waiting.len() <= MOST_CHANGES_OF_ONE, "another change is under way");
     };
     assert!(matches!(refused, ChangeError::Busy(_)), "{refused}");
-    assert_eq!(waiting.len(), MOST_OF_ONE);
+    assert_eq!(waiting.len(), MOST_CHANGES_OF_ONE);
     // One of theirs comes before, and no more.
     let mut applied = Box::pin(resources.apply(&other, &batch, false));
     assert!(applied.as_mut().now_or_never().is_none());
@@ -166,7 +166,7 @@ async fn nobodys_changes_keep_out_those_of_others() {
 }
 
 #[tokio::test]
-async fn whoever_waits_for_resources_that_are_not_followed_holds_up_nobody() {
+async fn whoever_waits_for_resources_that_are_not_followed_is_counted_and_holds_up_nobody() {
     let scratch = Scratch::new().await;
     scratch.apply(&shop()).await;
     let (catalogs, _nobody_follows) = Catalogs::followed_by_hand(Arc::clone(&scratch.store));
@@ -187,16 +187,24 @@ async fn whoever_waits_for_resources_that_are_not_followed_holds_up_nobody() {
         assert!(resources.changing.turn("bob").now_or_never().is_some(), "its turn is taken");
         tokio::task::yield_now().await;
     }
+    // Each has its batch with it.
+    let mut more: Vec<_> =
+        (2..MOST_CHANGES_OF_ONE).map(|_| Box::pin(resources.apply(&author, &batch, true))).collect();
+    for applied in &mut more {
+        assert!(applied.as_mut().now_or_never().is_none());
+    }
+    let refused = resources.apply(&author, &batch, true).now_or_never().expect("nobody knows how many wait");
+    assert!(matches!(refused, Err(ChangeError::Busy(_))), "{refused:?}");
 }
 
 #[tokio::test]
 async fn batches_have_limits() {
     let scratch = Scratch::new().await;
-    let many: Vec<_> = (0..1_001).map(|number| node(&format!("n{number}"), [])).collect();
+    let many: Vec<_> = (0..=MAX_BATCH).map(|number| node(&format!("n{number}"), [])).collect();
     let refused = scratch.resources.apply(&owner(), &many, false).await;
-    assert!(matches!(refused, Err(ChangeError::TooMany(1_001))));
+    assert!(matches!(refused, Err(ChangeError::TooMany(10_001))));
     let text = format!("// {}\npermit(principal is Node, action, resource);", "x".repeat(60_000));
-    let large: Vec<_> = (0..80).map(|number| policy(&format!("p{number}"), &text)).collect();
+    let large: Vec<_> = (0..150).map(|number| policy(&format!("p{number}"), &text)).collect();
     assert!(matches!(scratch.resources.apply(&owner(), &large, false).await, Err(ChangeError::TooLarge(_))));
 }
 

@@ -159,7 +159,7 @@ fn who_users_are_is_a_matter_of_policy() {
     let refused = try_admit(&known, &[orders_for_users("OPTIONAL", &[])], editor).unwrap_err();
     assert_eq!(refused[0].field, "spec.listeners[0].users", "{refused:?}");
     let told = try_admit(&known, &[orders_for_users("OPTIONAL", &[])], policy_admin).unwrap().warnings;
-    assert!(told.iter().any(|told| told.contains("takes the tokens of users in another way")), "{told:?}");
+    assert!(told.iter().any(|told| told.contains("port 8080 no longer requires a user")), "{told:?}");
     // What the boundary says of users nobody else moves from under it.
     let bound = boundary(
         "staff",

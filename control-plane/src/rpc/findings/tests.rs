@@ -4,6 +4,7 @@ use hauberk_identity::{InstanceId, Name, NodeName, Serial, TrustDomain};
 
 use super::*;
 use crate::compile::{CompileFinding, CompiledView, Unmade, heavy_patterns};
+use crate::federation::{Failing, Hindrance};
 use crate::instances::{HelloFacts, IssuedTo, Refusal};
 
 const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
@@ -189,7 +190,11 @@ fn a_denylist_that_cannot_be_made_is_told_of() {
     world.is_denylist_unreadable = true;
     let findings = world.findings();
     assert_eq!(findings[0].severity(), Severity::Error);
-    assert!(findings[0].summary.starts_with("what is revoked or put in quarantine is refused by nobody"));
+    assert!(
+        findings[0]
+            .summary
+            .starts_with("the denylist cannot be made anew: what was revoked or put in quarantine since")
+    );
 }
 
 #[test]
@@ -311,7 +316,8 @@ fn trust_domains_whose_members_are_not_known_are_told() {
         bundle,
         endpoint: None,
         fetched_at: None,
-        problem: problem.map(|problem| (problem.to_owned(), NOW)),
+        failing: problem.map(failing),
+        passed_over: Vec::new(),
         reused: None,
     };
     let mut world = World::healthy();
@@ -326,6 +332,13 @@ fn trust_domains_whose_members_are_not_known_are_told() {
     let reused = told(Followed { reused: Some(7), ..followed(bundle(&[&root]), None) }, NOW);
     assert_eq!(reused[0].0, Severity::Warning);
     assert!(reused[0].1.contains("two bundles of number 7"), "{reused:?}");
+    let passed_over = vec!["key number 2 is refused: it is weak".to_owned()];
+    let weak = told(Followed { passed_over: passed_over.clone(), ..followed(bundle(&[&root]), None) }, NOW);
+    assert_eq!(weak[0].0, Severity::Warning);
+    assert!(weak[0].1.ends_with("not all keys of its bundle count: key number 2 is refused: it is weak"));
+    let none = told(Followed { passed_over, ..followed(bundle(&[]), None) }, NOW);
+    assert_eq!(none[0].0, Severity::Error);
+    assert!(none[0].1.ends_with("its bundle has no root that counts: key number 2 is refused: it is weak"));
     let failing = told(followed(bundle(&[&root]), Some("nobody answers")), NOW);
     assert_eq!(failing[0].0, Severity::Warning);
     let wanted = "FederatedTrustDomain shop/partner.example: its bundle cannot be fetched since 2027-01-15T08:00:00Z: \
@@ -361,6 +374,11 @@ fn what_somebody_else_has_to_sign_is_told_instead_of_what_would_come_by_itself()
     assert_eq!(world.findings()[0].severity(), Severity::Error);
 }
 
+/// An attempt that failed for this.
+fn failing(problem: &str) -> Failing {
+    Failing { problem: problem.to_owned(), since: NOW, hindrance: Hindrance::Other }
+}
+
 #[test]
 fn an_issuer_without_keys_is_an_error_and_one_that_cannot_be_asked_a_warning() {
     let name = |text| Name::parse(text).unwrap();
@@ -369,35 +387,50 @@ fn an_issuer_without_keys_is_an_error_and_one_that_cannot_be_asked_a_warning() {
         mesh: name("shop"),
         name: name("login"),
     };
-    let with = |keys, problem: Option<&str>| {
-        let problem = problem.map(|problem| (problem.to_owned(), NOW));
-        let issuers =
-            vec![FollowedIssuer { key: key.clone(), keys, passed_over: Vec::new(), listed: None, problem }];
+    let with = |keys, failing| {
+        let issuers = vec![FollowedIssuer { keys, failing, ..followed_issuer(&key) }];
         World { issuers, ..World::healthy() }.findings()
     };
     assert!(with(2, None).is_empty());
-    let refused = with(0, Some("no answer"));
+    let refused = with(0, Some(failing("no answer")));
     assert_eq!(refused[0].severity(), Severity::Error);
     assert!(refused[0].summary.contains("JwtIssuer shop/login: its tokens are refused"), "{refused:?}");
-    let failing = with(2, Some("no answer"));
-    assert_eq!(failing[0].severity(), Severity::Warning);
-    assert!(failing[0].summary.contains("no answer; the former ones stay in force"), "{failing:?}");
-    assert!(failing[0].fix.contains("see that it answers where it is asked"), "{failing:?}");
+    let late = with(2, Some(failing("no answer")));
+    assert_eq!(late[0].severity(), Severity::Warning);
+    assert!(late[0].summary.contains("no answer; the former ones stay in force"), "{late:?}");
+    assert!(late[0].fix.contains("see that it answers where it is asked"), "{late:?}");
+    // Whoever is asked has no say in what is advised.
+    let quoted = "its configuration is that of the issuer \"private addresses take allowPrivateAddresses\"";
+    let answered = with(0, Some(failing(quoted)));
+    assert!(answered[0].fix.contains("see that it answers where it is asked"), "{answered:?}");
     // What is not asked at all does not come to answer.
-    let not_asked = with(
-        0,
-        Some("a has only addresses that are not asked: private addresses take allowPrivateAddresses"),
-    );
+    let not_asked = with(0, Some(Failing { hindrance: Hindrance::Inside, ..failing("it is not asked") }));
     assert!(not_asked[0].fix.contains("`allowPrivateAddresses: true`"), "{not_asked:?}");
+    let unknown = with(0, Some(Failing { hindrance: Hindrance::NoWebRoot, ..failing("it is not believed") }));
+    assert!(
+        unknown[0].fix.contains("setting `web-roots`, then `hauberk bundle refresh --issuer login`"),
+        "{unknown:?}"
+    );
     let passed_over = vec!["key number 2 is refused: it is weak".to_owned()];
-    let issuers =
-        vec![FollowedIssuer { key: key.clone(), keys: 1, passed_over, listed: None, problem: None }];
+    let issuers = vec![FollowedIssuer { keys: 1, passed_over: passed_over.clone(), ..followed_issuer(&key) }];
     let weak = World { issuers, ..World::healthy() }.findings();
     assert_eq!(weak[0].severity(), Severity::Warning);
     assert!(
         weak[0].summary.ends_with("not all of its keys count: key number 2 is refused: it is weak"),
         "{weak:?}"
     );
+    // Asked, and without any that counts.
+    let issuers = vec![FollowedIssuer { is_fetched: true, passed_over, ..followed_issuer(&key) }];
+    let none = World { issuers, ..World::healthy() }.findings();
+    assert_eq!(none[0].severity(), Severity::Error);
+    let wanted = "JwtIssuer shop/login: all its users are denied: it publishes no key that can verify tokens: key number 2";
+    assert!(none[0].summary.starts_with(wanted), "{none:?}");
+}
+
+/// One of which no key is known.
+fn followed_issuer(key: &crate::resources::ResourceKey) -> FollowedIssuer {
+    let (keys, is_fetched, passed_over, listed, failing) = (0, false, Vec::new(), None, None);
+    FollowedIssuer { key: key.clone(), keys, is_fetched, passed_over, listed, failing }
 }
 
 #[test]
@@ -411,8 +444,8 @@ fn an_issuer_that_lists_keys_of_ours_is_told() {
         name: Name::parse("own").unwrap(),
     };
     let with = |listed: JwtKeySet, has_our_name| {
-        let (key, listed) = (key.clone(), Some((Arc::new(listed), has_our_name)));
-        let issuers = vec![FollowedIssuer { key, keys: 1, passed_over: Vec::new(), listed, problem: None }];
+        let listed = Some((Arc::new(listed), has_our_name));
+        let issuers = vec![FollowedIssuer { keys: 1, listed, ..followed_issuer(&key) }];
         let trust_domain = TrustDomain::parse("shop.local").unwrap();
         let own_keys = JwtBundle::new(trust_domain, [signers[0].public_key().unwrap()]).unwrap();
         World { issuers, own_keys, ..World::healthy() }.findings()
@@ -468,4 +501,24 @@ fn what_is_stored_and_would_not_be_admitted_is_told() {
     assert!(told[1].starts_with(&format!("policy shop/asks {outdated}")), "{told:?}");
     assert!(told[2].starts_with(&format!("policy shop/heavy {outdated}")), "{told:?}");
     assert!(told[3].starts_with("9001 characters follow the wildcards"), "{told:?}");
+}
+
+#[test]
+fn listeners_at_which_a_forbid_is_gone_round_are_told() {
+    use crate::resources::testing::{catalog_of, classified, data_class, listener, mesh, node, policy};
+    let mut world = World::healthy();
+    world.catalog = catalog_of(&[
+        mesh("shop"),
+        data_class("pii", &[]),
+        node("orders", [classified(listener(8080, "http"), "/card", &["pii"])]),
+        policy("all", "permit(principal is Node, action, resource);"),
+        policy("pii", "forbid(principal, action, resource in DataClass::\"pii\");"),
+    ]);
+    let found = world.findings();
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(
+        found[0].summary.starts_with("VirtualNode shop/orders, port 8080: pii holds for some of its routes"),
+        "{found:?}"
+    );
+    assert!(found[0].fix.starts_with("write `undeclared: DENY` on the listener"), "{found:?}");
 }

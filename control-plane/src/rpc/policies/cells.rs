@@ -56,7 +56,18 @@ pub(super) enum Spoken {
 }
 
 impl Spoken {
-    fn has(self, protocol: Protocol) -> bool {
+    /// Which ports are meant by who asks for this.
+    pub(super) fn of(method: &str, path: &str) -> Self {
+        match (method, path) {
+            ("", "") => Self::Anything,
+            ("call", _) => Self::Grpc,
+            ("", path) if path.starts_with(['/', '*']) => Self::Requests,
+            ("", _) => Self::Grpc,
+            (_, _) => Self::Http,
+        }
+    }
+
+    pub(super) fn has(self, protocol: Protocol) -> bool {
         match protocol {
             Protocol::Tcp => self == Self::Anything,
             Protocol::Grpc => self != Self::Http,

@@ -9,6 +9,7 @@ use hauberk_proto::agent::v1 as agent;
 use hauberk_proto::convert::encode_explanation;
 use tonic::Status;
 
+use super::cells::Spoken;
 use super::circumstances::{Circumstances, gathered, on_behalf_of};
 use super::mesh::{self, Called, Mesh, Somebody, numbers};
 use super::prospect::{Place, encode_prospect};
@@ -37,9 +38,13 @@ impl<'a, 'm> Check<'a, 'm> {
     ) -> Result<Self, Status> {
         let caller = Somebody::called(mesh, &request.caller)?;
         let called = mesh.called(&request.target, request.port)?;
-        let [(port, protocol)] = called.ports[..] else {
-            let several = numbers(&called.ports);
-            let problem = format!("{} has several ports, {several}: name one", request.target);
+        // Of several ports those are meant that take what is asked.
+        let spoken = Spoken::of(&request.method, &request.path);
+        let takes: Vec<_> =
+            called.ports.iter().copied().filter(|(_, protocol)| spoken.has(*protocol)).collect();
+        let meant = if takes.is_empty() { &called.ports } else { &takes };
+        let [(port, protocol)] = meant[..] else {
+            let problem = format!("{} has several ports, {}: name one", request.target, numbers(meant));
             return Err(status::bad_field("port", problem));
         };
         let circumstances = Circumstances::of(request, &caller.asker.caller, now)?;

@@ -4,14 +4,14 @@ use std::io::{self, Read, Write};
 use std::process::ExitCode;
 
 use hauberk_identity::{TrustDomain, UnixMillis};
-use hauberk_proto::admin::v1::{OfflineAnswer, OfflineTest, TestResponse};
+use hauberk_proto::admin::v1::{OfflineAnswer, OfflineTest, TestRequest, TestResponse};
 use prost::Message;
 use tonic::{Code, Status};
 
 use super::answer_all;
 use super::turned_away::Known;
 use crate::clock::Clock;
-use crate::resources::Catalog;
+use crate::resources::draft_alone;
 use crate::rpc::status;
 
 /// The longest question, in bytes.
@@ -53,12 +53,15 @@ fn try_answer(question: &[u8], now: UnixMillis) -> Result<TestResponse, Status> 
     let OfflineTest { trust_domain, test } = OfflineTest::decode(question).map_err(undecodable)?;
     let trust_domain = TrustDomain::parse(&trust_domain);
     let trust_domain = trust_domain.map_err(|error| status::bad_field("trustDomain", error))?;
-    answer_all(&Catalog::default(), &trust_domain, &test.unwrap_or_default(), (Known::Resources, now))
+    let TestRequest { resources, questions } = test.unwrap_or_default();
+    let drafted = draft_alone(&resources, &trust_domain);
+    let drafted = drafted.map_err(|error| status::of_change(&error, "resources"))?;
+    answer_all(&drafted, &trust_domain, &questions, (Known::Resources, now))
 }
 
 #[cfg(test)]
 mod tests {
-    use hauberk_proto::admin::v1::{CheckRequest, CheckResponse, Outlook, Prospect, TestRequest};
+    use hauberk_proto::admin::v1::{CheckRequest, CheckResponse, Outlook, Prospect};
     use hauberk_proto::mesh::v1::{ExternalPort, ExternalServiceSpec, resource::Spec};
 
     use super::*;

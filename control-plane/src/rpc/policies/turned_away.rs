@@ -65,8 +65,11 @@ impl TurnedAway {
         }
         // Without actors a token at a port that takes none is no more than a header field.
         let is_verified = is_looked_at || !actors.is_empty();
-        let has_keys =
-            || mesh.resources.issuers().any(|(name, _, keys)| *name == user.issuer && keys.is_some());
+        let has_keys = || {
+            mesh.resources
+                .issuers()
+                .any(|(name, _, keys)| *name == user.issuer && keys.is_some_and(|keys| !keys.is_empty()))
+        };
         let lacks_keys = matches!(known, Known::Now(_)) && is_verified && !has_keys();
         lacks_keys.then_some(Self::NoKeys)
     }

@@ -12,7 +12,7 @@ use tonic::{Status, Streaming};
 use tonic_types::StatusExt;
 
 use super::*;
-use crate::resources::{MAX_BATCH, MAX_DRAFT};
+use crate::resources::MAX_BATCH;
 
 async fn admin(running: &Running, name: &str, roles: &[Role]) -> Channel {
     let (key, csr) = request();
@@ -234,6 +234,8 @@ async fn a_question_is_answered_by_what_is_stored() {
     let mut odd = ask("web", "orders", 0, "GET", "/orders/1");
     odd.headers = vec![lines("x-b"), lines("a b")];
     assert!(violations(&check(odd).await.unwrap_err())[0].contains("\"a b\" is no name of a header field"));
+    let rpc = check(ask("web", "queue", 0, "", "shop.Queue/Put")).await.unwrap().decision.unwrap();
+    assert_eq!((rpc.action.as_str(), rpc.port), ("call", 1), "no other port takes it");
     let stream = check(ask("web", "queue", 5672, "", "")).await.unwrap().decision.unwrap();
     assert_eq!((stream.action.as_str(), stream.verdict()), ("connect", Verdict::Deny));
 
@@ -343,7 +345,7 @@ async fn what_is_large_comes_in_pages_of_one_revision() {
     assert_eq!(diff.differences.len() % 9, 0);
     assert!(diff.differences.len() > 120 * 9, "{}", diff.differences.len());
 
-    // A whole folder is compared, though it has more than one change may.
+    // A whole folder is compared.
     let text = "permit(principal == Node::\"n1\", action == Action::\"GET\", resource in Node::\"n0\");";
     let many =
         |count: usize| (0..count).map(|number| resources::policy(&format!("q{number}"), text)).collect();
@@ -353,9 +355,9 @@ async fn what_is_large_comes_in_pages_of_one_revision() {
     let refused = policies.diff(without("none")).await.unwrap_err();
     assert_eq!(refused.code(), Code::NotFound);
     assert_eq!(violations(&refused), ["removed[0]: Policy shop/none does not exist"]);
-    let diff = policies.diff(draft(many(MAX_BATCH + 1))).await.unwrap().into_inner();
+    let diff = policies.diff(draft(many(1_001))).await.unwrap().into_inner();
     assert!(!diff.differences.is_empty() && diff.next_page_token.is_empty());
-    let refused = policies.diff(draft(many(MAX_DRAFT + 1))).await.unwrap_err();
+    let refused = policies.diff(draft(many(MAX_BATCH + 1))).await.unwrap_err();
     assert_eq!((refused.code(), reason(&refused).as_str()), (Code::InvalidArgument, "BATCH_TOO_LARGE"));
     assert!(refused.message().contains("at most 10000 resources") && refused.message().contains("has 10001"));
     running.stop().await;

@@ -5,17 +5,19 @@ use hauberk_proto::admin::v1::audit_client::AuditClient;
 use hauberk_proto::admin::v1::flows_client::FlowsClient;
 use hauberk_proto::admin::v1::identities_client::IdentitiesClient;
 use hauberk_proto::admin::v1::policies_client::PoliciesClient;
+use hauberk_proto::admin::v1::resources_client::ResourcesClient;
 use hauberk_proto::admin::v1::rollout_client::RolloutClient;
 use hauberk_proto::admin::v1::system_client::SystemClient;
 use hauberk_proto::admin::v1::{
-    CreateAdminRequest, CreateTokenRequest, ExplainRequest, GetStatusRequest, ListAuditRequest,
-    ListInstancesRequest, ObserveRequest, Source, WaitRequest,
+    ApplyRequest, CreateAdminRequest, CreateTokenRequest, DeleteRequest, DeleteTarget, ExplainRequest,
+    GetStatusRequest, ListAuditRequest, ListInstancesRequest, ObserveRequest, Source, WaitRequest,
 };
 use hauberk_proto::agent::v1::mesh_client::MeshClient;
 use hauberk_proto::agent::v1::{
     Acknowledge, Decision, DecisionDetail, Decisions, FromAgent, Hello, SignedView, Subscribe, ToAgent,
     Verdict, View, WorkloadDenied, from_agent, to_agent,
 };
+use hauberk_proto::mesh::v1::{Kind, ResourceRef};
 use hauberk_tls::signing::ViewVerifier;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -175,7 +177,8 @@ async fn a_denial_is_explained_in_full_after_its_agent_has_gone() {
     let (running, token) = start().await;
     let mut policies = PoliciesClient::new(owner(&running).await);
     let (mut agent, _) = Agent::join(&running, &token).await;
-    agent.say(from_agent::Message::Hello(Hello::default())).await;
+    let features = hauberk_proto::convert::features::ALL.map(str::to_owned).to_vec();
+    agent.say(from_agent::Message::Hello(Hello { features, ..Hello::default() })).await;
     let View { epoch, revision, .. } = View::decode(agent.view().await.view).unwrap();
     let denial = Decision {
         id: format!("{}-0001", agent.instance),
@@ -205,17 +208,39 @@ async fn a_denial_is_explained_in_full_after_its_agent_has_gone() {
     while tokio::time::timeout(DEADLINE, down.message()).await.unwrap().is_ok_and(|message| message.is_some())
     {
     }
-    let asked = ExplainRequest { decision_id: denial.id.clone() };
-    let explained = policies.explain(asked).await.unwrap().into_inner();
+    let asked_of = |decision: &Decision| ExplainRequest { decision_id: decision.id.clone() };
+    let explained = policies.explain(asked_of(&denial)).await.unwrap().into_inner();
     assert_eq!(explained.source(), Source::Kept);
     let detail = explained.decision.unwrap();
-    assert_eq!(detail.decision, Some(denial));
+    assert_eq!(detail.decision, Some(denial.clone()));
     assert!(detail.suggestion.starts_with("hauberk allow intruder orders"), "{}", detail.suggestion);
     assert!(detail.suggestion.ends_with(" --mesh shop"), "{}", detail.suggestion);
-    let asked = ExplainRequest { decision_id: odd.id.clone() };
-    let detail = policies.explain(asked).await.unwrap().into_inner().decision.unwrap();
+    let detail = policies.explain(asked_of(&odd)).await.unwrap().into_inner().decision.unwrap();
     let no_policies = hauberk_proto::agent::v1::NoPolicies::Differs.into();
     assert_eq!(detail, DecisionDetail { decision: Some(odd), no_policies, ..DecisionDetail::default() });
+
+    // Also when the rules are others, and when there is no such node: by the rules by which it was decided.
+    let before = policies.explain(asked_of(&denial)).await.unwrap().into_inner();
+    let admin = owner(&running).await;
+    let (mut changes, mut rollout) = (ResourcesClient::new(admin.clone()), RolloutClient::new(admin));
+    let mut compiled = async |revision| {
+        let asked = WaitRequest { revision, mesh: String::new() };
+        let mut progress = rollout.wait(asked).await.unwrap().into_inner();
+        while !progress.message().await.unwrap().unwrap().lacking.is_empty() {}
+    };
+    let open = resources::policy("open", "permit(principal is Node, action in Action::\"http\", resource);");
+    let applied = changes.apply(ApplyRequest { resources: vec![open], ..ApplyRequest::default() });
+    compiled(applied.await.unwrap().into_inner().revision).await;
+    let changed = policies.explain(asked_of(&denial)).await.unwrap().into_inner();
+    let now = changed.rules_since.as_ref().and_then(|since| since.now.as_ref()).unwrap();
+    assert_eq!(now.decision.as_ref().unwrap().reason, "permitted");
+    assert_eq!(changed.decision, before.decision);
+    let orders = ResourceRef { kind: Kind::VirtualNode.into(), mesh: "shop".into(), name: "orders".into() };
+    let deleted = DeleteTarget { r#ref: Some(orders), ..DeleteTarget::default() };
+    let deleted = changes.delete(DeleteRequest { targets: vec![deleted], ..DeleteRequest::default() });
+    compiled(deleted.await.unwrap().into_inner().revision).await;
+    let gone = policies.explain(asked_of(&denial)).await.unwrap().into_inner();
+    assert_eq!((gone.rules_since.unwrap().revision, gone.decision), (0, before.decision));
 
     for (id, code) in [("nonsense", Code::InvalidArgument), ("0000000000-1", Code::NotFound)] {
         let asked = ExplainRequest { decision_id: id.into() };

@@ -754,3 +754,37 @@ async fn nor_do_they_where_another_control_plane_signs_members() {
     let issuers = authorities.list_issuers().await.unwrap();
     assert!(!issuers.is_complete && !issuers.covers_leaves);
 }
+
+/// As tools issue them that renew what they have issued every few minutes. The control plane has just been started:
+/// what has surely passed it does not know for an hour.
+#[tokio::test]
+async fn under_authorities_of_minutes_there_is_always_one_that_signs() {
+    let scratch = scratch().await;
+    let (folder, corporate) = (tempfile::tempdir().unwrap(), Corporate::new("corporate"));
+    let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
+    let renewed =
+        || corporate.intermediate("short", scratch.clock.now().plus(minutes(20))).files(folder.path());
+    let instances = Arc::clone(&scratch.control.instances);
+    let authorities = after_a_crash_with(&scratch, Some(renewed()), instances).await;
+    let settle = async || while authorities.advance(&actor()).await.unwrap() {};
+    for _ in 0..2 {
+        settle().await;
+        scratch.clock.advance(Duration::from_secs(1));
+    }
+    let mut signers = std::collections::BTreeSet::new();
+    for round in 1..=180 {
+        scratch.clock.advance(Duration::from_secs(30));
+        if round % 10 == 0 {
+            renewed();
+        }
+        settle().await;
+        seen(&scratch).await;
+        let now = scratch.clock.now();
+        assert_eq!(scratch.control.authority.cannot_sign(now), None, "round {round}");
+        let svid = certificate(&scratch).await;
+        let left = svid.validity().remaining(now);
+        assert!(is_accepted(&scratch, &svid) && left > minutes(1), "round {round}: {left:?} left");
+        signers.insert(svid.issuer_serial().unwrap());
+    }
+    assert!(signers.len() > 4, "{signers:?}");
+}

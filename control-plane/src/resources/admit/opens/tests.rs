@@ -325,6 +325,16 @@ fn routes_for_users_are_not_opened_by_more_specific_ones_nor_by_going_and_coming
     assert_eq!(refusals(&before, &[with_admin(users("OPTIONAL", http(8080)), &["/admin/{x}"])]), otherwise);
     let before = catalog(with_admin(users("OPTIONAL", http(8080)), &["/admin/{x}"]));
     assert_eq!(refusals(&before, &[with_admin(users("OPTIONAL", http(8080)), &[])]), otherwise);
+    // What is opened is said as that.
+    let before = catalog(with_admin(users("OPTIONAL", http(8080)), &[]));
+    let of_route = ["port 8080 no longer requires a user for /admin/*"];
+    let open = || routes(users("OPTIONAL", http(8080)), &["/admin/*"]);
+    assert_eq!(refusals(&before, &[node("orders", [open()])]), of_route);
+    let before = catalog(node("orders", [users("REQUIRED", http(8080))]));
+    let of_port = ["port 8080 no longer requires a user"];
+    assert_eq!(refusals(&before, &[node("orders", [users("OPTIONAL", http(8080))])]), of_port);
+    let of_all = ["port 8080 no longer requires a user, and looks at no user's token any longer"];
+    assert_eq!(refusals(&before, &[node("orders", [http(8080)])]), of_all);
     // Where no route says anything of its own, routes are an editor's as everywhere.
     let required = |paths: &[&str]| node("orders", [routes(users("REQUIRED", http(8080)), paths)]);
     assert_eq!(refusals(&catalog(required(&[])), &[required(&["/a"])]), Vec::<String>::new());

@@ -44,7 +44,28 @@ pub(super) fn change(number: u16, former: &PortScope, now: Option<&PortScope>) -
     };
     let is_other = former.users != now.users
         || (says_otherwise(former) || says_otherwise(now)) && for_users(former) != for_users(now);
-    is_other.then(|| format!("port {number} takes the tokens of users in another way"))
+    if !is_other {
+        return None;
+    }
+    let (before, after) = (for_users(former), for_users(now));
+    let opened: Vec<_> = before
+        .iter()
+        .filter(|(route, required)| **required && after.get(*route).is_some_and(|required| !required))
+        .map(|(route, _)| *route)
+        .collect();
+    Some(match (is_for_users(former) && !is_for_users(now), opened.as_slice()) {
+        (true, _) if now.users.is_none() => {
+            format!("port {number} no longer requires a user, and looks at no user's token any longer")
+        }
+        (true, _) => format!("port {number} no longer requires a user"),
+        (false, []) => format!("port {number} takes the tokens of users in another way"),
+        (false, routes) => format!("port {number} no longer requires a user for {}", routes.join(", ")),
+    })
+}
+
+/// Whether requests are for users alone where routes say nothing else.
+fn is_for_users(port: &PortScope) -> bool {
+    port.users.as_ref().is_some_and(|users| users.required)
 }
 
 /// Whether any of its routes says something else than the port.
@@ -54,7 +75,7 @@ fn says_otherwise(port: &PortScope) -> bool {
 
 /// Each route, and whether it is for users alone: requests for one may be those of another tomorrow.
 fn for_users(port: &PortScope) -> BTreeMap<&str, bool> {
-    let default = port.users.as_ref().is_some_and(|users| users.required);
+    let default = is_for_users(port);
     let routes = port.routes.iter();
     routes.map(|route| (route.template.as_str(), route.requires_user.unwrap_or(default))).collect()
 }

@@ -65,7 +65,8 @@ impl<'d> References<'d> {
         let reference = reference.as_str().ok_or("it is not a text")?;
         let Some(fragment) = reference.strip_prefix('#') else {
             return Err(format!(
-                "{reference:?} is another document, and no other one is read: write it here, or bundle the documents into one"
+                "{reference:?} is another document, and no other one is read: write it here, bundle the documents into one, \
+                 or name the file as openapiFile:"
             ));
         };
         if !fragment.starts_with('/') {

@@ -1,0 +1,178 @@
+//! The fields of a request's head as HPACK (RFC 7541) writes them, walked a byte at a time as they come: what is kept
+//! is a few numbers, however long they are. Of an authority each byte, or bit, that may not be in one is exchanged for
+//! one that may. The value keeps its length, written and read, so that both sides' tables of fields stay the same.
+
+/// The name, where it is written out: as it is, and by the code of RFC 7541 Appendix B.
+const NAME: &[u8] = b":authority";
+const CODED_NAME: &[u8] = b"\xb8\x3b\x53\x39\xec\x32\x7d\x7f";
+/// Its place in the table that everybody has (RFC 7541 Appendix A).
+const NAME_INDEX: u32 = 1;
+
+/// How many codes of each length in bits there are in the code of RFC 7541 Appendix B. They are numbered in the order
+/// of their lengths, so that this tells where a code ends.
+const CODES: [u32; 31] =
+    [0, 0, 0, 0, 0, 10, 26, 32, 6, 0, 5, 3, 2, 6, 2, 3, 0, 0, 0, 3, 8, 13, 26, 29, 12, 4, 15, 19, 29, 0, 4];
+
+/// What is left of 01100 when the ten codes of five bits are counted off.
+const SLASH_OR_THREE: u32 = 0b01100 - 10;
+
+/// Where in the fields the next byte is.
+#[derive(Debug)]
+pub(super) enum Fields {
+    /// A field begins.
+    Begin,
+    /// Within a number that did not fit into the bits beside what it is of.
+    Number { so_far: u32, shift: u32, of: Of },
+    /// A name that is written out begins.
+    NameHead,
+    /// Within one: as far as it is the authority's.
+    Name { left: u32, wanted: &'static [u8], matched: Option<usize> },
+    /// A value begins.
+    ValueHead { is_authority: bool },
+    /// Within one.
+    Value { left: u32, change: Change },
+    /// No HPACK: the connection ends by it, and nothing more is looked at.
+    Lost,
+}
+
+/// What a number says.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Of {
+    /// Which whole field, or how large a table is.
+    Field,
+    Name,
+    NameLength {
+        is_coded: bool,
+    },
+    ValueLength {
+        is_coded: bool,
+        is_authority: bool,
+    },
+}
+
+/// What is done to a value.
+#[derive(Debug)]
+pub(super) enum Change {
+    Nothing,
+    Bytes,
+    Codes(Codes),
+}
+
+/// Within a code: how many bits of it there were, and the how manieth of the codes that are longer.
+#[derive(Debug, Default)]
+pub(super) struct Codes {
+    bits: usize,
+    nth: u32,
+}
+
+impl Fields {
+    pub(super) fn next(self, byte: &mut u8) -> Self {
+        match self {
+            Self::Begin => Self::begin(*byte),
+            Self::Number { so_far, shift, of } => {
+                // More than this no table and no head has (RFC 7541 §5.1).
+                if shift > 21 {
+                    return Self::Lost;
+                }
+                let so_far = so_far + (u32::from(*byte & 0x7f) << shift);
+                if *byte & 0x80 == 0 {
+                    Self::counted(so_far, of)
+                } else {
+                    Self::Number { so_far, shift: shift + 7, of }
+                }
+            }
+            Self::NameHead => Self::number(*byte, 7, Of::NameLength { is_coded: *byte & 0x80 != 0 }),
+            Self::Name { left, wanted, matched } => {
+                let matched = matched.filter(|at| wanted.get(*at) == Some(byte)).map(|at| at + 1);
+                if left > 1 {
+                    Self::Name { left: left - 1, wanted, matched }
+                } else {
+                    Self::ValueHead { is_authority: matched == Some(wanted.len()) }
+                }
+            }
+            Self::ValueHead { is_authority } => {
+                Self::number(*byte, 7, Of::ValueLength { is_coded: *byte & 0x80 != 0, is_authority })
+            }
+            Self::Value { left, mut change } => {
+                change.apply(byte);
+                if left > 1 { Self::Value { left: left - 1, change } } else { Self::Begin }
+            }
+            Self::Lost => Self::Lost,
+        }
+    }
+
+    /// The forms of RFC 7541 §6.
+    fn begin(byte: u8) -> Self {
+        match byte.leading_zeros() {
+            0 => Self::number(byte, 7, Of::Field),
+            1 => Self::number(byte, 6, Of::Name),
+            2 => Self::number(byte, 5, Of::Field),
+            _ => Self::number(byte, 4, Of::Name),
+        }
+    }
+
+    /// A number whose first bits are the last of a byte (RFC 7541 §5.1).
+    fn number(byte: u8, bits: u32, of: Of) -> Self {
+        let most = (1 << bits) - 1;
+        let so_far = u32::from(byte) & most;
+        if so_far == most { Self::Number { so_far, shift: 0, of } } else { Self::counted(so_far, of) }
+    }
+
+    fn counted(number: u32, of: Of) -> Self {
+        match (of, number) {
+            (Of::Field, _) | (Of::ValueLength { .. }, 0) => Self::Begin,
+            (Of::Name, 0) => Self::NameHead,
+            (Of::Name, index) => Self::ValueHead { is_authority: index == NAME_INDEX },
+            (Of::NameLength { .. }, 0) => Self::ValueHead { is_authority: false },
+            (Of::NameLength { is_coded }, left) => {
+                Self::Name { left, wanted: if is_coded { CODED_NAME } else { NAME }, matched: Some(0) }
+            }
+            (Of::ValueLength { is_coded, is_authority }, left) => {
+                let change = match (is_authority, is_coded) {
+                    (false, _) => Change::Nothing,
+                    (true, false) => Change::Bytes,
+                    (true, true) => Change::Codes(Codes::default()),
+                };
+                Self::Value { left, change }
+            }
+        }
+    }
+}
+
+impl Change {
+    fn apply(&mut self, byte: &mut u8) {
+        match self {
+            Self::Nothing => {}
+            Self::Bytes => {
+                if !byte.is_ascii_alphanumeric() && !matches!(byte, b'.' | b'-' | b'_') {
+                    *byte = b'-';
+                }
+            }
+            Self::Codes(codes) => *byte = codes.readable(*byte),
+        }
+    }
+}
+
+impl Codes {
+    /// Space and `%` are 01010 with another bit, `/` is 011000: each becomes its neighbour (`-`, `.` and `3`) by one
+    /// bit set, so that what has been passed on never has to be taken back.
+    fn readable(&mut self, byte: u8) -> u8 {
+        (0..8).rev().fold(0, |before, place| {
+            let read = u32::from(byte >> place) & 1;
+            let is_unfit = matches!((self.bits, self.nth, read), (4, 0b0101, 0) | (5, SLASH_OR_THREE, 0));
+            let bit = if is_unfit { 1 } else { read };
+            self.step(bit);
+            before << 1 | u8::from(bit == 1)
+        })
+    }
+
+    fn step(&mut self, bit: u32) {
+        let nth = self.nth << 1 | bit;
+        self.bits += 1;
+        match CODES.get(self.bits) {
+            Some(codes) if nth >= *codes => self.nth = nth - codes,
+            // There is no longer one: it ends here, or is none, by which the connection ends.
+            _ => *self = Self::default(),
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! What an OpenAPI document refers to in other files, below its own folder: taken in, so that it refers to itself alone. Whoever
+//! writes a document has no file read that lies anywhere else.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Component, Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use super::openapi::{Part, SEVERAL_SEGMENTS, tree};
+use super::{Flaw, read_file};
+
+/// The most files that a document refers to.
+const MOST_FILES: usize = 1_000;
+/// The most bytes of these in all.
+const MOST_BYTES: u64 = 16 << 20;
+
+/// Takes in what path items and operations of `document`, which lies in `folder`, refer to in other files.
+pub(super) fn take_in(document: &mut Value, folder: &Path) -> Result<(), Flaw> {
+    let mut elsewhere = Elsewhere {
+        folder,
+        files: BTreeMap::new(),
+        left: MOST_BYTES,
+        known: BTreeSet::new(),
+        pending: Vec::new(),
+    };
+    for items in ["/paths", "/components/pathItems"] {
+        let Some(items) = document.pointer_mut(items).and_then(Value::as_object_mut) else { continue };
+        for (name, item) in items.iter_mut().filter(|(name, _)| !name.starts_with("x-")) {
+            elsewhere.refer(item, None, Part::PathItem, &format!("paths.{name}"))?;
+        }
+    }
+    let mut taken = Map::new();
+    while let Some((Place { file, pointer }, part)) = elsewhere.pending.pop() {
+        let at = format!("{}#{pointer}", file.display());
+        let found = elsewhere.files.get(&file).and_then(|document| document.pointer(&pointer));
+        let mut found =
+            found.map(|found| kept(found, part)).ok_or_else(|| Flaw::whole(format!("there is no {at}")))?;
+        elsewhere.refer(&mut found, Some(&file), part, &at)?;
+        taken.insert(at, found);
+    }
+    if let (false, Value::Object(document)) = (taken.is_empty(), document) {
+        let components = document.entry("components").or_insert_with(|| Value::Object(Map::new()));
+        if let Value::Object(components) = components {
+            components.insert(TAKEN.to_owned(), Value::Object(taken));
+        }
+    }
+    Ok(())
+}
+
+/// The component that holds what was taken in, by its file and place.
+const TAKEN: &str = "x-files";
+
+/// Something within a file, which is named from the document's folder.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    file: PathBuf,
+    /// As RFC 6901 has it.
+    pointer: String,
+}
+
+struct Elsewhere<'f> {
+    folder: &'f Path,
+    files: BTreeMap<PathBuf, Value>,
+    /// How many bytes may still be read.
+    left: u64,
+    known: BTreeSet<Place>,
+    pending: Vec<(Place, Part)>,
+}
+
+impl Elsewhere<'_> {
+    /// Has a path item or an operation of `file` refer to what is taken in; of none: of the document itself.
+    fn refer(&mut self, of: &mut Value, file: Option<&Path>, part: Part, at: &str) -> Result<(), Flaw> {
+        let Value::Object(fields) = of else { return Ok(()) };
+        if let Some(Value::String(reference)) = fields.get_mut("$ref")
+            && (file.is_some() || !reference.starts_with('#'))
+        {
+            let place = self
+                .place(reference, file)
+                .map_err(|message| Flaw::whole(format!("{at}.$ref: {reference:?} {message}")))?;
+            let name = format!("{}#{}", place.file.display(), place.pointer);
+            *reference = format!("#/components/{TAKEN}/{}", escaped(&name));
+            if self.known.insert(place.clone()) {
+                self.pending.push((place, part));
+            }
+        }
+        if let Some(Value::Array(parameters)) = fields.get_mut("parameters") {
+            parameters.retain_mut(|parameter| self.is_of_several_segments(parameter, file));
+        }
+        if part != Part::PathItem {
+            return Ok(());
+        }
+        for (name, value) in fields.iter_mut() {
+            let at = format!("{at}.{name}");
+            match (part.under(name), value) {
+                (Some(Part::Operation), operation) => self.refer(operation, file, Part::Operation, &at)?,
+                (Some(Part::Operations), Value::Object(others)) => {
+                    for (method, operation) in others.iter_mut() {
+                        self.refer(operation, file, Part::Operation, &format!("{at}.{method}"))?;
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a parameter may be several segments. One of another file is put in the place of its reference; where it cannot be
+    /// read nothing is asked of it.
+    fn is_of_several_segments(&mut self, parameter: &mut Value, file: Option<&Path>) -> bool {
+        if let Some(reference) = parameter.get("$ref").and_then(Value::as_str) {
+            if file.is_none() && reference.starts_with('#') {
+                return true;
+            }
+            let Ok(Place { file, pointer }) = self.place(reference, file) else { return false };
+            let found = self.files.get(&file).and_then(|document| document.pointer(&pointer));
+            *parameter = found.map(|found| kept(found, Part::Parameter)).unwrap_or_default();
+        }
+        parameter.get(SEVERAL_SEGMENTS).is_some()
+    }
+
+    /// What a reference within `file` refers to, once its file was read.
+    fn place(&mut self, reference: &str, file: Option<&Path>) -> Result<Place, String> {
+        let (name, fragment) = reference.split_once('#').unwrap_or((reference, ""));
+        let decoded = |text: &str| {
+            unescaped(text).ok_or_else(|| "has an escape with % that stands for nothing".to_owned())
+        };
+        let (name, pointer) = (decoded(name)?, decoded(fragment)?);
+        if !pointer.is_empty() && !pointer.starts_with('/') {
+            return Err("is not understood: write a place such as users.yaml#/list".to_owned());
+        }
+        let file = match file {
+            Some(file) if name.is_empty() => file.to_owned(),
+            file => below(file.and_then(Path::parent).unwrap_or(Path::new("")), &name)?,
+        };
+        self.read(&file)?;
+        Ok(Place { file, pointer })
+    }
+
+    fn read(&mut self, file: &Path) -> Result<(), String> {
+        if self.files.contains_key(file) {
+            return Ok(());
+        }
+        if self.files.len() >= MOST_FILES {
+            return Err(format!(
+                "would be one file more than {MOST_FILES}, which are the most: bundle them into one"
+            ));
+        }
+        let path = self.folder.join(file);
+        let cannot = |error| format!("cannot be read: {}: {error}", path.display());
+        // A link may lead anywhere.
+        let folder = if self.folder.as_os_str().is_empty() { Path::new(".") } else { self.folder };
+        let (real, folder) =
+            (fs::canonicalize(&path).map_err(cannot)?, fs::canonicalize(folder).map_err(cannot)?);
+        if !real.starts_with(folder) {
+            return Err(
+                "leads out of the document's folder by a link, and only what lies below is read".to_owned()
+            );
+        }
+        if !fs::metadata(&real).map_err(cannot)?.is_file() {
+            return Err("is no file".to_owned());
+        }
+        let bytes = read_file(&real, self.left).map_err(cannot)?.ok_or_else(|| {
+            format!("and those before it are more than {} MiB, which are the most", MOST_BYTES >> 20)
+        })?;
+        self.left = self.left.saturating_sub(bytes.len() as u64);
+        let document = tree(&bytes, Part::Whole).map_err(|Flaw { at, message }| match at {
+            Some(at) => format!("cannot be read: {}:{}:{}: {message}", path.display(), at.line, at.column),
+            None => format!("cannot be read: {}: {message}", path.display()),
+        })?;
+        self.files.insert(file.to_owned(), document);
+        Ok(())
+    }
+}
+
+/// A file by the name that another one in `folder` gives it; both are below the document's.
+fn below(folder: &Path, name: &str) -> Result<PathBuf, String> {
+    if name.contains(':') {
+        return Err("is a URL, and nothing is fetched: write the file beside the document".to_owned());
+    }
+    let mut file = folder.to_owned();
+    for component in Path::new(name).components() {
+        let is_below = match component {
+            Component::Normal(name) => {
+                file.push(name);
+                true
+            }
+            Component::CurDir => true,
+            Component::ParentDir => file.pop(),
+            Component::RootDir | Component::Prefix(_) => false,
+        };
+        if !is_below {
+            return Err("leads out of the document's folder, and only what lies below is read".to_owned());
+        }
+    }
+    Ok(file)
+}
+
+/// What of a part is sent.
+fn kept(value: &Value, part: Part) -> Value {
+    match value {
+        Value::Object(fields) => {
+            let field =
+                |(name, value): (&String, &Value)| Some((name.clone(), kept(value, part.under(name)?)));
+            fields.iter().filter_map(field).collect()
+        }
+        Value::Array(items) => match part.items() {
+            Some(part) => items.iter().map(|item| kept(item, part)).collect(),
+            None => Value::Array(Vec::new()),
+        },
+        scalar => scalar.clone(),
+    }
+}
+
+/// A name as a pointer in a fragment spells it.
+fn escaped(name: &str) -> String {
+    name.replace('~', "~0").replace('/', "~1").replace('%', "%25")
+}
+
+/// Without the escapes of URLs; nothing where one is broken.
+fn unescaped(text: &str) -> Option<String> {
+    let mut pieces = text.split('%');
+    let mut bytes = pieces.next()?.as_bytes().to_vec();
+    for piece in pieces {
+        let (digits, rest) = piece.split_at_checked(2)?;
+        bytes.push(u8::from_str_radix(digits, 16).ok()?);
+        bytes.extend(rest.as_bytes());
+    }
+    String::from_utf8(bytes).ok()
+}

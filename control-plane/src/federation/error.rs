@@ -1,0 +1,50 @@
+//! Why what others publish did not come, by whose fault it is.
+
+use hauberk_identity::{InstanceId, SpiffeId};
+use hauberk_proto::convert::features::{FEW_ROOTS, MANY_ROOTS};
+
+use super::fetch::FetchError;
+use super::status::Hindrance;
+use crate::ask::Unreached;
+use crate::registry::StoreError;
+use crate::resources::ResourceKey;
+
+/// A bundle that was asked for by hand and did not come.
+#[derive(Debug, thiserror::Error)]
+pub enum RefreshError {
+    /// There is nothing to ask.
+    #[error("{0} does not exist, or has no URL to ask")]
+    NoEndpoint(ResourceKey),
+    /// It cannot be fetched.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    /// A running agent would let in nobody of the trust domain.
+    #[error(
+        "the bundle has {roots} roots, and instance {instance} of {node} takes no more than {FEW_ROOTS}: it lacks {MANY_ROOTS}; update its \
+         agent, or stop it"
+    )]
+    Incapable {
+        /// How many it has.
+        roots: usize,
+        /// The instance.
+        instance: InstanceId,
+        /// Its node.
+        node: SpiffeId,
+    },
+    /// The registry failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl RefreshError {
+    /// What stands in the way, as far as somebody here can mend it.
+    pub(super) fn hindrance(&self) -> Hindrance {
+        match self {
+            Self::Fetch(FetchError::Unreached(Unreached::Address { is_never: false, .. })) => {
+                Hindrance::Inside
+            }
+            Self::Fetch(FetchError::Unreached(Unreached::NoWebRoot { .. })) => Hindrance::NoWebRoot,
+            _ => Hindrance::Other,
+        }
+    }
+}

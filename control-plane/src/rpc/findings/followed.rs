@@ -1,0 +1,109 @@
+//! What others publish: bundles of trust domains, keys of issuers.
+
+use hauberk_identity::UnixMillis;
+use hauberk_proto::admin::v1::Finding;
+use hauberk_tls::jwt::{JwtBundle, JwtKey};
+
+use super::{error, warning};
+use crate::federation::{Failing, Followed, FollowedIssuer, Hindrance};
+
+/// A trust domain whose members are not known, or soon may not be.
+pub(super) fn federation(followed: &Followed, now: UnixMillis) -> Option<Finding> {
+    let Followed { key, bundle, failing, passed_over, reused, .. } = followed;
+    let trust_domain = &followed.trust_domain;
+    let roots = bundle.as_ref().map(|bundle| bundle.x509().roots()).unwrap_or_default();
+    let then =
+        format!("`hauberk bundle refresh {trust_domain}`; or apply the resource with its present bundle");
+    let fix = fix_of_fetch(failing.as_ref(), "see that its endpoint answers", &then);
+    let failing = failing.as_ref().map(|Failing { problem, since, .. }| {
+        format!("its bundle cannot be fetched since {since}: {problem}")
+    });
+    if !roots.iter().any(|root| root.validity().contains(now)) {
+        let what = match bundle {
+            None => "there is no bundle of it".to_owned(),
+            Some(_) if roots.is_empty() && !passed_over.is_empty() => {
+                format!("its bundle has no root that counts: {}", passed_over.join("; "))
+            }
+            Some(_) if roots.is_empty() => "its bundle has no root: it has taken all back".to_owned(),
+            Some(_) => "every root of its bundle has expired".to_owned(),
+        };
+        let failing = failing.map(|failing| format!("; {failing}")).unwrap_or_default();
+        return Some(error(format!("{key}: nobody of {trust_domain} is let in: {what}{failing}"), fix));
+    }
+    if let Some(failing) = failing {
+        return Some(warning(format!("{key}: {failing}; the former one stays in force"), fix));
+    }
+    if !passed_over.is_empty() {
+        return Some(warning(
+            format!("{key}: not all keys of its bundle count: {}", passed_over.join("; ")),
+            "have its publisher replace them: whom these vouch for is refused",
+        ));
+    }
+    let number = (*reused)?;
+    Some(warning(
+        format!("{key}: there were two bundles of number {number}; the latter one is in force"),
+        "have its publisher raise `spiffe_sequence` with each change: other followers may keep the former keys",
+    ))
+}
+
+/// What to do where something is not fetched. The text of the problem decides nothing, for whoever was asked may have written part
+/// of it.
+fn fix_of_fetch(failing: Option<&Failing>, otherwise: &str, then: &str) -> String {
+    match failing.map(|failing| failing.hindrance) {
+        Some(Hindrance::Inside) => {
+            "if it is meant to be there, apply the resource with `allowPrivateAddresses: true`".to_owned()
+        }
+        Some(Hindrance::NoWebRoot) => format!(
+            "if an authority of your own signed its certificate, name it in the control plane's setting `web-roots`, then {then}"
+        ),
+        Some(Hindrance::Other) | None => format!("{otherwise}, then {then}"),
+    }
+}
+
+/// An issuer whose users are not known, or soon may not be.
+pub(super) fn issuer(followed: &FollowedIssuer) -> Option<Finding> {
+    let FollowedIssuer { key, keys, is_fetched, passed_over, failing, .. } = followed;
+    let then = format!("`hauberk bundle refresh --issuer {}`; or write its keys into the resource", key.name);
+    let fix = fix_of_fetch(failing.as_ref(), "see that it answers where it is asked", &then);
+    let failing = failing
+        .as_ref()
+        .map(|Failing { problem, since, .. }| format!("its keys cannot be fetched since {since}: {problem}"));
+    if *keys == 0 && *is_fetched {
+        let why: Vec<_> = passed_over.iter().cloned().chain(failing).collect();
+        let why = if why.is_empty() { String::new() } else { format!(": {}", why.join("; ")) };
+        return Some(error(
+            format!("{key}: all its users are denied: it publishes no key that can verify tokens{why}"),
+            format!(
+                "have the issuer publish its keys, then `hauberk bundle refresh --issuer {}`; if it has ended, delete the resource",
+                key.name
+            ),
+        ));
+    }
+    if *keys == 0 {
+        let failing = failing.map(|failing| format!("; {failing}")).unwrap_or_default();
+        return Some(error(format!("{key}: its tokens are refused: no key of it is known{failing}"), fix));
+    }
+    if let Some(failing) = failing {
+        return Some(warning(format!("{key}: {failing}; the former ones stay in force"), fix));
+    }
+    let fix = "have the issuer publish keys that are of use; tokens that these sign are refused";
+    (!passed_over.is_empty())
+        .then(|| warning(format!("{key}: not all of its keys count: {}", passed_over.join("; ")), fix))
+}
+
+/// An issuer that goes on believing a key of ours, whatever becomes of that here.
+pub(super) fn lists_ours(followed: &FollowedIssuer, own: &JwtBundle) -> Option<Finding> {
+    let FollowedIssuer { key, listed, .. } = followed;
+    let (listed, has_our_name) = listed.as_ref()?;
+    let is_ours = |listed: &JwtKey| own.keys().any(|own| own.fingerprint() == listed.fingerprint());
+    let ours = listed.keys().find(|listed| is_ours(listed));
+    let what = match ours {
+        Some(ours) => format!("its `jwks` lists the key {} of this control plane", ours.id()),
+        None if *has_our_name => "its `jwks` lists keys for this control plane's own tokens".to_owned(),
+        None => return None,
+    };
+    Some(warning(
+        format!("{key}: {what}: it is believed there whatever becomes of it, also once it is revoked"),
+        "leave out `jwks`, with what --oidc-issuer says as `issuer`: its keys are then those that sign here, at each moment",
+    ))
+}

@@ -1,6 +1,7 @@
 //! Why a decision came out as it did, and what would change it.
 
 mod conditions;
+mod near;
 
 use std::sync::Arc;
 
@@ -27,6 +28,7 @@ use crate::user::OnBehalfOf;
 use crate::vocabulary::{Action, ActionSet};
 use conditions::failed;
 pub(crate) use conditions::{alone, conditions, text_of_expression};
+use near::Near;
 
 /// A decision with its grounds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,9 +47,12 @@ pub struct Explanation {
     pub policies: Vec<PolicyNote>,
     /// The grant that would let exactly this through, where one would.
     pub suggestion: Option<Grant>,
-    /// The permits that let this caller through here for some users. A grant would do so for all, and is not suggested
-    /// then.
+    /// The permits that lack nothing but a user, where there is none. A grant would let it through for all, and is not
+    /// suggested then.
     pub for_users: Vec<Arc<str>>,
+    /// The other permits whose scope admits this, and whose condition on more than method and path did not hold. A
+    /// grant lets it through whatever they ask for.
+    pub conditional: Vec<Arc<str>>,
 }
 
 /// How one statement met a question.
@@ -67,6 +72,8 @@ pub struct PolicyNote {
     pub resource: bool,
     /// Every part of it that did not hold; empty where it applied.
     pub mismatches: Vec<Mismatch>,
+    /// Nothing of it failed but conditions on the user that it is made for.
+    pub lacks_user: bool,
     /// Why its conditions could not be evaluated, if so.
     pub error: Option<String>,
 }
@@ -138,7 +145,7 @@ impl Engine {
         };
         let principal = inner.principal(question.caller);
         let mut policies = Vec::new();
-        let (mut suggestion, mut for_users) = (None, Vec::new());
+        let (mut suggestion, mut near) = (None, Near::default());
         if let (Some(principal), Ok((port, target))) =
             (&principal, inner.locate(question.port, question.attempt))
             && let Some(governed) = inner.resources.get(target.resource)
@@ -176,6 +183,9 @@ impl Engine {
                 })
                 .collect();
             let is_unmatched = matches!(decision.reason, Reason::NoPolicyMatched | Reason::AuditDefaultAllow);
+            if is_unmatched {
+                near = Near::of(inner.policies.iter().zip(&policies), question.attempt);
+            }
             policies.sort_by_key(|note: &PolicyNote| {
                 let decided = decision.policies.contains(&note.name);
                 // Where a permit was lacking, one that comes near is of interest, and no forbid.
@@ -183,9 +193,8 @@ impl Engine {
                 (!note.is_bound(), !decided, is_beside, note.distance(), note.name.clone())
             });
             if is_unmatched {
-                for_users = self.permits_for_users(principal, governed);
                 // A grant of one reading alone would open nothing.
-                let is_exact = for_users.is_empty() && !has_two_readings;
+                let is_exact = !near.is_for_users && !has_two_readings;
                 suggestion = self.suggest(question, port.protocol).filter(|_| is_exact);
             }
         }
@@ -198,16 +207,8 @@ impl Engine {
             Attempt::Stream => "a stream".to_owned(),
         };
         let mesh = inner.scope.mesh.clone();
-        Explanation { mesh, caller, attempt, decision, policies, suggestion, for_users }
-    }
-
-    /// Whichever action they are about: to whom one is open by a user's grace, another should not be to everybody.
-    fn permits_for_users(&self, principal: &Principal, governed: &Governed) -> Vec<Arc<str>> {
-        let here = governed.policies.iter().filter_map(|index| self.0.policies.get(*index));
-        let permits = here.filter(|compiled| compiled.mode == Mode::Enforce && compiled.permits);
-        let for_users = permits
-            .filter(|compiled| compiled.reads.facts.are_of_users() && compiled.admits_principal(principal));
-        for_users.map(|compiled| Arc::clone(&compiled.name)).collect()
+        let Near { for_users, conditional, .. } = near;
+        Explanation { mesh, caller, attempt, decision, policies, suggestion, for_users, conditional }
     }
 
     fn suggest(&self, question: &Question<'_>, protocol: Protocol) -> Option<Grant> {
@@ -253,19 +254,6 @@ impl Engine {
             GrantCaller::Gateway(gateway) => Some(GrantTarget::Gateway(gateway)),
             _ => None,
         }
-    }
-}
-
-impl PolicyNote {
-    /// Whether it is of the boundary and stopped this, and so stands before all others.
-    fn is_bound(&self) -> bool {
-        self.mode == Mode::Boundary && (self.mismatches.is_empty() || self.error.is_some())
-    }
-
-    /// How far the statement was from applying: an error is nearest, and another resource is further away than another
-    /// caller.
-    fn distance(&self) -> (bool, usize) {
-        (self.error.is_none(), self.mismatches.len() + usize::from(!self.resource))
     }
 }
 
@@ -323,6 +311,7 @@ impl Case<'_> {
             }
         };
         let conditions = policy.ok().flatten().map_or_else(Vec::new, |policy| conditions(&policy));
+        let mut lacks_user = is_in_scope && error.is_none();
         for condition in conditions {
             match self.holds(&condition, request.as_ref()) {
                 Ok(true) => {}
@@ -330,13 +319,15 @@ impl Case<'_> {
                 Err(_) if error.is_some() => {}
                 // By itself a condition may well not make sense.
                 Ok(false) | Err(_) => {
+                    lacks_user &= near::is_of_users_alone(&condition);
                     mismatches.push(failed(&condition, request.as_ref(), &self.entities));
                 }
             }
         }
         let effect = if compiled.permits { Effect::Allow } else { Effect::Deny };
         let (name, mode) = (compiled.name.clone(), compiled.mode);
-        PolicyNote { name, effect, mode, principal, action, resource, mismatches, error }
+        lacks_user &= !mismatches.is_empty();
+        PolicyNote { name, effect, mode, principal, action, resource, mismatches, lacks_user, error }
     }
 
     fn request(&self) -> Option<Request> {

@@ -126,6 +126,11 @@ impl FactSet {
         self.contains_any(&Fact::OF_USERS)
     }
 
+    /// Whether there are some, and all are told so.
+    pub(crate) fn are_only_of_users(self) -> bool {
+        self.are_of_users() && self.without(Self::of(&Fact::OF_USERS)) == Self::NONE
+    }
+
     /// Whether a connection has them all, whatever is spoken on it.
     pub(crate) fn are_of_any_connection(self) -> bool {
         !self.without(Self::of(&Fact::PEER).and(Self::of(&[Fact::Time]))).contains_any(&Fact::ALL)

@@ -22,6 +22,7 @@ pub(super) fn explain(kept: &Kept) -> pb::DecisionDetail {
         policies: Vec::new(),
         suggestion: String::new(),
         for_users: Vec::new(),
+        conditional: Vec::new(),
         no_policies: pb::NoPolicies::Unspecified.into(),
     };
     let told = again.as_ref().map(|explanation| !explanation.policies.is_empty());
@@ -36,6 +37,7 @@ pub(super) fn explain(kept: &Kept) -> pb::DecisionDetail {
         detail.policies = explanation.policies.iter().map(encode_policy_note).collect();
         detail.suggestion = explanation.command().unwrap_or_default();
         detail.for_users = explanation.for_users.iter().map(ToString::to_string).collect();
+        detail.conditional = explanation.conditional.iter().map(ToString::to_string).collect();
     }
     detail
 }

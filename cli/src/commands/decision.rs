@@ -221,7 +221,9 @@ pub(crate) fn trace(detail: &DecisionDetail) -> String {
     if more > 0 {
         out.push_str(&format!("  and {more} more\n"));
     }
-    if !detail.suggestion.is_empty() {
+    out.push_str(&unmet_conditions(detail));
+    out.push_str(&past_a_forbid(detail));
+    if !detail.suggestion.is_empty() && detail.conditional.is_empty() {
         let suggestion = printable(&detail.suggestion);
         out.push_str(&format!("\nTo let exactly this through:\n  {}\n", suggestion.bold()));
     }
@@ -232,12 +234,51 @@ pub(crate) fn trace(detail: &DecisionDetail) -> String {
         let names: Vec<_> = detail.for_users.iter().map(|name| printable(name)).collect();
         let verb = if names.len() == 1 { "permits" } else { "permit" };
         out.push_str(&format!(
-            "\nWhat lacks is a user: {} {verb} calls here for some users alone. Give the user what is asked for, or change\n\
+            "\nWhat lacks is a user: {} {verb} this for some users alone. Give the user what is asked for, or change\n\
              the condition; `hauberk allow` would let it through for every user, and for none.\n",
             names.join(", ").bold()
         ));
     }
     out
+}
+
+/// Which permits would let it through but for what they ask of the request or the caller, and the command that does
+/// so whatever they ask for.
+fn unmet_conditions(detail: &DecisionDetail) -> String {
+    if detail.conditional.is_empty() {
+        return String::new();
+    }
+    let names: Vec<_> = detail.conditional.iter().map(|name| printable(name)).collect();
+    let mut out = format!("\nThe request does not meet the condition of {}:\n", names.join(", ").bold());
+    for policy in detail.policies.iter().filter(|policy| detail.conditional.contains(&policy.policy)) {
+        out.push_str(&format!("  {}  {}\n", printable(&policy.policy), printable(&policy.difference)));
+    }
+    out.push_str("Change the caller so that it does, or change the condition.");
+    if !detail.suggestion.is_empty() {
+        let suggestion = printable(&detail.suggestion);
+        out.push_str(&format!(
+            " This lets it through whatever the condition asks for:\n  {}",
+            suggestion.bold()
+        ));
+    }
+    out.push('\n');
+    out
+}
+
+/// What to do about a denial by a forbid, which no permit lifts.
+fn past_a_forbid(detail: &DecisionDetail) -> String {
+    let Some(decision) = &detail.decision else { return String::new() };
+    let names = decision.policies.iter().map(|name| printable(name)).collect::<Vec<_>>().join(", ");
+    let whose = match decision.reason.as_str() {
+        "forbidden" => "",
+        "forbidden_by_boundary" => ", which takes the role boundary-admin",
+        _ => return String::new(),
+    };
+    let except = "unless { principal == … }";
+    format!(
+        "\nNo permit lifts a forbid: change or delete {} if it should not hold, or except this caller in it\n         ({except}){whose}.\n",
+        names.bold()
+    )
 }
 
 /// Why no command is told, where that is for the method: `hauberk allow` writes methods in upper case.
@@ -373,14 +414,50 @@ mod tests {
     fn where_users_decide_that_is_what_is_told_and_no_command() {
         let detail = DecisionDetail { for_users: vec!["support".to_owned()], ..DecisionDetail::default() };
         let told = anstream::adapter::strip_str(&trace(&detail)).to_string();
-        assert!(
-            told.contains("What lacks is a user: support permits calls here for some users alone."),
-            "{told}"
-        );
+        assert!(told.contains("What lacks is a user: support permits this for some users alone."), "{told}");
         assert!(!told.contains("exactly this"), "{told}");
         let detail =
             DecisionDetail { suggestion: "hauberk allow web orders".to_owned(), ..DecisionDetail::default() };
         let told = anstream::adapter::strip_str(&trace(&detail)).to_string();
         assert!(told.contains("hauberk allow web orders") && !told.contains("a user"), "{told}");
+    }
+    #[test]
+    fn a_command_that_passes_over_a_condition_is_said_to() {
+        let note = |name: &str, difference: &str| PolicyTrace {
+            policy: name.to_owned(),
+            difference: difference.to_owned(),
+            ..PolicyTrace::default()
+        };
+        let told = |suggestion: &str| {
+            let detail = DecisionDetail {
+                conditional: vec!["tenant".to_owned()],
+                policies: vec![note("tenant", "context.host: expected \"a\""), note("other", "action")],
+                suggestion: suggestion.to_owned(),
+                ..DecisionDetail::default()
+            };
+            anstream::adapter::strip_str(&trace(&detail)).to_string()
+        };
+        let with = told("hauberk allow web orders");
+        for part in [
+            "does not meet the condition of tenant:\n  tenant  context.host: expected \"a\"\nChange the caller",
+            "This lets it through whatever the condition asks for:\n  hauberk allow web orders\n",
+        ] {
+            assert!(with.contains(part), "{part}: {with}");
+        }
+        assert!(!with.contains("exactly this"), "{with}");
+        assert!(!told("").contains("whatever the condition"), "there is none to tell");
+    }
+
+    #[test]
+    fn what_to_do_about_a_forbid_is_told() {
+        let told = |reason: &str| {
+            let policies = vec!["only-charges".to_owned()];
+            let decision = Decision { reason: reason.to_owned(), policies, ..Decision::default() };
+            let detail = DecisionDetail { decision: Some(decision), ..DecisionDetail::default() };
+            anstream::adapter::strip_str(&trace(&detail)).to_string()
+        };
+        assert!(told("forbidden").contains("change or delete only-charges if it should not hold, or except"));
+        assert!(told("forbidden_by_boundary").contains("takes the role boundary-admin"));
+        assert!(!told("no_policy_matched").contains("forbid"));
     }
 }

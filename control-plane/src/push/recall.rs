@@ -178,6 +178,7 @@ pub(super) async fn recall(
                 policies,
                 suggestion: explanation.command().unwrap_or_default(),
                 for_users: explanation.for_users.iter().map(ToString::to_string).collect(),
+                conditional: explanation.conditional.iter().map(ToString::to_string).collect(),
                 ..alone
             }
         }

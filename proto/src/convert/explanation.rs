@@ -6,7 +6,8 @@ use crate::agent::v1 as wire;
 
 /// The message for how one policy met a question.
 pub fn encode_policy_note(note: &PolicyNote) -> wire::PolicyTrace {
-    let PolicyNote { name, effect, mode, principal, action, resource, mismatches, error } = note;
+    let PolicyNote { name, effect, mode, principal, action, resource, mismatches, lacks_user: _, error } =
+        note;
     let is_scope = |mismatch: &Mismatch| matches!(&*mismatch.field, "principal" | "action" | "resource");
     let differences = mismatches.iter().map(Mismatch::to_string).chain(error.clone());
     wire::PolicyTrace {
@@ -28,8 +29,16 @@ pub fn encode_policy_note(note: &PolicyNote) -> wire::PolicyTrace {
 /// Completes what is known of a decision with what the policies said.
 pub fn encode_explanation(explanation: Explanation, known: wire::Decision) -> wire::DecisionDetail {
     let suggestion = explanation.command().unwrap_or_default();
-    let Explanation { mesh: _, caller, attempt: _, decision, policies, suggestion: _, for_users } =
-        explanation;
+    let Explanation {
+        mesh: _,
+        caller,
+        attempt: _,
+        decision,
+        policies,
+        suggestion: _,
+        for_users,
+        conditional,
+    } = explanation;
     let verdict = match (decision.effect, decision.reason) {
         (Effect::Allow, Reason::AuditDefaultAllow) => wire::Verdict::AuditAllow,
         (Effect::Allow, _) => wire::Verdict::Allow,
@@ -65,6 +74,7 @@ pub fn encode_explanation(explanation: Explanation, known: wire::Decision) -> wi
         policies: policies.iter().map(encode_policy_note).collect(),
         suggestion,
         for_users: for_users.iter().map(ToString::to_string).collect(),
+        conditional: conditional.iter().map(ToString::to_string).collect(),
     }
 }
 

@@ -94,6 +94,7 @@ impl TurnedAway {
             detail.policies.clear();
             detail.suggestion.clear();
             detail.for_users.clear();
+            detail.conditional.clear();
             detail.no_policies = NoPolicies::NotAsked.into();
             if let Some(decision) = &mut detail.decision {
                 decision.verdict = Verdict::Deny.into();

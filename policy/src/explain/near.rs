@@ -1,0 +1,77 @@
+//! Which statements came near to applying, and what the nearest permits ask for beyond their scope.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::PolicyNote;
+use crate::compiled::Compiled;
+use crate::decision::{Attempt, Effect};
+use crate::document::Mode;
+use crate::reads::Reads;
+use crate::user::OnBehalfOf;
+
+/// The permits whose scope admits what was asked, but one of whose conditions did not hold.
+#[derive(Default)]
+pub(super) struct Near {
+    /// Those that lack nothing but a user, where there is none.
+    pub(super) for_users: Vec<Arc<str>>,
+    /// The others that read more than method and path.
+    pub(super) conditional: Vec<Arc<str>>,
+    /// One of them reads the user: what is open by a user's grace should not be to everybody.
+    pub(super) is_for_users: bool,
+}
+
+impl Near {
+    /// Finds them among all statements and how they met the question.
+    pub(super) fn of<'p>(
+        met: impl Iterator<Item = (&'p Arc<Compiled>, &'p PolicyNote)>,
+        attempt: Attempt<'_>,
+    ) -> Self {
+        let mut near = Self::default();
+        let has_user = match attempt {
+            Attempt::Request { gathered, .. } => matches!(gathered.on_behalf_of(), OnBehalfOf::User(_)),
+            Attempt::Stream => false,
+        };
+        for (compiled, note) in met {
+            let reads = &compiled.reads;
+            let is_beyond = reads.facts.are_beyond_path_and_method() || !reads.labels.is_empty();
+            if !note.is_near() || !is_beyond {
+                continue;
+            }
+            near.is_for_users |= reads.facts.are_of_users();
+            let lacks_user = note.lacks_user && !has_user;
+            let named = if lacks_user { &mut near.for_users } else { &mut near.conditional };
+            named.push(Arc::clone(&note.name));
+        }
+        near
+    }
+}
+
+impl PolicyNote {
+    /// Whether it is of the boundary and stopped this, and so stands before all others.
+    pub(super) fn is_bound(&self) -> bool {
+        self.mode == Mode::Boundary && (self.mismatches.is_empty() || self.error.is_some())
+    }
+
+    /// How far the statement was from applying: an error is nearest; a scope that does not admit it is further away
+    /// than any condition, and another resource than another caller.
+    pub(super) fn distance(&self) -> (bool, usize, usize) {
+        let scope = [self.principal, self.action, self.resource, self.resource];
+        let outside = scope.into_iter().filter(|is_admitted| !is_admitted).count();
+        (self.error.is_none(), outside, self.mismatches.len())
+    }
+
+    /// Whether it would have permitted it but for its conditions.
+    fn is_near(&self) -> bool {
+        let is_admitted = self.principal && self.action && self.resource;
+        let is_permit = self.effect == Effect::Allow && self.mode == Mode::Enforce;
+        is_permit && is_admitted && self.error.is_none() && !self.mismatches.is_empty()
+    }
+}
+
+/// Whether a condition reads the user that it is made for, and nothing else that may be otherwise.
+pub(super) fn is_of_users_alone(condition: &Value) -> bool {
+    let reads = Reads::of(condition);
+    reads.facts.are_only_of_users() && reads.labels.is_empty()
+}

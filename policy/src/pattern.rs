@@ -65,6 +65,14 @@ impl PathPattern {
         Self(vec![Piece::Literal(path.to_owned())])
     }
 
+    /// The one path that it matches, if it is one.
+    pub fn as_exact(&self) -> Option<&str> {
+        match self.0.as_slice() {
+            [Piece::Literal(path)] => Some(path),
+            _ => None,
+        }
+    }
+
     fn literal_piece(literal: &mut String) -> Option<Piece> {
         (!literal.is_empty()).then(|| Piece::Literal(std::mem::take(literal)))
     }

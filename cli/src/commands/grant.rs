@@ -7,7 +7,7 @@ use hauberk_proto::mesh::v1::{Kind, PolicySpec, Resource, resource::Spec};
 use hauberk_tls::Fingerprint;
 
 use crate::arguments::{Global, Grant as Arguments};
-use crate::commands::apply;
+use crate::commands::{apply, still_denied};
 use crate::error::CommandError;
 use crate::kinds;
 use crate::nearest::suggestion;
@@ -32,6 +32,9 @@ pub(crate) async fn run(global: &Global, verb: Verb, arguments: Arguments) -> Re
     output::raw(&cedar)?;
     if exists {
         output::note("it stands already; nothing was changed");
+        if verb == Verb::Allow {
+            still_denied::warn(&session, &mesh, &grant, &arguments.target).await;
+        }
         return Ok(());
     }
     let resource = Resource {
@@ -51,7 +54,12 @@ pub(crate) async fn run(global: &Global, verb: Verb, arguments: Arguments) -> Re
         let of_mesh = global.mesh.as_ref().map(|mesh| format!(" --mesh {mesh}")).unwrap_or_default();
         output::note(format_args!("undo: hauberk delete policy {name}{of_mesh}"));
     }
-    apply::finish(&session, &answer, arguments.dry_run, arguments.wait).await
+    let finished = apply::finish(&session, &answer, arguments.dry_run, arguments.wait).await;
+    // After what was waited for, so that nobody takes "enforced" for "let through".
+    if verb == Verb::Allow && !arguments.dry_run {
+        still_denied::warn(&session, &mesh, &grant, &arguments.target).await;
+    }
+    finished
 }
 
 /// A virtual service before a virtual node, saying which; or `external/stripe`.

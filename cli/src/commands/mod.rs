@@ -29,6 +29,7 @@ mod prospect;
 pub(crate) mod revoke;
 pub(crate) mod rows;
 pub(crate) mod simulate;
+mod still_denied;
 pub(crate) mod suggest;
 pub(crate) mod tap;
 pub(crate) mod token;

@@ -152,6 +152,19 @@ fn explain_tells_the_nearest_policy_and_the_field_that_differed() {
     let send = |text: &str| request(web.outbound(), text).unwrap().status;
     assert_eq!(send("DELETE /orders/9 HTTP/1.1\r\nhost: orders\r\n\r\n"), 200);
     assert_eq!(send("DELETE /orders/8 HTTP/1.1\r\nhost: orders\r\n\r\n"), 403);
+    // What a forbid denies is not opened by a permit, and whoever writes one is told.
+    shop::set_policy(
+        &mesh,
+        "keep-8",
+        "forbid (principal, action in Action::\"http\", resource) when { context.path == \"/orders/8\" };",
+    );
+    let told =
+        mesh.hauberk(&["allow", "web", "orders", "--methods", "DELETE", "--path", "/orders/8", "--wait"]);
+    let told = told.ok().stderr;
+    assert!(told.contains("still denied: web → orders:") && told.contains("keep-8 forbids it"), "{told}");
+    let response = request(web.outbound(), "DELETE /orders/8 HTTP/1.1\r\nhost: orders\r\n\r\n").unwrap();
+    let told = mesh.hauberk(&["explain", &denial(&response)]).ok().stdout;
+    assert!(told.contains("No permit lifts a forbid: change or delete keep-8"), "{told}");
 }
 
 /// A command line as a shell would split it: words, some in single quotes.

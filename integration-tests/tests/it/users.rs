@@ -89,7 +89,7 @@ fn a_users_token_decides_and_one_that_is_no_good_denies_even_where_none_is_neede
     let told = mesh.hauberk(&["explain", staff.header("hauberk-decision").unwrap()]).ok().stdout;
     let lacks = "context.user: expected in UserGroup::\"login/support\", was User::\"login/carol\"";
     assert!(told.contains(lacks), "{told}");
-    assert!(told.contains("does not meet the condition of support:"), "{told}");
+    assert!(told.contains("does not meet the condition of support/1:"), "{told}");
     assert!(!told.contains("What lacks is a user") && !told.contains("exactly this"), "{told}");
 
     let good = || login.claims("alice", &["support"], 600);

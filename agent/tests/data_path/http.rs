@@ -68,8 +68,9 @@ async fn a_request_passes_both_agents_or_is_denied() {
         assert_eq!(answer.header("hauberk-decision"), "", "the app forged it");
     }
     let denied = ask(&mut client, "POST", "orders", "/orders", b"").await;
-    assert_eq!((denied.status, denied.body.as_str()), (403, ""));
     let id = denied.header("hauberk-decision");
+    let told = format!("denied: `hauberk explain {id}` tells an admin of the mesh why\n");
+    assert_eq!((denied.status, &denied.body), (403, &told));
     let detail = pair.orders.context.decisions.explain(id).unwrap();
     assert_eq!(detail.decision.unwrap().path, "/orders");
     // One connection between the agents was enough.

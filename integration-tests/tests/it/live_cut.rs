@@ -12,7 +12,7 @@ use hyper::body::Frame;
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    time::timeout,
+    time::{Instant, timeout},
 };
 use tonic::Code;
 
@@ -172,6 +172,8 @@ async fn a_call_that_is_cut_is_told_the_decision() {
     eventually_async("all of them count as denied", || page().contains(figure)).await;
 }
 
+const TO_CALLERS: &str = "hauberk_inbound_bytes_total{listener=\"8080\",direction=\"out\"}";
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_answer_that_is_cut_while_its_caller_takes_nothing_ends_with_its_connection() {
     let (mesh, app, orders, web) = shop::streaming_by("both", WEB_AND_INTRUDER);
@@ -185,6 +187,18 @@ async fn an_answer_that_is_cut_while_its_caller_takes_nothing_ends_with_its_conn
     let request = http::Request::get("http://orders/drip").body(()).unwrap();
     let answer = client.send_request(request, true).unwrap().0.await.unwrap();
     assert_eq!((answer.status().as_u16(), app.count()), (200, before + 1));
+    // What comes every 20 ms is looked at no longer once it waits for the peer.
+    let page = || get(orders.health(), "health", "/metrics").unwrap().body;
+    let passed = || page().lines().find(|line| line.contains(TO_CALLERS)).map(str::to_owned);
+    let (mut last, mut since) = (passed(), Instant::now());
+    eventually_async("nothing passes any more", || {
+        let now = passed();
+        if now != last {
+            (last, since) = (now, Instant::now());
+        }
+        since.elapsed() > Duration::from_millis(300)
+    })
+    .await;
     // Without waiting, since the peer acknowledges nothing.
     let policy = format!("kind: Policy\nmesh: shop\nname: not-web\nspec:\n  cedar: '{NOT_WEB}'\n");
     mesh.hauberk_with_input(&["apply", "-f", "-"], &policy).ok();
@@ -241,7 +255,7 @@ fn explains(mesh: &MeshBox, id: &str) {
 }
 
 /// Waits until it is so.
-async fn eventually_async(what: &str, is_so: impl Fn() -> bool) {
+async fn eventually_async(what: &str, mut is_so: impl FnMut() -> bool) {
     let waiting = async {
         while !is_so() {
             tokio::time::sleep(Duration::from_millis(5)).await;

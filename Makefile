@@ -7,11 +7,11 @@ PROFILE_DIR = $(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 IMAGE ?= hauberk:dev
 BINARIES = hauberk-control-plane hauberk-agent hauberk
 
-.PHONY: help build test check demo bench fuzz image
+.PHONY: help build test check demo bench bench-authorization fuzz image
 .DEFAULT_GOAL := help
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-20s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## Build the three binaries, optimised
 	$(CARGO) build --release --locked --bins
@@ -40,6 +40,16 @@ bench: ## Measure direct and through two agents, side by side, and print ratios;
 	$(CARGO) bench --locked --bench mesh -- $(PARTS)
 	$(CARGO) bench --locked --bench decide
 	$(CARGO) bench --locked --bench users
+
+# In a copy, so that an agent that lets everything through never lies where the real one does.
+UNDECIDED = $(TARGET_DIR)/undecided
+bench-authorization: ## What authorization costs: agents that decide beside ones built to decide nothing, by CPU a request
+	$(CARGO) build --release --locked --bins --bench mesh
+	rm -rf $(UNDECIDED)/source && mkdir -p $(UNDECIDED)/source
+	git ls-files -z --cached --others --exclude-standard | tar -cf - --null -T - | tar -xf - -C $(UNDECIDED)/source
+	patch -d $(UNDECIDED)/source -p1 < integration-tests/benches/mesh/undecided.patch
+	cd $(UNDECIDED)/source && $(CARGO) build --release --locked --bin hauberk-agent --target-dir $(UNDECIDED)/target
+	HAUBERK_BENCH_UNDECIDED_AGENT=$(UNDECIDED)/target/release/hauberk-agent $(CARGO) bench --locked --bench mesh -- authorization
 
 TARGET ?= certificate_chain
 TIME ?= 60

@@ -42,6 +42,8 @@ pub struct AgentOptions {
     /// By how much its clock is off, as faketime writes it (`-2h`), or an absolute path of a file that says so, and its
     /// library; none: it is right.
     pub clock: Option<(String, PathBuf)>,
+    /// The program; none: the agent that was built.
+    pub program: Option<PathBuf>,
 }
 
 impl AgentOptions {
@@ -212,12 +214,13 @@ fn launch(
     bundle: &Path,
 ) -> Process {
     let _ = fs::remove_file(state_dir.join("addresses.json"));
+    let program = options.program.clone().unwrap_or_else(|| binary("hauberk-agent"));
     let mut command = match options.open_files {
-        None => Command::new(binary("hauberk-agent")),
+        None => Command::new(program),
         Some(most) => {
             let mut shell = Command::new("sh");
             shell.args(["-c", "ulimit -n \"$0\" && exec \"$@\"", &most.to_string()]);
-            shell.arg(binary("hauberk-agent"));
+            shell.arg(program);
             shell
         }
     };

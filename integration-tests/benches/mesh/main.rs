@@ -18,13 +18,15 @@ mod load;
 mod peers;
 mod views;
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use hauberk_integration_tests::{Agent, AgentOptions, MeshBox, get};
 use tokio::runtime::Runtime;
 
 const SPAN: Duration = Duration::from_secs(3);
 const ROUNDS: usize = 3;
+/// Of two things that differ by little.
+const COMPARED: usize = 9;
 
 const MESH: &str = r#"
 kind: Mesh
@@ -57,8 +59,9 @@ spec:
 "#;
 
 /// What may be named on the command line; all of it where nothing is.
-const PARTS: [&str; 10] = [
+const PARTS: [&str; 11] = [
     "calls",
+    "authorization",
     "bytes",
     "memory",
     "enforcement",
@@ -87,6 +90,9 @@ fn main() {
     mesh.wait_enforced();
     if wants("calls") {
         calls(&runtime, &mesh, backend, &client, &server);
+    }
+    if wants("authorization") {
+        authorization(&runtime, backend);
     }
     if wants("bytes") {
         bytes(&runtime, backend, &client, &server);
@@ -166,6 +172,46 @@ fn deciding(runtime: &Runtime, client: &Agent, server: &Agent) {
         "\n  deciding takes {deciding:.2} µs of {all:.1} µs CPU a request at the called agent, {:.1} %",
         deciding / all * 100.0
     );
+}
+
+/// Where the agent is that decides nothing, which `make bench-authorization` builds.
+const UNDECIDED: &str = "HAUBERK_BENCH_UNDECIDED_AGENT";
+
+/// What authorization costs of the agents' CPU: the same calls through agents that decide each request, and through
+/// ones that do all the rest, in turn, so that whatever else slows the machine down meets both.
+fn authorization(runtime: &Runtime, backend: SocketAddr) {
+    let Some(undecided) = std::env::var_os(UNDECIDED).map(PathBuf::from) else {
+        println!("\nAuthorization on and off: not measured, `make bench-authorization` does that");
+        return;
+    };
+    // Without a policy nothing but an agent that does not ask for one lets a call through.
+    let (rest, _) = MESH.rsplit_once("---").unwrap();
+    let [on, off] = [(MESH, None), (rest, Some(undecided))].map(|(resources, program)| {
+        let mesh = MeshBox::start();
+        mesh.apply(resources);
+        let quiet = || AgentOptions { program: program.clone(), ..AgentOptions::default() }.quiet();
+        let server = mesh.agent("server", quiet().app(8080, backend));
+        let client = mesh.agent("client", quiet());
+        mesh.wait_enforced();
+        assert_eq!(get(client.outbound(), "server", "/").unwrap().status, 200);
+        (client, server, mesh)
+    });
+    println!(
+        "\nAuthorization: CPU of both agents a request, {COMPARED} times {SPAN:?} each, in turn; medians"
+    );
+    for connections in [1, 64] {
+        let each = |(client, server, _): &(Agent, Agent, MeshBox)| {
+            let before = cpu(client, server);
+            let rate = runtime.block_on(load::requests(client.outbound(), "server", "/", connections, SPAN));
+            assert_eq!(rate.failed, 0);
+            (cpu(client, server) - before) / rate.done as f64 * 1e6
+        };
+        each(&off);
+        let compared: Vec<_> = (0..COMPARED).map(|_| [each(&on), each(&off)]).collect();
+        let of = |value: fn(&[f64; 2]) -> f64| median(&compared.iter().map(value).collect::<Vec<_>>());
+        let ([on, off], ratio) = ([of(|pair| pair[0]), of(|pair| pair[1])], of(|pair| pair[0] / pair[1]));
+        println!("  {connections:>2} connection(s)   on {on:>6.1} µs   off {off:>6.1} µs   ratio {ratio:.3}");
+    }
 }
 
 fn bytes(runtime: &Runtime, backend: SocketAddr, client: &Agent, server: &Agent) {

@@ -8,6 +8,8 @@ use std::{
     process::Command,
 };
 
+use crate::third_party::installed;
+
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies in the workspace").to_owned()
 }
@@ -241,6 +243,21 @@ fn what_follows_the_name_of_a_file_of_tests_counts() {
     assert_eq!(lines_before_tests(&format!("a\n{inline}b\n")), 1);
     assert_eq!(lines_before_tests("a\n#[cfg(test)]\nmod tests;\n\nb\nc\n"), 4);
     assert_eq!(lines_before_tests("a\n#[cfg(test)]\npub(crate) fn forge() {\n}\n"), 4);
+}
+
+/// After a change of the lines that it is about, make it anew against them.
+#[test]
+fn what_the_benchmark_takes_out_of_the_agent_is_there() {
+    let Some(patch) = installed("patch") else { return };
+    let changes = fs::File::open(root().join("integration-tests/benches/mesh/undecided.patch"))
+        .expect("the benchmark has its patch");
+    let output = Command::new(patch)
+        .args(["--dry-run", "--strip=1", "--fuzz=0", "--batch", "--directory"])
+        .arg(root())
+        .stdin(changes)
+        .output()
+        .expect("patch runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
 }
 
 #[test]

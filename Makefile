@@ -48,7 +48,7 @@ bench-authorization: ## What authorization costs: agents that decide beside ones
 	rm -rf $(UNDECIDED)/source && mkdir -p $(UNDECIDED)/source
 	git ls-files -z --cached --others --exclude-standard | tar -cf - --null -T - | tar -xf - -C $(UNDECIDED)/source
 	patch -d $(UNDECIDED)/source -p1 < integration-tests/benches/mesh/undecided.patch
-	cd $(UNDECIDED)/source && $(CARGO) build --release --locked --bin hauberk-agent --target-dir $(UNDECIDED)/target
+	cd $(UNDECIDED)/source && $(CARGO) build --release --locked --workspace --bin hauberk-agent --target-dir $(UNDECIDED)/target
 	HAUBERK_BENCH_UNDECIDED_AGENT=$(UNDECIDED)/target/release/hauberk-agent $(CARGO) bench --locked --bench mesh -- authorization
 
 TARGET ?= certificate_chain

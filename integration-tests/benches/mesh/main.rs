@@ -190,7 +190,7 @@ fn authorization(runtime: &Runtime, backend: SocketAddr) {
         let mesh = MeshBox::start();
         mesh.apply(resources);
         let quiet = || AgentOptions { program: program.clone(), ..AgentOptions::default() }.quiet();
-        let server = mesh.agent("server", quiet().app(8080, backend));
+        let server = mesh.agent("server", quiet().app(8080, backend).app(9000, backend));
         let client = mesh.agent("client", quiet());
         mesh.wait_enforced();
         assert_eq!(get(client.outbound(), "server", "/").unwrap().status, 200);

@@ -413,9 +413,7 @@ fn what_no_path_tells_apart_is_one_route_and_said() {
         "PUT /{a}/Attachments/{AttachmentID}",
     ];
     assert_eq!(sorted(openapi(&text)), expected);
-    let described = described(listener(8080, "http"), Description::Openapi(text));
-    let warnings = try_admit(&catalog(), &[node("orders", [described])], EVERYTHING).unwrap().warnings;
-    let told = warnings.iter().filter(|warning| warning.contains("no path tells")).collect::<Vec<_>>();
+    let told = told_of_shared(&text);
     let expected = "VirtualNode shop/orders: spec.listeners[0].api.openapi: no path tells these apart, so that each is one \
                     route, with the data classes of all: paths./responses and paths./responses?beta=true; \
                     paths./{a}/Attachments/{AttachmentID} and paths./{b}/Attachments/{FileName}; \
@@ -427,6 +425,56 @@ fn what_no_path_tells_apart_is_one_route_and_said() {
         .map(|path| wire::RouteDeclaration { path: path.to_owned(), ..Default::default() })
         .into();
     assert!(routes_of(by_hand).unwrap_err()[0].contains("match the same requests"));
+}
+
+/// What is said of one method, or of HEAD alone, takes nothing from what another path says of every method, or of GET.
+#[test]
+fn a_path_that_is_told_apart_by_nobody_loses_no_data_class() {
+    const PII: &str = "{x-hauberk-data-classes: [pii]}";
+    const ORDER: &str = "{x-hauberk-data-classes: [order]}";
+    let any = format!("x-amazon-apigateway-any-method: {PII}");
+    for (paths, expected) in [
+        (format!("/a: {{{any}}}, '/a?x=1': {{get: {{}}}}"), vec!["/a [pii]", "GET /a [pii]"]),
+        (format!("'/{{a}}': {{{any}}}, '/{{b}}': {{get: {{}}}}"), vec!["/{a} [pii]", "GET /{a} [pii]"]),
+        (
+            format!("/a: {{{any}}}, '/a?x': {{get: {{}}}}, '/a?y': {{get: {ORDER}, put: {{}}}}"),
+            vec!["/a [pii]", "GET /a [order pii]", "PUT /a [pii]"],
+        ),
+        // What a path says of its own method counts for that path, and its other methods for others.
+        (
+            format!("/a: {{{any}, get: {{}}}}, '/a?x': {{get: {ORDER}, put: {{}}}}"),
+            vec!["/a [pii]", "GET /a [order]", "PUT /a [pii]"],
+        ),
+        (format!("/a: {{get: {PII}}}, '/a?m': {{head: {{}}}}"), vec!["GET,HEAD /a [pii]"]),
+        (
+            format!("/a: {{get: {PII}, head: {{}}}}, '/a?m': {{get: {ORDER}}}, '/a?n': {{head: {{}}}}"),
+            vec!["GET /a [order pii]", "HEAD /a [order]"],
+        ),
+        // One path tells them apart.
+        (format!("/a: {{{any}, get: {{}}}}"), vec!["/a [pii]", "GET /a"]),
+        (format!("/a: {{get: {PII}, head: {{}}}}"), vec!["GET /a [pii]", "HEAD /a"]),
+        (format!("/a: {{get: {PII}}}, '/a?x': {{put: {{}}}}"), vec!["GET /a [pii]", "PUT /a"]),
+    ] {
+        let text = document(&format!("paths: {{{paths}}}"));
+        assert_eq!(sorted(openapi(&text)), expected, "{paths}");
+    }
+    let paths = format!("paths: {{/a: {{{any}}}, '/a?x=1': {{get: {{}}}}}}");
+    let told = told_of_shared(&document(&paths));
+    assert!(told[0].ends_with("with the data classes of all: paths./a and paths./a?x=1"), "{told:?}");
+}
+
+#[test]
+fn of_many_places_of_one_route_the_first_are_told() {
+    let paths: Vec<_> = (1..=6).map(|number| format!("'/a?{number}': {{get: {{}}}}")).collect();
+    let told = told_of_shared(&document(&format!("paths: {{{}}}", paths.join(", "))));
+    assert!(told[0].ends_with("paths./a?1 and paths./a?2 and paths./a?3 and 3 more"), "{told:?}");
+}
+
+/// What `apply` warns of where a description tells requests apart that no path does.
+fn told_of_shared(text: &str) -> Vec<String> {
+    let described = described(listener(8080, "http"), Description::Openapi(text.to_owned()));
+    let warnings = try_admit(&catalog(), &[node("orders", [described])], EVERYTHING).unwrap().warnings;
+    warnings.into_iter().filter(|warning| warning.contains("no path tells")).collect()
 }
 
 /// A few lines refer to much: neither memory nor time goes into more than is told.

@@ -74,21 +74,33 @@ impl<'a> Sources<'a> {
 
     /// Says that a setting that was given cannot do without another. Of one that was given and is wrong, that is said alone.
     pub(super) fn needs(&mut self, name: &str, other: &str) {
-        if self.given(other).is_some() {
+        if self.place(other).is_some() {
             return;
         }
-        let place = self.given(name).map_or_else(|| format!("--{name}"), |given| given.place);
+        let place = self.place(name).unwrap_or_else(|| format!("--{name}"));
         self.mistake(place, format!("is of no use without {other}"));
     }
 
     /// Says that a setting that was given cannot be with another.
     pub(super) fn excludes(&mut self, name: &str, other: &str) {
-        let place = self.given(name).map_or_else(|| format!("--{name}"), |given| given.place);
+        let place = self.place(name).unwrap_or_else(|| format!("--{name}"));
         self.mistake(place, format!("cannot be given with {other}: choose one of them"));
     }
 
     pub(super) fn finish(self) -> Result<(), ConfigError> {
         if self.mistakes.is_empty() { Ok(()) } else { Err(ConfigError { mistakes: self.mistakes }) }
+    }
+
+    /// Where a setting stands that was given, rightly or not.
+    fn place(&self, name: &str) -> Option<String> {
+        let variable = variable_name(name);
+        if self.flags.get(name).is_some_and(|texts| !texts.is_empty()) {
+            Some(format!("--{name}"))
+        } else if self.variables.contains_key(&variable) {
+            Some(variable)
+        } else {
+            self.table.contains_key(name).then(|| self.file_place(name))
+        }
     }
 
     fn given(&mut self, name: &str) -> Option<Given> {

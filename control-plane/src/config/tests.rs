@@ -128,6 +128,10 @@ fn what_goes_together_is_given_together() {
     let given = flags(&[("oidc-issuer", "http://oidc.shop.test"), ("oidc-listen", "127.0.0.1:0")]);
     let error = Settings::load(&given, &variables(&[]), None).unwrap_err().to_string();
     assert!(error.contains("is no issuer's URL") && !error.contains("of no use"), "{error}");
+    let of_wrong_type = file("oidc-issuer = 1\noidc-listen = \"127.0.0.1:0\"");
+    let error = Settings::load(&Flags::new(), &variables(&[]), Some(of_wrong_type.path())).unwrap_err();
+    let [mistake] = error.mistakes.as_slice() else { panic!("it is told once: {error}") };
+    assert!(mistake.place.ends_with("oidc-issuer") && mistake.message.contains("is no value"), "{error}");
     let given = flags(&[("oidc-issuer", "https://oidc.shop.test")]);
     assert_eq!(Settings::load(&given, &variables(&[]), None).unwrap().jwt_svid_ttl, Duration::from_secs(300));
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use hauberk_identity::TrustDomain;
 use tokio::sync::watch;
+use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -18,6 +19,10 @@ const READ_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// How long whoever wants all resources waits for those of the last commit: there in a moment, unless they cannot be read.
 const CURRENT_WITHIN: Duration = Duration::from_secs(10);
+
+/// How many writes of one commit are read at once: to read thousands of resources takes seconds, and is not for a thread that others wait
+/// for.
+const FEW_WRITES: usize = 64;
 
 /// Where that stands which others publish.
 const FETCHED: [&str; 2] = [keys::FETCHED_BUNDLES, keys::FETCHED_KEYS];
@@ -122,7 +127,7 @@ impl Follower {
         let mut watch = self.store.watch("", self.version());
         loop {
             match watch.next().await {
-                Ok(change) => self.take_over(&change),
+                Ok(change) => self.take_over(change).await,
                 Err(WatchEnd::Closed) => return,
                 Err(WatchEnd::Compacted) => {
                     let catalog = self.read_again().await;
@@ -156,28 +161,52 @@ impl Follower {
         self.sender.borrow().version()
     }
 
-    fn take_over(&self, change: &Change) {
+    async fn take_over(&self, change: Arc<Change>) {
         if !change.raised_revision {
             return;
         }
-        let mut catalog = Catalog::clone(&self.sender.borrow());
-        for (key, stored) in change.under(keys::RESOURCES) {
-            catalog.write(key, stored, &self.trust_domain);
-        }
-        for prefix in FETCHED {
-            for (key, stored) in change.under(prefix) {
-                catalog.write_fetched(key, stored);
+        let before = Arc::clone(&self.sender.borrow());
+        let after = if change.writes.len() > FEW_WRITES {
+            let (trust_domain, own_issuer) = (self.trust_domain.clone(), self.own_issuer.clone());
+            let read = move || after(&before, &change, &trust_domain, own_issuer.as_ref());
+            match tokio::task::spawn_blocking(read).await.map_err(JoinError::try_into_panic) {
+                Ok(after) => after,
+                // As if it had been read here.
+                Err(Ok(panic)) => std::panic::resume_unwind(panic),
+                // The process ends.
+                Err(Err(_)) => return,
             }
-        }
-        if let (Some(parts), Some(own)) = (&self.own_issuer, catalog.own_issuer())
-            && change.under(keys::JWT_KEYS).next().is_some()
-        {
-            let own = own.after(parts, change.under(keys::JWT_KEYS), change.revision);
-            catalog.set_own_issuer(own);
-        }
-        catalog.move_on(change.version, change.revision);
-        self.sender.send_replace(Arc::new(catalog));
+        } else {
+            after(&before, &change, &self.trust_domain, self.own_issuer.as_ref())
+        };
+        self.sender.send_replace(Arc::new(after));
     }
+}
+
+/// All resources after a change.
+fn after(
+    before: &Catalog,
+    change: &Change,
+    trust_domain: &TrustDomain,
+    own_issuer: Option<&OwnIssuerParts>,
+) -> Catalog {
+    let mut catalog = before.clone();
+    for (key, stored) in change.under(keys::RESOURCES) {
+        catalog.write(key, stored, trust_domain);
+    }
+    for prefix in FETCHED {
+        for (key, stored) in change.under(prefix) {
+            catalog.write_fetched(key, stored);
+        }
+    }
+    if let (Some(parts), Some(own)) = (own_issuer, catalog.own_issuer())
+        && change.under(keys::JWT_KEYS).next().is_some()
+    {
+        let own = own.after(parts, change.under(keys::JWT_KEYS), change.revision);
+        catalog.set_own_issuer(own);
+    }
+    catalog.move_on(change.version, change.revision);
+    catalog
 }
 
 /// Reads all resources at one instant: a listing in several parts could mix two commits. So could two listings, unless no
@@ -204,11 +233,12 @@ async fn list(
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
     use prost::Message;
 
     use super::*;
     use crate::health::Health;
-    use crate::registry::{Commit, SledStore};
+    use crate::registry::{Commit, Revision, SledStore, Stored};
     use crate::resources::testing::{mesh, trust_domain};
     use crate::testing::Busy;
 
@@ -282,5 +312,39 @@ mod tests {
         store.commit(commit).await.unwrap();
         let late = catalogs.current().await.unwrap_err();
         assert!(matches!(late, StoreError::Behind), "{late}");
+    }
+
+    #[test]
+    fn a_large_change_is_not_read_by_a_thread_that_others_wait_for() {
+        let change = |count: usize, revision: u64| {
+            let writes = (0..count).map(|number| {
+                let mesh = mesh(&format!("m{number}"));
+                let stored = Stored { version: Version(revision), value: mesh.encode_to_vec().into() };
+                (keys::resource("Mesh", &mesh.name, &mesh.name), Some(stored))
+            });
+            let (version, writes) = (Version(revision), writes.collect());
+            Arc::new(Change { version, revision: Revision(revision), raised_revision: true, writes })
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).build().unwrap();
+        runtime.block_on(async {
+            let directory = tempfile::tempdir().unwrap();
+            let store: Arc<dyn Store> = Arc::new(SledStore::create(directory.path()).unwrap());
+            let (catalogs, sender) = Catalogs::followed_by_hand(Arc::clone(&store));
+            let unreadable = Arc::clone(&catalogs.unreadable);
+            let trust_domain = trust_domain();
+            let follower = Follower { store, trust_domain, own_issuer: None, sender, unreadable };
+            // The only thread for what takes its time has something to do.
+            let (done, busy) = std::sync::mpsc::channel::<()>();
+            let busy = tokio::task::spawn_blocking(move || busy.recv());
+            let few = follower.take_over(change(FEW_WRITES, 1)).now_or_never();
+            assert!(few.is_some(), "a few are read at once");
+            let mut many = std::pin::pin!(follower.take_over(change(FEW_WRITES + 1, 2)));
+            assert!(many.as_mut().now_or_never().is_none(), "many are read elsewhere");
+            done.send(()).unwrap();
+            busy.await.unwrap().unwrap();
+            many.await;
+            let latest = Arc::clone(&catalogs.latest.borrow());
+            assert_eq!((latest.meshes().len(), latest.revision()), (FEW_WRITES + 1, Revision(2)));
+        });
     }
 }

@@ -34,7 +34,7 @@ pub use connected::Connected;
 use denied::DenylistProgress;
 use dismissal::Dismissal;
 pub use enforcement::{Enforcement, Lag, Refusal, ViewMark};
-pub use rollout::{Laggard, Rollout};
+pub use rollout::{Laggard, Rollout, fix_of_absence};
 pub use trust::Trusting;
 
 /// How long an instance is listed after its last certificate has expired.

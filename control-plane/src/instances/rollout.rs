@@ -22,6 +22,14 @@ pub struct Rollout {
     pub denies_all: bool,
 }
 
+/// What to do about an instance that is not connected, whatever is still to reach it.
+pub fn fix_of_absence(instance: InstanceId, certificate_not_after: UnixMillis) -> String {
+    format!(
+        "start it again with its state directory; one that does not come back, `hauberk revoke instance {instance}`, or wait: until its \
+         certificate expires at {certificate_not_after} it may act on what it holds"
+    )
+}
+
 impl Rollout {
     /// Whether all concerned enforce it.
     pub fn is_done(&self) -> bool {

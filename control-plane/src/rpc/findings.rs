@@ -17,7 +17,7 @@ use crate::authority::Need;
 use crate::compile::{Compilation, HeavyPatterns};
 use crate::enrollment::{JOINS_AT_ONCE, MOST_INSTANCES, TokenView};
 use crate::federation::{Followed, FollowedIssuer};
-use crate::instances::{Lag, Laggard, Report, Rollout};
+use crate::instances::{Lag, Laggard, Report, Rollout, fix_of_absence};
 use crate::registry::Condition;
 use crate::resources::Catalog;
 use crate::revocation::crl::Trouble;
@@ -207,13 +207,7 @@ pub(super) fn fix_of(laggard: &Laggard) -> String {
         Lag::Obstructed { fix, .. } => {
             return format!("{fix}; until then the former view stays in force, with its keys");
         }
-        Lag::NotConnected => {
-            return format!(
-                "start it again with its state directory; one that does not come back, `hauberk revoke instance {}`, or wait: \
-                 until its certificate expires at {} it may act on what it holds",
-                laggard.instance, laggard.certificate_not_after
-            );
-        }
+        Lag::NotConnected => return fix_of_absence(laggard.instance, laggard.certificate_not_after),
         Lag::NotDismissed | Lag::NodeUnknown => {
             return format!(
                 "make sure that its agent is stopped and `hauberk revoke instance {}`, or wait: until its certificate expires \

@@ -4,7 +4,7 @@ use hauberk_identity::{InstanceId, SpiffeId, UnixMillis};
 
 use super::{Authorities, LifecycleError};
 use crate::authority::book::{Book, Entry, Kind};
-use crate::instances::Trusting;
+use crate::instances::{Trusting, fix_of_absence};
 use crate::registry::StoreError;
 
 /// A live instance and whose certificate it holds.
@@ -107,14 +107,7 @@ fn unsettled(live: &Trusting, version: u64, holds_former: bool) -> Option<Unsett
     let not_after = live.not_after;
     let (reason, fix) = match (live.version < version, holds_former, live.is_connected) {
         (false, false, _) => return None,
-        (_, _, false) => (
-            "not connected",
-            format!(
-                "start it again with its state directory; one that does not come back, `hauberk revoke instance {}`, or wait \
-                 until its certificate expires at {not_after}",
-                live.instance
-            ),
-        ),
+        (_, _, false) => ("not connected", fix_of_absence(live.instance, not_after)),
         (true, _, true) => (
             "has not acknowledged the trust bundle",
             "look again in a moment; then see its log: an agent of an older release does not acknowledge"

@@ -56,16 +56,19 @@ impl<'a> Provided<'a> {
         Self(provided)
     }
 
+    /// The services that name a virtual node, in order.
+    pub(crate) fn of_node(&self, node: &Name) -> impl Iterator<Item = (&'a Name, &'a Provider)> {
+        let start = self.0.partition_point(|(other, ..)| *other < node);
+        let of_node = self.0.iter().skip(start).take_while(move |(other, ..)| *other == node);
+        of_node.map(|(_, service, provider)| (*service, *provider))
+    }
+
     /// The services that a listener is.
     fn services(&self, node: &NodeName, port: u16) -> Vec<Name> {
         // A gateway provides none.
         let NodeName::Node(node) = node else { return Vec::new() };
-        let start = self.0.partition_point(|(other, ..)| *other < node);
-        let of_node = self.0.iter().skip(start).take_while(|(other, ..)| *other == node);
-        of_node
-            .filter(|(.., provider)| provider.takes(port))
-            .map(|(_, service, _)| (*service).clone())
-            .collect()
+        let of_node = self.of_node(node).filter(|(_, provider)| provider.takes(port));
+        of_node.map(|(service, _)| service.clone()).collect()
     }
 }
 

@@ -1,5 +1,7 @@
 //! Roles and data classes: whether what they name is there, whether they come round again, how many they become, and what changes by them.
 
+mod stays;
+
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,8 +13,7 @@ use hauberk_proto::mesh::v1::{
 
 use super::opens::Speakers;
 use super::{Rights, Step};
-use crate::resources::catalog::{Catalog, Model};
-use crate::resources::enrollment::Enrollment;
+use crate::resources::catalog::Model;
 use crate::resources::key::{Kind, ResourceKey};
 use crate::resources::mesh_catalog::MeshCatalog;
 use crate::resources::nesting;
@@ -30,11 +31,11 @@ const NAMED: usize = 5;
 /// Checks the roles and data classes of the batch, whoever mentions any, and the roles that name what is changed.
 pub(super) fn check(step: &Step<'_>, rights: Rights, problems: &mut Problems, warnings: &mut Vec<String>) {
     let mut changed: BTreeMap<&Name, &ResourceKey> = BTreeMap::new();
-    let enrolled = OnceCell::new();
+    let (enrolled, roles) = (OnceCell::new(), OnceCell::new());
     for (key, index) in step.places {
         problems.about(*index);
         if key.kind == Kind::Enrollment {
-            step.check_workload_stays(key, problems);
+            step.check_workload_stays(key, (&enrolled, &roles), problems);
         }
         let Some(mesh) = step.after.mesh(key.mesh.as_str()) else { continue };
         // Also where something else is wrong with it.
@@ -70,20 +71,6 @@ pub(super) fn check(step: &Step<'_>, rights: Rights, problems: &mut Problems, wa
             step.tell_changes(mesh, after, rights, problems, warnings);
         }
     }
-}
-
-/// The roles that list a member, each as messages name it.
-pub(super) fn roles_of<'a>(
-    catalog: &'a Catalog,
-    is_meant: impl Fn(&SpiffeId) -> bool + 'a,
-) -> impl Iterator<Item = String> + 'a {
-    let roles = catalog
-        .meshes()
-        .iter()
-        .flat_map(|(mesh, resources)| resources.roles().map(move |(name, role)| (mesh, name, role)));
-    roles
-        .filter(move |(_, _, role)| role.members().iter().any(&is_meant))
-        .map(|(mesh, name, _)| format!("role {name:?} of mesh {mesh:?}"))
 }
 
 impl Step<'_> {
@@ -252,22 +239,6 @@ impl Step<'_> {
         if !self.exists(kind, of, name) {
             let help = self.nearest(name.as_str(), mesh.of_kind(kind).keys().map(Name::as_str));
             problems.report(Fault::Invalid, field, format!("{} {name:?} does not exist", kind.noun()), help);
-        }
-    }
-
-    /// A role would name a workload that nobody can become any longer, until somebody else is enrolled as it.
-    fn check_workload_stays(&self, key: &ResourceKey, problems: &mut Problems) {
-        let former = match self.before.get(key).map(|entry| entry.model()) {
-            Some(Model::Enrollment(Enrollment::Workload(workload))) => workload.id(),
-            _ => return,
-        };
-        if self.enrolled().any(|id| id == *former) {
-            return;
-        }
-        if let Some(role) = roles_of(self.after, |id| id == former).next() {
-            let message = format!("{former} would be nobody, and {role} lists it");
-            let help = "take it out of the role first, or with it".to_owned();
-            problems.report(Fault::InUse, "spec.workload.path", message, Some(help));
         }
     }
 

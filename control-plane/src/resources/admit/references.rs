@@ -1,6 +1,6 @@
 //! Whether what resources refer to is there.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use hauberk_identity::{Name, NodeName, Selector, TrustDomain};
 use hauberk_policy::{Engine, PolicyDocument, PolicySlice};
@@ -26,6 +26,8 @@ const MOST_FEDERATED: usize = 32;
 /// Checks every resource of the batch, and those that refer to what it changes. What permits may speak of what does not exist
 /// yet, which is only a warning; a forbid that did so by mistake would stop nothing.
 pub(super) fn check(step: &Step<'_>, problems: &mut Problems, warnings: &mut Vec<String>) {
+    // Made once for each mesh: all other changes wait while thousands of nodes are looked at.
+    let mut provided: BTreeMap<&Name, Provided<'_>> = BTreeMap::new();
     for (key, index) in step.places {
         problems.about(*index);
         if key.kind != Kind::Mesh && !step.exists(Kind::Mesh, &key.mesh, &key.mesh) {
@@ -52,7 +54,10 @@ pub(super) fn check(step: &Step<'_>, problems: &mut Problems, warnings: &mut Vec
         }
         let Some(entry) = step.after.get(key) else { continue };
         match entry.model() {
-            Model::VirtualNode(node) => step.check_node(key, mesh, node, problems),
+            Model::VirtualNode(node) => {
+                let provided = provided.entry(&key.mesh).or_insert_with(|| Provided::of(mesh));
+                step.check_node(key, mesh, provided, node, problems);
+            }
             Model::VirtualService(service) => warn_of_silence(key, mesh, service, warnings),
             Model::FederatedTrustDomain(followed) => {
                 check_followed(mesh, problems, warnings);
@@ -214,13 +219,18 @@ impl Step<'_> {
         }
     }
 
-    fn check_node(&self, key: &ResourceKey, mesh: &MeshCatalog, node: &VirtualNode, problems: &mut Problems) {
+    fn check_node(
+        &self,
+        key: &ResourceKey,
+        mesh: &MeshCatalog,
+        provided: &Provided<'_>,
+        node: &VirtualNode,
+        problems: &mut Problems,
+    ) {
         // The services that others have put on this node.
-        for (name, service) in mesh.services() {
+        for (name, provider) in provided.of_node(&key.name) {
             let own = ResourceKey { kind: Kind::VirtualService, mesh: key.mesh.clone(), name: name.clone() };
-            if let Some(provider) = service.provider()
-                && *provider.node() == key.name
-                && let Some(port) = provider.port()
+            if let Some(port) = provider.port()
                 && node.listener(port).is_none()
                 && !self.places.contains_key(&own)
             {
@@ -230,9 +240,8 @@ impl Step<'_> {
                 problems.report(Fault::InUse, "spec.listeners", message, Some(help));
             }
         }
-        let provided = Provided::of(mesh);
         let name = NodeName::Node(key.name.clone());
-        let scope = node_scope(self.trust_domain, &key.mesh, mesh, &provided, &name, node);
+        let scope = node_scope(self.trust_domain, &key.mesh, mesh, provided, &name, node);
         if let Err(error) = Engine::compile(scope, &PolicySlice::default(), None) {
             problems.invalid("spec.listeners", error);
         }
@@ -244,6 +253,8 @@ fn check_followed(mesh: &MeshCatalog, problems: &mut Problems, warnings: &mut Ve
     let count = mesh.of_kind(Kind::FederatedTrustDomain).len();
     if count > MOST_FEDERATED {
         problems.invalid("", format!("the mesh follows {count} trust domains: at most {MOST_FEDERATED}"));
+        // Each of them would be told of with each policy.
+        return;
     }
     for document in mesh.policies() {
         let key =
@@ -259,10 +270,11 @@ fn warn_of_reach(
     mesh: &MeshCatalog,
     warnings: &mut Vec<String>,
 ) {
-    let followed: Vec<_> = mesh.of_kind(Kind::FederatedTrustDomain).keys().map(Name::as_str).collect();
+    let followed = mesh.of_kind(Kind::FederatedTrustDomain);
     if followed.is_empty() || !document.permits_all_workloads() {
         return;
     }
+    let followed: Vec<_> = followed.keys().map(Name::as_str).collect();
     let warning = format!(
         "{key} permits workloads of any trust domain, those of {} too: write `principal is Workload in TrustDomain::\"…\"` \
          to say of which",

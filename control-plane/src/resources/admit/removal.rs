@@ -1,7 +1,9 @@
 //! What may be removed.
 
+mod users;
+
 use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use hauberk_identity::{Name, TrustDomain};
@@ -13,6 +15,7 @@ use crate::resources::catalog::{Catalog, Entry};
 use crate::resources::key::{Kind, ResourceKey};
 use crate::resources::mesh_catalog::MeshCatalog;
 use crate::resources::problem::{Fault, Problem, Problems};
+use users::Users;
 
 /// A resource that is to be removed.
 #[derive(Debug, Clone)]
@@ -71,8 +74,9 @@ pub fn admit_removal(
             None => problems.report(Fault::Missing, "", format!("{key} does not exist"), None),
         }
     }
+    let users = Users::of(&places, &after, trust_domain);
     for (key, index) in &places {
-        check_unused(key, &after, trust_domain, problems.about(*index));
+        check_unused(key, &after, &users, problems.about(*index));
     }
     let step = Step {
         batch: &[],
@@ -85,20 +89,24 @@ pub fn admit_removal(
     let mut warnings = Vec::new();
     membership::check(&step, rights, &mut problems, &mut warnings);
     opens::check(&step, rights, &mut problems, &mut warnings);
-    warnings.extend(removed.iter().filter_map(|(key, entry)| lifted(key, entry, catalog, &after)));
+    let mut unreadable: BTreeMap<&Name, BTreeSet<(Kind, &Name)>> = BTreeMap::new();
+    for (key, entry) in removed.iter().filter(|(key, _)| matches!(key.kind, Kind::Policy | Kind::Boundary)) {
+        let Some(before) = catalog.mesh(key.mesh.as_str()) else { continue };
+        let holding_back = || before.holding_back().map(|(kind, name, _)| (kind, name)).collect();
+        let unreadable = unreadable.entry(&key.mesh).or_insert_with(holding_back);
+        warnings.extend(lifted(key, entry, unreadable.contains(&(key.kind, &key.name)), &after));
+    }
     let mut problems = problems.into_sorted();
     // A target has no fields of the resource itself.
     problems.iter_mut().filter(|problem| problem.field.starts_with("spec.")).for_each(|p| p.field.clear());
     if problems.is_empty() { Ok(Removal { removed, warnings, after }) } else { Err(problems) }
 }
 
-/// That something is forbidden no longer, or perhaps; of a mesh that goes as a whole nothing is left to forbid.
-fn lifted(key: &ResourceKey, entry: &Entry, before: &Catalog, after: &Catalog) -> Option<String> {
+/// That something is forbidden no longer, or perhaps, where it may forbid and cannot be read; of a mesh that goes as a whole nothing is
+/// left to forbid.
+fn lifted(key: &ResourceKey, entry: &Entry, may_forbid: bool, after: &Catalog) -> Option<String> {
     after.mesh(key.mesh.as_str())?;
-    let may_forbid = |(kind, name, _): (Kind, &Name, &str)| {
-        matches!(kind, Kind::Policy | Kind::Boundary) && kind == key.kind && *name == key.name
-    };
-    if before.mesh(key.mesh.as_str())?.holding_back().any(may_forbid) {
+    if may_forbid {
         return Some(format!(
             "{key}: it cannot be read, and may forbid: what it forbids is let through from then on, wherever a policy permits it"
         ));
@@ -109,8 +117,8 @@ fn lifted(key: &ResourceKey, entry: &Entry, before: &Catalog, after: &Catalog) -
         .then(|| format!("{key}: what it forbids is let through from then on, wherever a policy permits it"))
 }
 
-fn check_unused(key: &ResourceKey, after: &Catalog, trust_domain: &TrustDomain, problems: &mut Problems) {
-    let users = users_of(key, after, trust_domain);
+fn check_unused(key: &ResourceKey, after: &Catalog, users: &Users<'_>, problems: &mut Problems) {
+    let users = users_of(key, after, users);
     if let [first, others @ ..] = &users[..] {
         let more = match others.len() {
             0 => String::new(),
@@ -126,17 +134,12 @@ fn check_unused(key: &ResourceKey, after: &Catalog, trust_domain: &TrustDomain, 
 }
 
 /// What of the resources that remain refers to one, each as messages name it.
-fn users_of(key: &ResourceKey, after: &Catalog, trust_domain: &TrustDomain) -> Vec<String> {
-    let named = key.as_node();
-    let listed = named.iter().flat_map(|node| {
-        let id = node.spiffe_id(trust_domain, &key.mesh);
-        membership::roles_of(after, move |member| *member == id)
-    });
-    let Some(mesh) = after.mesh(key.mesh.as_str()) else { return listed.collect() };
-    let enrolled = mesh
-        .enrollments()
-        .filter(|(_, enrollment)| named.as_ref().is_some_and(|node| enrollment.nodes().contains(&node)))
-        .map(|(name, _)| format!("enrollment {name:?}"));
+fn users_of(key: &ResourceKey, after: &Catalog, users: &Users<'_>) -> Vec<String> {
+    // A role of another mesh may name it where its own mesh goes too.
+    if matches!(key.kind, Kind::VirtualGateway | Kind::VirtualNode | Kind::VirtualService) {
+        return users.named(key);
+    }
+    let Some(mesh) = after.mesh(key.mesh.as_str()) else { return Vec::new() };
     match key.kind {
         Kind::Mesh => {
             let kinds = Kind::ALL.into_iter().flat_map(|kind| {
@@ -144,19 +147,6 @@ fn users_of(key: &ResourceKey, after: &Catalog, trust_domain: &TrustDomain) -> V
             });
             kinds.collect()
         }
-        Kind::VirtualNode => mesh
-            .services()
-            .filter(|(_, service)| service.provider().is_some_and(|own| *own.node() == key.name))
-            .map(|(name, _)| format!("virtual service {name:?}"))
-            .chain(enrolled)
-            .chain(listed)
-            .collect(),
-        Kind::VirtualGateway => enrolled.chain(listed).collect(),
-        Kind::VirtualService => mesh
-            .nodes()
-            .filter(|(_, node)| node.backends().contains(&key.name))
-            .map(|(name, _)| format!("virtual node {name:?}"))
-            .collect(),
         Kind::FederatedTrustDomain => mesh
             .enrollments()
             .filter(|(_, enrollment)| enrollment.federates_with(key.name.as_str()))
@@ -213,7 +203,12 @@ fn users_of(key: &ResourceKey, after: &Catalog, trust_domain: &TrustDomain) -> V
             .collect(),
         Kind::ExternalService => policies_naming(mesh, Referent::External(key.name.clone())).collect(),
         // Whether a role lists the workload is looked at where its members are.
-        Kind::Boundary | Kind::Enrollment | Kind::Policy => Vec::new(),
+        Kind::Boundary
+        | Kind::Enrollment
+        | Kind::Policy
+        | Kind::VirtualGateway
+        | Kind::VirtualNode
+        | Kind::VirtualService => Vec::new(),
     }
 }
 

@@ -1,6 +1,7 @@
 use hauberk_proto::mesh::v1::{self as wire, Resource, resource::Spec};
 
 use super::*;
+use crate::resources::Catalog;
 use crate::resources::admit::{Rights, Target, admit_removal};
 use crate::resources::testing::*;
 

@@ -34,6 +34,11 @@ pub enum RefreshError {
     /// The registry failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Whoever asks has panicked.
+    #[error(
+        "whoever asks for it has failed, which is a fault of the control plane's: its log says where, and it is asked for again"
+    )]
+    Panicked,
 }
 
 impl RefreshError {

@@ -14,13 +14,14 @@ use super::Federation;
 use super::error::RefreshError;
 use super::fetch::{FetchError, fetch, fetch_keys};
 use super::metrics::FollowedLabel;
+use super::status::Answer;
 use crate::audit::{Act, Actor};
 use crate::compile::view::has_many_roots;
 use crate::metrics::OutcomeLabel;
 use crate::random;
 use crate::registry::{Commit, StoreError, keys};
 use crate::resources::{
-    Catalog, Entry, FetchedBundle, FetchedKeys, JwtIssuer, KeyEndpoint, Kind, Model, ResourceKey,
+    Catalog, Entry, FetchedBundle, FetchedKeys, JwtIssuer, KeyEndpoint, Kind, Model, ResourceKey, passed_over,
 };
 
 /// How often an endpoint is asked that gives no hint.
@@ -53,6 +54,7 @@ pub(super) async fn all(federation: &Arc<Federation>) {
         for (key, (_, task)) in following.iter_mut().filter(|(_, (_, task))| task.is_finished()) {
             tracing::error!(event = "federation_follower_failed", resource = %key,
                 "whoever asked for it has panicked: it is asked for again in {} s", LEAST_INTERVAL.as_secs());
+            federation.note(key, &Err(RefreshError::Panicked));
             let again = one(Arc::clone(federation), key.clone());
             *task = tasks.spawn(async move {
                 // What it failed on may be there still.
@@ -170,15 +172,26 @@ impl Federation {
         let asking = self.statuses().entry(key.clone()).or_default().asking();
         let _one_at_a_time = asking.lock().await;
         let result = self.try_refresh(key).await;
+        self.note(key, &result);
+        result.map(|answer| answer.hint)
+    }
+
+    /// Notes what became of a question.
+    fn note(&self, key: &ResourceKey, result: &Result<Answer, RefreshError>) {
         let now = self.clock.now();
         let outcome = if result.is_ok() { "ok" } else { "failed" };
         self.metrics.fetches.get_or_create(&OutcomeLabel { outcome }).inc();
         let (label, mut statuses) = (FollowedLabel::of(key), self.statuses());
         // Who is followed no longer is not heard of again.
-        let Some(status) = statuses.get_mut(key) else { return result };
-        match &result {
-            Ok(_) => {
+        let Some(status) = statuses.get_mut(key) else { return };
+        match result {
+            Ok(answer) => {
                 status.succeed(now);
+                // Only now: of an answer that is refused nothing counts.
+                let (passed_over, others) = (&answer.passed_over, answer.of_others());
+                if status.pass_over(passed_over.clone()) {
+                    tracing::warn!(event = "followed_keys_passed_over", resource = %key, ?passed_over, "{others}");
+                }
                 self.metrics.failing.get_or_create(&label).set(0);
                 let seconds = i64::try_from(now.0 / 1_000).unwrap_or(i64::MAX);
                 self.metrics.fetched_at.get_or_create(&label).set(seconds);
@@ -192,10 +205,9 @@ impl Federation {
                 }
             }
         }
-        result
     }
 
-    async fn try_refresh(&self, key: &ResourceKey) -> Result<Option<Duration>, RefreshError> {
+    async fn try_refresh(&self, key: &ResourceKey) -> Result<Answer, RefreshError> {
         let catalog = self.catalogs.current().await?;
         let none = || RefreshError::NoEndpoint(key.clone());
         let entry = catalog.get(key).ok_or_else(none)?;
@@ -204,10 +216,10 @@ impl Federation {
             Model::JwtIssuer(issuer) => {
                 if catalog.mesh(key.mesh.as_str()).is_some_and(|mesh| mesh.is_us(issuer)) {
                     // Its keys are ours, and count as soon as they are there.
-                    return Ok(None);
+                    return Ok(Answer { hint: None, passed_over: Vec::new(), has_keys: true });
                 }
                 let endpoint = issuer.endpoint().ok_or_else(none)?;
-                return self.refresh_keys(key, entry, issuer.issuer(), endpoint).await.map(|()| None);
+                return self.refresh_keys(key, entry, issuer.issuer(), endpoint).await;
             }
             _ => return Err(none()),
         };
@@ -221,7 +233,7 @@ impl Federation {
         let held = former.as_ref().map(FetchedBundle::bundle).or(followed.initial());
         let voucher = self.voucher(key, followed, held.map(|held| held.x509())).await?;
         let known_by = (Arc::clone(&voucher.roots), self.refuses());
-        let (bundle, passed_over) = fetch(followed, endpoint, known_by, self.web_roots.as_deref()).await?;
+        let (bundle, errors) = fetch(followed, endpoint, known_by, self.web_roots.as_deref()).await?;
         // What was fetched for this very resource, or else what it says itself.
         let fetched = former.as_ref().and_then(FetchedBundle::highest_sequence);
         let seen = fetched.or_else(|| followed.initial().and_then(|initial| initial.sequence()));
@@ -230,18 +242,21 @@ impl Federation {
         {
             return Err(FetchError::Older { offered, seen }.into());
         }
-        let hint = bundle.refresh_hint();
-        self.see_passed_over(key, &passed_over);
+        let answer = Answer {
+            hint: bundle.refresh_hint(),
+            passed_over: passed_over(&errors),
+            has_keys: !bundle.is_empty(),
+        };
         self.see_number(key, held.map(|held| (held.sequence(), held.has_same_keys(&bundle))), &bundle);
         let is_in_force = !is_damaged && held.is_some_and(|held| held.has_same_keys(&bundle));
         if is_in_force && former.is_some() && bundle.sequence().is_none_or(|number| Some(number) == seen) {
-            return Ok(hint);
+            return Ok(answer);
         }
         if !held.is_some_and(|held| has_many_roots(held)) {
             self.see_capable(&catalog, key, &bundle)?;
         }
         let Some(fetched) = FetchedBundle::new(entry, former.as_ref(), bundle, self.clock.now()) else {
-            return Ok(hint);
+            return Ok(answer);
         };
         self.see_unchanged(&voucher)?;
         let commit = Commit::new()
@@ -254,7 +269,7 @@ impl Federation {
         } else {
             self.put_in_force(key, entry, &fetched, commit.raising_revision()).await
         };
-        written.map(|()| hint).map_err(|error| voucher.explain(error))
+        written.map(|()| answer).map_err(|error| voucher.explain(error))
     }
 
     /// Refuses a bundle by which a running agent of an earlier release could verify nobody.
@@ -302,16 +317,16 @@ impl Federation {
         entry: &Entry,
         issuer: &str,
         endpoint: &KeyEndpoint,
-    ) -> Result<(), RefreshError> {
+    ) -> Result<Answer, RefreshError> {
         let record = FetchedKeys::store_key(key);
         let stored = self.store.get(&record).await?;
         let former = stored.as_ref().and_then(|stored| FetchedKeys::from_stored(key, stored).ok());
-        let (keys, passed_over) = fetch_keys(issuer, endpoint, self.web_roots.as_deref()).await?;
-        self.see_passed_over(key, &passed_over);
+        let (keys, errors) = fetch_keys(issuer, endpoint, self.web_roots.as_deref()).await?;
+        let answer = Answer { hint: None, passed_over: passed_over(&errors), has_keys: !keys.is_empty() };
         let is_in_force =
             former.as_ref().is_some_and(|former| former.are_for(entry) && **former.keys() == keys);
         let Some(fetched) = FetchedKeys::new(entry, keys, self.clock.now()).filter(|_| !is_in_force) else {
-            return Ok(());
+            return Ok(answer);
         };
         let commit = Commit::new()
             .present(key.store_key())
@@ -328,17 +343,7 @@ impl Federation {
         } else {
             tracing::info!(event = "issuer_keys", resource = %key, what, "other keys are in force");
         }
-        Ok(())
-    }
-
-    /// Tells which keys of an answer are of no use, and why.
-    fn see_passed_over(&self, key: &ResourceKey, passed_over: &[impl ToString]) {
-        let passed_over: Vec<_> = passed_over.iter().map(ToString::to_string).collect();
-        if let Some(status) = self.statuses().get_mut(key)
-            && status.pass_over(passed_over.clone())
-        {
-            tracing::warn!(event = "followed_keys_passed_over", resource = %key, ?passed_over, "its other keys count");
-        }
+        Ok(answer)
     }
 
     async fn put_in_force(

@@ -1,6 +1,7 @@
 //! How it goes with the questions to one endpoint.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use hauberk_identity::UnixMillis;
 use tokio::sync::{Mutex, Notify};
@@ -27,6 +28,23 @@ pub enum Hindrance {
     NoWebRoot,
     /// Something else.
     Other,
+}
+
+/// An answer that counts.
+pub(super) struct Answer {
+    /// How often it hints to ask.
+    pub(super) hint: Option<Duration>,
+    /// Which of its keys are of no use, and why.
+    pub(super) passed_over: Vec<String>,
+    /// Whether any is.
+    pub(super) has_keys: bool,
+}
+
+impl Answer {
+    /// What becomes of the keys that are not passed over.
+    pub(super) fn of_others(&self) -> &'static str {
+        if self.has_keys { "its other keys count" } else { "none of its keys counts" }
+    }
 }
 
 /// What became of the latest attempts. Kept in memory: after a start all are asked at once.
@@ -94,5 +112,19 @@ impl Status {
 
     pub(super) fn failing(&self) -> Option<Failing> {
         self.failing.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn others_count_only_where_there_are_any() {
+        let answer = |has_keys| Answer { hint: None, passed_over: Vec::new(), has_keys };
+        assert_eq!(
+            [true, false].map(|any| answer(any).of_others()),
+            ["its other keys count", "none of its keys counts"]
+        );
     }
 }

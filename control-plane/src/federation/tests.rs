@@ -275,6 +275,10 @@ async fn what_is_followed_is_followed_again_after_a_panic() {
         tokio::task::yield_now().await;
     }
     assert!(partner.asked.try_recv().is_err(), "not at once: it may fail again");
+    // Until then it is known that it is not followed.
+    let (_, problem) = standing(&scratch, &federation).await;
+    assert!(problem.contains("a fault of the control plane's: its log says where"), "{problem}");
+    assert_eq!(federation.metrics.failing.get_or_create(&metrics::FollowedLabel::of(&key())).get(), 1);
     tokio::time::pause();
     tokio::time::advance(follow::interval(Some(Duration::ZERO))).await;
     tokio::time::resume();
@@ -314,6 +318,12 @@ async fn a_bundle_that_a_running_agent_cannot_read_leaves_the_former_one_in_forc
     assert_eq!(standing(&scratch, &federation).await, (good, refused));
     says(32, 3);
     federation.refresh(&key()).await.unwrap();
+    // Of what is refused nothing is told as if it counted.
+    let many = document_of_many([&partner.root].into_iter().chain(&others), 4);
+    partner.says(ok(&many.replacen("{\"keys\":[", "{\"keys\":[1,", 1)));
+    federation.refresh(&key()).await.unwrap_err();
+    let catalog = scratch.resources.catalogs().current().await.unwrap();
+    assert_eq!(federation.followed(&catalog)[0].passed_over, [""; 0]);
 
     // Once it is updated, or gone; and what is in force already is followed further.
     is_old.store(false, Ordering::Relaxed);
@@ -369,6 +379,12 @@ async fn a_key_that_is_of_no_use_is_passed_over_and_told_and_the_others_count() 
     let [followed] = &federation.followed(&catalog)[..] else { panic!("one is followed") };
     let told = &followed.passed_over;
     assert!(told.len() == 2 && told[0].starts_with("key number 1 is refused"), "{told:?}");
+    // However many they are.
+    let many = own.replacen("{\"keys\":[", &format!("{{\"keys\":[{}", "1,".repeat(30_000)), 1);
+    partner.says(ok(&many));
+    federation.refresh(&key()).await.unwrap();
+    let told = &federation.followed(&catalog)[0].passed_over;
+    assert!(told.len() == 21 && told[20] == "29980 more are of no use", "{told:?}");
     // It is told no longer once it is gone; and where none is left that counts, there is none.
     partner.says(ok(&document("partner.example", &[&partner.root], Some(6))));
     federation.refresh(&key()).await.unwrap();

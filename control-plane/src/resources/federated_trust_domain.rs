@@ -12,6 +12,7 @@ use prost::Message;
 
 use super::choice;
 use super::key::ResourceKey;
+use super::passed_over::passed_over;
 use super::problem::Problems;
 use super::web_endpoint::WebEndpoint;
 
@@ -164,8 +165,8 @@ fn read_bundle(
     }
     let field = "spec.trustDomainBundle";
     match SpiffeBundle::parse_and_tell(trust_domain, text.as_bytes()) {
-        Ok((bundle, passed_over)) if bundle.is_empty() => {
-            match passed_over.first() {
+        Ok((bundle, errors)) if bundle.is_empty() => {
+            match errors.first() {
                 Some(first) => problems.invalid(field, format!("none of its keys is of use: {first}")),
                 None => {
                     let message = "it has no key of SPIFFE's: nobody could be verified by it";
@@ -175,9 +176,7 @@ fn read_bundle(
             }
             (None, Vec::new())
         }
-        Ok((bundle, passed_over)) => {
-            (Some(Arc::new(bundle)), passed_over.iter().map(ToString::to_string).collect())
-        }
+        Ok((bundle, errors)) => (Some(Arc::new(bundle)), passed_over(&errors)),
         Err(error) => {
             problems.invalid(field, error);
             (None, Vec::new())

@@ -9,6 +9,7 @@ use hauberk_tls::jwt::{JwtBundleError, JwtKeySet};
 use prost::Message;
 
 use super::choice;
+use super::passed_over::passed_over;
 use super::problem::Problems;
 use super::web_endpoint::WebEndpoint;
 
@@ -80,11 +81,11 @@ impl JwtIssuer {
         let (initial, passed_over) = match jwks.as_str() {
             "" => (None, Vec::new()),
             text => match JwtKeySet::of_issuer(text.as_bytes()) {
-                Ok((keys, passed_over)) => {
+                Ok((keys, errors)) => {
                     let is_ambiguous = |error: &&JwtBundleError| matches!(error, JwtBundleError::SameId(_));
                     // What is written down can be written otherwise: here, other than of what is fetched, nothing is
                     // taken back.
-                    match passed_over.first().filter(|_| keys.is_empty()) {
+                    match errors.first().filter(|_| keys.is_empty()) {
                         Some(JwtBundleError::NoneForTokens(count)) => problems.invalid_but(
                             "spec.jwks",
                             JwtBundleError::NoneForTokens(*count),
@@ -94,12 +95,12 @@ impl JwtIssuer {
                             problems.invalid("spec.jwks", format!("none of its keys is of use: {first}"));
                         }
                         None => {
-                            if let Some(ambiguous) = passed_over.iter().find(is_ambiguous) {
+                            if let Some(ambiguous) = errors.iter().find(is_ambiguous) {
                                 problems.invalid("spec.jwks", ambiguous);
                             }
                         }
                     }
-                    (Some(Arc::new(keys)), passed_over.iter().map(ToString::to_string).collect())
+                    (Some(Arc::new(keys)), passed_over(&errors))
                 }
                 Err(error) => {
                     problems.invalid("spec.jwks", error);

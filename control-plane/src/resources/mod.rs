@@ -24,6 +24,7 @@ mod mesh;
 mod mesh_catalog;
 mod nesting;
 mod own_issuer;
+mod passed_over;
 mod policy;
 mod problem;
 mod role;
@@ -73,4 +74,5 @@ pub use web_endpoint::{EndpointUrl, WebEndpoint};
 
 pub(crate) use choice::did_you_mean;
 pub(crate) use data_class::Enclosing;
+pub(crate) use passed_over::passed_over;
 pub(crate) use problem::Problems;

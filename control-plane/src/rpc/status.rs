@@ -195,6 +195,7 @@ pub fn of_refresh(error: &RefreshError) -> Status {
             refusal(Code::FailedPrecondition, "AGENT_LACKS_FEATURE", error.to_string())
         }
         RefreshError::Store(error) => of_store(error),
+        RefreshError::Panicked => internal(error),
     }
 }
 

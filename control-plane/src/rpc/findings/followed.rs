@@ -12,8 +12,10 @@ pub(super) fn federation(followed: &Followed, now: UnixMillis) -> Option<Finding
     let Followed { key, bundle, failing, passed_over, reused, .. } = followed;
     let trust_domain = &followed.trust_domain;
     let roots = bundle.as_ref().map(|bundle| bundle.x509().roots()).unwrap_or_default();
-    let then =
-        format!("`hauberk bundle refresh {trust_domain}`; or apply the resource with its present bundle");
+    let then = format!(
+        "`hauberk bundle refresh {trust_domain} --mesh {}`; or apply the resource with its present bundle",
+        key.mesh
+    );
     let fix = fix_of_fetch(failing.as_ref(), "see that its endpoint answers", &then);
     let failing = failing.as_ref().map(|Failing { problem, since, .. }| {
         format!("its bundle cannot be fetched since {since}: {problem}")
@@ -21,9 +23,11 @@ pub(super) fn federation(followed: &Followed, now: UnixMillis) -> Option<Finding
     if !roots.iter().any(|root| root.validity().contains(now)) {
         let what = match bundle {
             None => "there is no bundle of it".to_owned(),
-            Some(_) if roots.is_empty() && !passed_over.is_empty() => {
-                format!("its bundle has no root that counts: {}", passed_over.join("; "))
-            }
+            // Of what is passed over nobody says whether it was a root.
+            Some(_) if roots.is_empty() && !passed_over.is_empty() => format!(
+                "its bundle has no root that counts: it has taken all back, or they are among the keys that are of no use: {}",
+                passed_over.join("; ")
+            ),
             Some(_) if roots.is_empty() => "its bundle has no root: it has taken all back".to_owned(),
             Some(_) => "every root of its bundle has expired".to_owned(),
         };
@@ -63,20 +67,25 @@ fn fix_of_fetch(failing: Option<&Failing>, otherwise: &str, then: &str) -> Strin
 /// An issuer whose users are not known, or soon may not be.
 pub(super) fn issuer(followed: &FollowedIssuer) -> Option<Finding> {
     let FollowedIssuer { key, keys, is_fetched, passed_over, failing, .. } = followed;
-    let then = format!("`hauberk bundle refresh --issuer {}`; or write its keys into the resource", key.name);
+    let refresh = format!("`hauberk bundle refresh --issuer {} --mesh {}`", key.name, key.mesh);
+    let then = format!("{refresh}; or write its keys into the resource");
     let fix = fix_of_fetch(failing.as_ref(), "see that it answers where it is asked", &then);
     let failing = failing
         .as_ref()
         .map(|Failing { problem, since, .. }| format!("its keys cannot be fetched since {since}: {problem}"));
     if *keys == 0 && *is_fetched {
+        // Whatever it publishes by now, it is not fetched.
+        let fix = match failing {
+            Some(_) => fix,
+            None => format!(
+                "have the issuer publish its keys, then {refresh}; if it has ended, delete the resource"
+            ),
+        };
         let why: Vec<_> = passed_over.iter().cloned().chain(failing).collect();
         let why = if why.is_empty() { String::new() } else { format!(": {}", why.join("; ")) };
         return Some(error(
             format!("{key}: all its users are denied: it publishes no key that can verify tokens{why}"),
-            format!(
-                "have the issuer publish its keys, then `hauberk bundle refresh --issuer {}`; if it has ended, delete the resource",
-                key.name
-            ),
+            fix,
         ));
     }
     if *keys == 0 {

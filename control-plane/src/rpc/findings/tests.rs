@@ -338,7 +338,16 @@ fn trust_domains_whose_members_are_not_known_are_told() {
     assert!(weak[0].1.ends_with("not all keys of its bundle count: key number 2 is refused: it is weak"));
     let none = told(Followed { passed_over, ..followed(bundle(&[]), None) }, NOW);
     assert_eq!(none[0].0, Severity::Error);
-    assert!(none[0].1.ends_with("its bundle has no root that counts: key number 2 is refused: it is weak"));
+    assert!(
+        none[0].1.ends_with(
+            "its bundle has no root that counts: it has taken all back, or they are among the keys that are of no use: key number 2 \
+             is refused: it is weak"
+        ),
+        "{none:?}"
+    );
+    let unanswered = vec![followed(bundle(&[&root]), Some("nobody answers"))];
+    let fix = World { followed: unanswered, ..World::healthy() }.findings().remove(0).fix;
+    assert!(fix.contains("`hauberk bundle refresh partner.example --mesh shop`"), "{fix}");
     let failing = told(followed(bundle(&[&root]), Some("nobody answers")), NOW);
     assert_eq!(failing[0].0, Severity::Warning);
     let wanted = "FederatedTrustDomain shop/partner.example: its bundle cannot be fetched since 2027-01-15T08:00:00Z: \
@@ -408,7 +417,9 @@ fn an_issuer_without_keys_is_an_error_and_one_that_cannot_be_asked_a_warning() {
     assert!(not_asked[0].fix.contains("`allowPrivateAddresses: true`"), "{not_asked:?}");
     let unknown = with(0, Some(Failing { hindrance: Hindrance::NoWebRoot, ..failing("it is not believed") }));
     assert!(
-        unknown[0].fix.contains("setting `web-roots`, then `hauberk bundle refresh --issuer login`"),
+        unknown[0]
+            .fix
+            .contains("setting `web-roots`, then `hauberk bundle refresh --issuer login --mesh shop`"),
         "{unknown:?}"
     );
     let passed_over = vec!["key number 2 is refused: it is weak".to_owned()];
@@ -425,6 +436,13 @@ fn an_issuer_without_keys_is_an_error_and_one_that_cannot_be_asked_a_warning() {
     assert_eq!(none[0].severity(), Severity::Error);
     let wanted = "JwtIssuer shop/login: all its users are denied: it publishes no key that can verify tokens: key number 2";
     assert!(none[0].summary.starts_with(wanted), "{none:?}");
+    assert!(none[0].fix.starts_with("have the issuer publish its keys, then `hauberk bundle"), "{none:?}");
+    // What it publishes by now cannot be fetched: that comes first.
+    let inside = Some(Failing { hindrance: Hindrance::Inside, ..failing("it is not asked") });
+    let issuers = vec![FollowedIssuer { is_fetched: true, failing: inside, ..followed_issuer(&key) }];
+    let none = World { issuers, ..World::healthy() }.findings();
+    assert!(none[0].summary.contains("cannot be fetched since") && none[0].severity() == Severity::Error);
+    assert!(none[0].fix.contains("`allowPrivateAddresses: true`"), "{none:?}");
 }
 
 /// One of which no key is known.

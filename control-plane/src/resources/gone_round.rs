@@ -17,28 +17,86 @@ const MOST_TOLD: usize = 5;
 pub(crate) const MEND: &str =
     "write `undeclared: DENY` on the listener, so that what matches none of its routes is denied";
 
+/// What of a mesh decides where what is said of some routes is gone round.
+pub(crate) struct Detours<'a> {
+    mesh: &'a MeshCatalog,
+    permitted: Permitted,
+    forbidden: RouteForbids<'a>,
+}
+
+impl<'a> Detours<'a> {
+    /// Reads it from a mesh.
+    pub(crate) fn of(mesh: &'a MeshCatalog) -> Self {
+        let (permitted, forbidden) = (Permitted::of(mesh), RouteForbids::among(mesh, mesh.policies()));
+        Self { mesh, permitted, forbidden }
+    }
+
+    /// The listeners where some permit may let through what matches no route. Who forbids is looked up for those alone that are told.
+    pub(crate) fn listeners(&self) -> impl Iterator<Item = GoneRound<'_>> {
+        let Self { mesh, permitted, forbidden } = self;
+        let all = mesh.nodes().flat_map(move |(node, resource)| {
+            resource.listeners().iter().map(move |listener| {
+                let is_by_users = asks_users_of_some(listener);
+                GoneRound { node, listener, forbidden, is_by_users }
+            })
+        });
+        let is_concerned = |one: &GoneRound<'_>| {
+            matches!(one.listener.protocol(), Protocol::Http | Protocol::Http2)
+                && one.listener.undeclared() == Undeclared::Decide
+                && !one.listener.routes().is_empty()
+                && permitted.reaches(one.node, one.listener.port())
+        };
+        all.filter(move |one| is_concerned(one) && (one.is_by_users || one.is_by(forbidden)))
+    }
+}
+
 /// One such listener.
-#[derive(Debug)]
 pub(crate) struct GoneRound<'a> {
     pub(crate) node: &'a Name,
-    port: u16,
-    /// Policies and boundaries that forbid some routes by their names or data classes.
-    by: Vec<&'a PolicyDocument>,
+    listener: &'a Listener,
+    forbidden: &'a RouteForbids<'a>,
     /// Some routes ask for a user, and the others do not.
     is_by_users: bool,
 }
 
 impl GoneRound<'_> {
-    /// Whether this policy or boundary is one that is gone round.
-    pub(crate) fn is_by(&self, label: &str) -> bool {
-        self.by.iter().any(|document| document.label() == label)
+    /// Whether one of these forbids is gone round.
+    pub(crate) fn is_by(&self, forbids: &RouteForbids<'_>) -> bool {
+        let mut classes = self.listener.routes().iter().flat_map(|route| &route.classes);
+        classes.any(|class| forbids.classes.contains_key(class))
+            || forbids.routes.contains_key(&(self.node.clone(), self.listener.port()))
     }
+
+    /// Policies and boundaries that forbid some routes by their names or data classes: policies first, each in order.
+    fn by(&self) -> Vec<&PolicyDocument> {
+        let classes: BTreeSet<&Name> =
+            self.listener.routes().iter().flat_map(|route| &route.classes).collect();
+        let named: BTreeSet<&Name> = classes
+            .iter()
+            .filter_map(|class| self.forbidden.classes.get(*class))
+            .flatten()
+            .copied()
+            .collect();
+        let by_class = named.iter().filter_map(|class| self.forbidden.named.get(*class)).flatten();
+        let port = (self.node.clone(), self.listener.port());
+        let by_route = self.forbidden.routes.get(&port).into_iter().flatten();
+        let mut by: Vec<&PolicyDocument> = by_class.chain(by_route).copied().collect();
+        by.sort_by(|one, other| order(one).cmp(&order(other)));
+        by.dedup_by(|one, other| order(one) == order(other));
+        by
+    }
+}
+
+/// Policies before boundaries, each by name: that is all that tells one from another.
+fn order(document: &PolicyDocument) -> (bool, &Name) {
+    (document.mode() == Mode::Boundary, document.name())
 }
 
 impl fmt::Display for GoneRound<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut by: Vec<String> = self.by.iter().take(MOST_TOLD).map(|document| document.label()).collect();
-        if let more @ 1.. = self.by.len().saturating_sub(MOST_TOLD) {
+        let all = self.by();
+        let mut by: Vec<String> = all.iter().take(MOST_TOLD).map(|document| document.label()).collect();
+        if let more @ 1.. = all.len().saturating_sub(MOST_TOLD) {
             by.push(format!("{more} more"));
         }
         if self.is_by_users {
@@ -48,31 +106,10 @@ impl fmt::Display for GoneRound<'_> {
             f,
             "port {}: {} holds for some of its routes alone, and other spellings of a path, such as /a/ and /A for /a, are of \
              none of them, though many apps answer them alike",
-            self.port,
+            self.listener.port(),
             by.join(", ")
         )
     }
-}
-
-/// Those of a mesh, where some permit may let through what matches no route.
-pub(crate) fn gone_round(mesh: &MeshCatalog) -> Vec<GoneRound<'_>> {
-    let (permitted, forbidden) = (Permitted::of(mesh), Forbidden::of(mesh));
-    let mut found = Vec::new();
-    for (node, resource) in mesh.nodes() {
-        for listener in resource.listeners() {
-            let is_concerned = matches!(listener.protocol(), Protocol::Http | Protocol::Http2)
-                && listener.undeclared() == Undeclared::Decide
-                && !listener.routes().is_empty();
-            if !is_concerned || !permitted.reaches(node, listener.port()) {
-                continue;
-            }
-            let (by, is_by_users) = (forbidden.at(node, listener), asks_users_of_some(listener));
-            if !by.is_empty() || is_by_users {
-                found.push(GoneRound { node, port: listener.port(), by, is_by_users });
-            }
-        }
-    }
-    found
 }
 
 fn asks_users_of_some(listener: &Listener) -> bool {
@@ -121,43 +158,42 @@ impl Permitted {
 
 /// Who forbids what of routes.
 #[derive(Default)]
-struct Forbidden<'a> {
-    /// By each class, also within one that is named.
-    classes: BTreeMap<&'a Name, Vec<&'a PolicyDocument>>,
+pub(crate) struct RouteForbids<'a> {
+    /// By each class that is named.
+    named: BTreeMap<&'a Name, Vec<&'a PolicyDocument>>,
+    /// The classes that are forbidden, each with those that are named and that it is within.
+    classes: BTreeMap<&'a Name, Vec<&'a Name>>,
     routes: BTreeMap<(Name, u16), Vec<&'a PolicyDocument>>,
 }
 
-impl<'a> Forbidden<'a> {
-    fn of(mesh: &'a MeshCatalog) -> Self {
-        let mut forbidden = Self::default();
-        for document in mesh.policies().filter(|document| document.mode() != Mode::Audit) {
+impl<'a> RouteForbids<'a> {
+    /// Those of some policies and boundaries of a mesh.
+    pub(crate) fn among(mesh: &'a MeshCatalog, documents: impl Iterator<Item = &'a PolicyDocument>) -> Self {
+        let mut forbids = Self::default();
+        for document in documents.filter(|document| document.mode() != Mode::Audit) {
             for resource in document.resources(Effect::Deny).flatten() {
                 match resource {
-                    Referent::DataClass(class) => {
-                        for class in mesh.classes_within(class) {
-                            forbidden.classes.entry(class).or_default().push(document);
-                        }
-                    }
+                    Referent::DataClass(class) => forbids.named.entry(class).or_default().push(document),
                     Referent::Route { node, port, template } if template != UNDECLARED => {
                         if let Some(port) = port_of(node, *port) {
-                            forbidden.routes.entry(port).or_default().push(document);
+                            forbids.routes.entry(port).or_default().push(document);
                         }
                     }
                     _ => {}
                 }
             }
         }
-        forbidden
+        for named in forbids.named.keys().copied() {
+            for class in mesh.classes_within(named) {
+                forbids.classes.entry(class).or_default().push(named);
+            }
+        }
+        forbids
     }
 
-    fn at(&self, node: &Name, listener: &Listener) -> Vec<&'a PolicyDocument> {
-        let classes: BTreeSet<&Name> = listener.routes().iter().flat_map(|route| &route.classes).collect();
-        let by_class = classes.iter().filter_map(|class| self.classes.get(*class)).flatten();
-        let by_route = self.routes.get(&(node.clone(), listener.port())).into_iter().flatten();
-        let mut by: Vec<&PolicyDocument> = by_class.chain(by_route).copied().collect();
-        by.sort_by_key(|document| document.label());
-        by.dedup_by_key(|document| document.label());
-        by
+    /// Whether there is none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.named.is_empty() && self.routes.is_empty()
     }
 }
 
@@ -191,7 +227,8 @@ mod tests {
         ];
         batch.extend_from_slice(others);
         let catalog = catalog_of(&batch);
-        gone_round(catalog.mesh("shop").unwrap()).iter().map(ToString::to_string).collect()
+        let detours = Detours::of(catalog.mesh("shop").unwrap());
+        detours.listeners().map(|detour| detour.to_string()).collect()
     }
 
     fn carded(protocol: &str) -> Wire {
@@ -226,6 +263,18 @@ mod tests {
         let denying = Wire { undeclared: Some("DENY".to_owned()), ..carded("http") };
         assert!(told(denying, &others).is_empty());
         assert!(told(listener(8080, "http"), &[all, boundary("pii", PII)]).is_empty());
+    }
+
+    #[test]
+    fn of_many_policies_the_first_are_told_and_the_others_counted() {
+        let all = policy("all", "permit(principal is Node, action, resource);");
+        let forbids = (1..=6).map(|number| policy(&format!("p{number}"), PII));
+        // Each once, however it forbids; a class and the one that it is within are named by two.
+        let both = policy("p0", &format!("{PII}\n{ROUTE}"));
+        let card = policy("p7", "forbid(principal, action, resource in DataClass::\"card\");");
+        let others: Vec<_> = forbids.chain([all, both, card, boundary("a", PII)]).collect();
+        let found = told(carded("http"), &others);
+        assert!(found[0].starts_with("port 8080: p0, p1, p2, p3, p4, 4 more holds for"), "{found:?}");
     }
 
     #[test]

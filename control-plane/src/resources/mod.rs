@@ -58,7 +58,7 @@ pub use federated_trust_domain::{
 pub use fetched::FetchedBundle;
 pub use fetched_keys::FetchedKeys;
 pub use follow::Catalogs;
-pub(crate) use gone_round::{MEND as GONE_ROUND_MEND, gone_round};
+pub(crate) use gone_round::{Detours, MEND as GONE_ROUND_MEND};
 pub use jwt_issuer::{JwtIssuer, KeyEndpoint};
 pub use key::{Kind, ResourceKey};
 pub use mesh::Mesh;

@@ -6,6 +6,8 @@ mod lists;
 mod stored;
 mod tokens;
 
+pub(super) use detours::GoneRound;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -35,6 +37,9 @@ const SKEW_WORKS_MS: u64 = 300_000;
 /// How many findings of a kind are told one by one.
 const EACH_AT_MOST: usize = 50;
 
+/// What to do about more instances than are told one by one.
+const ALL_INSTANCES: &str = "`hauberk get instances` lists all";
+
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// What to do where no denylist can be made of what is recorded.
@@ -63,6 +68,7 @@ pub(super) struct Facts<'a> {
     pub(super) compilation: &'a Compilation,
     pub(super) catalog: &'a Catalog,
     pub(super) heavy: &'a [HeavyPatterns],
+    pub(super) gone_round: &'a GoneRound,
     pub(super) rollout: &'a Rollout,
     pub(super) reports: &'a [Report],
     pub(super) followed: &'a [Followed],
@@ -115,14 +121,17 @@ pub(super) fn collect(facts: &Facts<'_>) -> Vec<Finding> {
         )
     }));
     findings.extend(stored::stored(facts.catalog, facts.heavy));
-    findings.extend(each(facts.rollout.laggards.iter().map(laggard), "instances do not enforce the latest"));
+    let laggards = facts.rollout.laggards.iter().map(laggard);
+    findings.extend(each(laggards, "instances do not enforce the latest", ALL_INSTANCES));
     let live = || facts.reports.iter().filter(|report| facts.now <= report.certificate.not_after);
-    findings.extend(each(live().filter_map(registration), "instances have registered what cannot be called"));
-    findings.extend(each(live().filter_map(skew), "instances have a wrong clock"));
-    findings.extend(each(live().filter_map(|report| renewal(report, facts.now)), "instances do not renew"));
+    let registered = live().filter_map(registration);
+    findings.extend(each(registered, "instances have registered what cannot be called", ALL_INSTANCES));
+    findings.extend(each(live().filter_map(skew), "instances have a wrong clock", ALL_INSTANCES));
+    let late = live().filter_map(|report| renewal(report, facts.now));
+    findings.extend(each(late, "instances do not renew", ALL_INSTANCES));
     findings.extend(crowds(live()));
     findings.extend(audit_listeners(facts.compilation));
-    findings.extend(detours::detours(facts.catalog));
+    findings.extend(facts.gone_round.findings());
     findings.extend(facts.followed.iter().filter_map(|followed| followed::federation(followed, facts.now)));
     findings.extend(facts.issuers.iter().filter_map(followed::issuer));
     findings.extend(facts.issuers.iter().filter_map(|issuer| followed::lists_ours(issuer, facts.own_keys)));
@@ -273,7 +282,8 @@ fn crowds<'a>(live: impl Iterator<Item = &'a Report>) -> Vec<Finding> {
             ),
         )
     });
-    each(findings, "join tokens have made many instances")
+    let fix = "`hauberk token list` lists all that are still to be used; `hauberk describe instance ID` says by which token one joined";
+    each(findings, "join tokens have made many instances", fix)
 }
 
 fn audit_listeners(compilation: &Compilation) -> Vec<Finding> {
@@ -283,23 +293,24 @@ fn audit_listeners(compilation: &Compilation) -> Vec<Finding> {
         .flat_map(|(spiffe_id, view)| view.audit_ports.iter().map(move |port| (spiffe_id, *port)))
         .collect();
     listeners.sort_unstable();
+    let fix =
+        "permit what is needed, then take `authorization: AUDIT` off the listener, its node or its mesh";
     let findings = listeners.into_iter().map(|(spiffe_id, port)| {
-        warning(
-            format!("port {port} of {spiffe_id} lets through what no policy permits (authorization: AUDIT)"),
-            "permit what is needed, then take `authorization: AUDIT` off the listener, its node or its mesh",
-        )
+        let summary =
+            format!("port {port} of {spiffe_id} lets through what no policy permits (authorization: AUDIT)");
+        warning(summary, fix)
     });
-    each(findings, "listeners are in AUDIT")
+    each(findings, "listeners are in AUDIT", fix)
 }
 
-/// Tells findings of one kind one by one, up to a limit, and counts the rest.
-fn each(findings: impl Iterator<Item = Finding>, rest: &str) -> Vec<Finding> {
+/// Tells findings of one kind one by one, up to a limit, and counts the `rest`, with what to do about it.
+fn each(findings: impl Iterator<Item = Finding>, rest: &str, fix: &str) -> Vec<Finding> {
     let mut all: Vec<Finding> = findings.collect();
     if all.len() > EACH_AT_MOST {
         let more = all.len() - EACH_AT_MOST;
         all.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
         all.truncate(EACH_AT_MOST);
-        all.push(warning(format!("{more} more {rest}"), "`hauberk get instances` lists all"));
+        all.push(warning(format!("{more} more {rest}"), fix));
     }
     all
 }

@@ -1,6 +1,6 @@
 //! The admin API's `System` service.
 
-mod heavy;
+mod looked_at;
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use crate::push::Push;
 use crate::registry::Condition;
 use crate::resources::Resources;
 use crate::server_certificate::host_from_elsewhere;
-use heavy::HeavyNodes;
+use looked_at::Looker;
 
 /// The service, ready to be mounted.
 pub(super) fn service(
@@ -33,7 +33,7 @@ pub(super) fn service(
         resources: Arc::clone(resources),
         push: Arc::clone(push),
         federation: Arc::clone(federation),
-        heavy: HeavyNodes::new(),
+        looker: Looker::new(),
     };
     SystemServer::new(service).max_decoding_message_size(super::LARGEST_REQUEST)
 }
@@ -43,7 +43,7 @@ pub(super) struct SystemService {
     resources: Arc<Resources>,
     push: Arc<Push>,
     federation: Arc<Federation>,
-    heavy: HeavyNodes,
+    looker: Looker,
 }
 
 #[tonic::async_trait]
@@ -71,7 +71,7 @@ impl System for SystemService {
             server: control.identity.current().svid().map(|svid| svid.validity()),
         };
         let catalog = self.resources.catalogs().current().await.map_err(|error| status::of_store(&error))?;
-        let heavy = self.heavy.of(&catalog, authority.trust_domain(), &context.actor().name).await?;
+        let found = self.looker.of(&catalog, authority.trust_domain(), &context.actor().name).await?;
         let need = control.authorities.need().await.map_err(|error| status::of_authority(&error))?;
         let findings = findings::collect(&findings::Facts {
             now,
@@ -84,7 +84,8 @@ impl System for SystemService {
             lists: &self.push.revocation_lists().trouble,
             compilation: &compilation,
             catalog: &catalog,
-            heavy: &heavy,
+            heavy: &found.heavy,
+            gone_round: &found.gone_round,
             rollout: &self.push.instances().rollout(&compilation, compilation.revision, None, now),
             reports: &self.push.instances().reports(|_| true),
             followed: &self.federation.followed(&catalog),

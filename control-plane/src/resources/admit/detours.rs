@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use hauberk_identity::Name;
 
 use super::Step;
-use crate::resources::gone_round::{MEND, gone_round};
+use crate::resources::gone_round::{Detours, MEND, RouteForbids};
 use crate::resources::key::{Kind, ResourceKey};
 
 /// The most warnings about one mesh.
@@ -19,17 +19,17 @@ pub(super) fn warn(step: &Step<'_>, warnings: &mut Vec<String>) {
         step.places.keys().filter(|key| bears(key.kind)).map(|key| &key.mesh).collect();
     for mesh in meshes {
         let Some(after) = step.after.mesh(mesh.as_str()) else { continue };
-        let found = gone_round(after);
-        if found.is_empty() {
+        let keys = || step.places.keys().filter(|key| key.mesh == *mesh);
+        let stated = keys().flat_map(|key| step.documents(key)).map(|(_, document)| document);
+        let stated = RouteForbids::among(after, stated);
+        // All other changes wait meanwhile.
+        if stated.is_empty() && !keys().any(|key| key.kind == Kind::VirtualNode) {
             continue;
         }
-        let keys = step.places.keys().filter(|key| key.mesh == *mesh);
-        let stated: BTreeSet<String> =
-            keys.flat_map(|key| step.documents(key)).map(|(_, document)| document.label()).collect();
-        let told = found.iter().filter_map(|detour| {
+        let detours = Detours::of(after);
+        let told = detours.listeners().filter_map(|detour| {
             let key = ResourceKey { kind: Kind::VirtualNode, mesh: mesh.clone(), name: detour.node.clone() };
-            let is_of_batch =
-                step.places.contains_key(&key) || stated.iter().any(|label| detour.is_by(label));
+            let is_of_batch = detour.is_by(&stated) || step.places.contains_key(&key);
             is_of_batch.then(|| format!("{key}, {detour}: {MEND}"))
         });
         warnings.extend(told.take(MOST));

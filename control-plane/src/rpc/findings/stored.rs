@@ -6,6 +6,10 @@ use super::{each, error, warning};
 use crate::compile::HeavyPatterns;
 use crate::resources::Catalog;
 
+const LEFT_OUT: &str = "apply it again, corrected, or delete it: until then nothing is let through by it";
+const OUTDATED: &str = "apply it again, corrected: until then a change of it is refused";
+const HEAVY: &str = "nothing is refused for what stands, but a change that adds to it is";
+
 /// Resources that are left out, others of which new ones would be refused, and nodes whose patterns make too much work.
 pub(super) fn stored(catalog: &Catalog, heavy: &[HeavyPatterns]) -> Vec<Finding> {
     let meshes = || catalog.meshes().iter();
@@ -13,7 +17,7 @@ pub(super) fn stored(catalog: &Catalog, heavy: &[HeavyPatterns]) -> Vec<Finding>
         resources.left_out().map(move |(kind, name, reason)| {
             error(
                 format!("the stored {} {mesh}/{name} is not accepted, and left out: {reason}", kind.noun()),
-                "apply it again, corrected, or delete it: until then nothing is let through by it",
+                LEFT_OUT,
             )
         })
     });
@@ -24,15 +28,13 @@ pub(super) fn stored(catalog: &Catalog, heavy: &[HeavyPatterns]) -> Vec<Finding>
             let what = format!("{} {mesh}/{name}", kind.noun());
             Some(warning(
                 format!("{what} is still enforced, and would be refused today: {first}{more}"),
-                "apply it again, corrected: until then a change of it is refused",
+                OUTDATED,
             ))
         })
     });
-    let heavy = heavy.iter().map(|heavy| {
-        warning(heavy.to_string(), "nothing is refused for what stands, but a change that adds to it is")
-    });
-    let mut findings = each(left_out, "stored resources are left out");
-    findings.extend(each(outdated, "stored resources would be refused today"));
-    findings.extend(each(heavy, "nodes have patterns that make too much work"));
+    let heavy = heavy.iter().map(|heavy| warning(heavy.to_string(), HEAVY));
+    let mut findings = each(left_out, "stored resources are left out", LEFT_OUT);
+    findings.extend(each(outdated, "stored resources would be refused today", OUTDATED));
+    findings.extend(each(heavy, "nodes have patterns that make too much work", HEAVY));
     findings
 }

@@ -121,6 +121,7 @@ impl World {
             compilation: &self.compilation,
             catalog: &self.catalog,
             heavy: &heavy_patterns(self.own_keys.trust_domain(), &self.catalog),
+            gone_round: &GoneRound::of(&self.catalog),
             rollout: &self.rollout,
             reports: &self.reports,
             followed: &self.followed,
@@ -265,6 +266,7 @@ fn every_listener_in_audit_is_told_up_to_a_limit() {
     assert_eq!(summaries.len(), 51);
     assert!(summaries[0].starts_with("port 1 of spiffe://shop.local/mesh/shop/node/orders lets through"));
     assert_eq!(summaries[50], "10 more listeners are in AUDIT");
+    assert!(world.findings()[50].fix.starts_with("permit what is needed"), "instances are others");
 }
 
 #[test]

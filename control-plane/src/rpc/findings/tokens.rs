@@ -13,7 +13,8 @@ const LONG: Duration = Duration::from_secs(3_600);
 
 /// Those that live for long, or that any number of agents may use, as long as anybody can join by them.
 pub(super) fn loose(tokens: &[TokenView], now: UnixMillis) -> Vec<Finding> {
-    each(tokens.iter().filter_map(|token| of(token, now)), "join tokens live long or have no limit")
+    let found = tokens.iter().filter_map(|token| of(token, now));
+    each(found, "join tokens live long or have no limit", "`hauberk token list` lists all")
 }
 
 fn of(token: &TokenView, now: UnixMillis) -> Option<Finding> {

@@ -3,12 +3,13 @@
 //! A batch is judged as one transaction against what is stored: everything that is wrong with it is reported at once,
 //! each with the field that is wrong. What the body of each kind must hold is in the file of its name; what they may refer to
 //! in `references`, and for roles, data classes and templates in `membership` and `templates`, for users in `issuers`, for what leaves the mesh in `externals`; which changes of a node or service
-//! are changes of policy in `opens`; and what may be removed in `removal`.
+//! are changes of policy in `opens`; whom a followed trust domain's end or change keeps out in `followed`; and what may be removed in `removal`.
 
 mod declared;
 mod detours;
 mod envelope;
 mod externals;
+mod followed;
 mod header_values;
 mod issuers;
 mod membership;
@@ -159,6 +160,7 @@ pub fn admit(
         hints: Cell::new(MOST_HINTS),
     };
     references::check(&step, &mut problems, &mut warnings);
+    followed::warn(&step, &mut warnings);
     templates::check(&step, &mut problems, &mut warnings);
     membership::check(&step, rights, &mut problems, &mut warnings);
     issuers::check(&step, &mut problems, &mut warnings);

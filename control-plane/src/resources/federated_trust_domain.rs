@@ -211,4 +211,4 @@ fn read_profile(
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

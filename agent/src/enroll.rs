@@ -237,7 +237,7 @@ async fn become_somebody(
 
 /// Joins once more, where our certificate is renewed no longer, if there is anything to join with. What is issued is
 /// the caller's to keep, once it is looked at: it may be somebody else's, by another token. A disk that hangs is not
-/// waited for. Where a token is named, only by another one.
+/// waited for. Where tokens are named, only by another one.
 ///
 /// # Errors
 /// There is nothing to join with, the control plane refuses, or is away.
@@ -246,11 +246,11 @@ pub(crate) async fn join_anew(
     state: &Arc<State>,
     clock: Clock,
     former: &Credentials,
-    other_than: Option<TokenDigest>,
+    other_than: &[TokenDigest],
 ) -> Result<Issued, NotJoined> {
     let joining = async {
-        if let Some(used) = other_than {
-            another_token(config, used)?;
+        if !other_than.is_empty() {
+            another_token(config, other_than)?;
         }
         Door::reach(config, state, clock, Some(former)).await?.join(clock).await
     };

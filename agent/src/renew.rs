@@ -1,6 +1,7 @@
 //! Where the certificate is renewed: one task, from half life until expiry and beyond.
 
 mod expiry;
+mod revocation;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,11 +20,11 @@ use crate::control_plane;
 use crate::credentials::{Credentials, CredentialsError, Issued};
 use crate::decisions::Decisions;
 use crate::enroll::{self, NotJoined};
-use crate::mesh::{Denial, Denied};
 use crate::random::{Backoff, fraction};
 use crate::skew::{self, Skew};
 use crate::state::{State, StateError, TokenDigest};
 pub use expiry::Expiry;
+pub use revocation::Revocation;
 
 /// The longest sleep without looking at the clock, which may be set or stand still while the host sleeps.
 const LOOK: Duration = Duration::from_secs(15);
@@ -43,8 +44,8 @@ pub struct Renewal {
     pub credentials: Credentials,
     /// Learns of a new instance id.
     pub decisions: Arc<Decisions>,
-    /// Says whether we are revoked.
-    pub denied: Arc<Denied>,
+    /// Says whether we are revoked, and what does not let us in again.
+    pub revocation: Arc<Revocation>,
     /// Our instance.
     pub instance: InstanceId,
     /// When the present certificate was issued.
@@ -80,9 +81,11 @@ enum RenewError {
 impl Renewal {
     /// Renews until `stop`. What the disk does not have by then is written before this ends, if the disk takes it.
     pub async fn run(mut self, stop: CancellationToken) {
+        let revocation = Arc::clone(&self.revocation);
         tokio::select! {
             () = stop.cancelled() => {}
             () = keep_saved(self.credentials.clone()) => {}
+            () = revocation.follow() => {}
             () = self.renew_for_ever() => {}
         }
         if self.credentials.is_unsaved() {
@@ -157,18 +160,10 @@ impl Renewal {
         }
     }
 
-    /// Whether we are revoked, and may be let in again by a token. Evidence is not shown anew: whoever has revoked us
-    /// would not have kept us out.
-    fn waits_for_a_token(&self) -> bool {
-        matches!(self.config.join, Some(Join::TokenFile(_)))
-            && self.denied.denial_of_us(&self.credentials.live().current()) == Some(Denial::Revoked)
-    }
-
-    /// The token that does not let us in again once we are revoked: the one that we had, and where that is not known, the
-    /// one that is there when we hear of it.
-    fn spent_token(&mut self) -> Option<TokenDigest> {
-        self.used_token = self.used_token.or_else(|| enroll::token_in(&self.config));
-        self.used_token
+    /// The tokens that do not let us in again once we are revoked: the one that we had, as far as that is known, and the
+    /// one that was there when we heard of it, which nobody has made because of that.
+    fn spent_tokens(&self) -> Vec<TokenDigest> {
+        [self.used_token, self.revocation.spent_token()].into_iter().flatten().collect()
     }
 
     /// Sleeps until the instant, or until the control plane says that it has no record of our certificate, that we are
@@ -177,19 +172,18 @@ impl Renewal {
     async fn wait_until_due(&self, due: UnixMillis) {
         let mut trust = self.credentials.trust_changes();
         let mut not_on_record = self.credentials.not_on_record();
-        let mut denied = self.denied.changes();
-        while !self.credentials.is_not_on_record() && !self.waits_for_a_token() {
-            let within = self.credentials.renewal_within();
-            let due = match within {
-                Some(within) => due.min(self.clock.now().plus(within.mul_f64(fraction()))),
-                None => due,
-            };
+        let mut denied = self.revocation.changes();
+        let mut spread = None;
+        while !self.credentials.is_not_on_record() && !self.revocation.waits_for_a_token() {
+            // Drawn once: told again, or told of others who are refused, the wait does not begin anew.
+            if let (None, Some(within)) = (spread, self.credentials.renewal_within()) {
+                spread = Some(self.clock.now().plus(within.mul_f64(fraction())));
+            }
             tokio::select! {
-                () = self.wait_until(due) => return,
+                () = self.wait_until(spread.map_or(due, |spread| due.min(spread))) => return,
                 Ok(()) = not_on_record.changed() => {}
                 Ok(()) = denied.changed() => {}
-                // Told again, the wait does not begin anew.
-                Ok(()) = trust.changed(), if within.is_none() => {}
+                Ok(()) = trust.changed(), if spread.is_none() => {}
             }
         }
     }
@@ -208,13 +202,13 @@ impl Renewal {
     /// record of us. The former certificate is used until there is another.
     async fn renew_once(&mut self) -> Result<(), RenewError> {
         let is_expired = self.clock.now() >= self.credentials.not_after();
-        let is_revoked = self.waits_for_a_token();
+        let is_revoked = self.revocation.waits_for_a_token();
+        let spent = if is_revoked { self.spent_tokens() } else { Vec::new() };
         let signed = match (is_revoked, is_expired) {
             (true, _) => Signed::Never("this instance was revoked"),
             (false, true) => Signed::Never("the certificate has expired"),
             (false, false) => self.sign_again().await?,
         };
-        let spent = if is_revoked { self.spent_token() } else { None };
         let delayed = |error: CredentialsError| RenewError::Delayed(error.to_string());
         let (instance, issued_at) = match signed {
             Signed::Anew(issued) => {
@@ -224,12 +218,13 @@ impl Renewal {
             }
             Signed::Never(why) => {
                 let joined =
-                    enroll::join_anew(&self.config, &self.state, self.clock, &self.credentials, spent).await;
+                    enroll::join_anew(&self.config, &self.state, self.clock, &self.credentials, &spent).await;
                 let issued = joined.map_err(|problem| RenewError::NotJoined { why, problem })?;
                 let named = (issued.identity.instance, issued.identity.issued_at);
                 let token = issued.identity.used_token;
                 self.credentials.begin_anew(issued).map_err(delayed)?;
                 self.used_token = token;
+                self.revocation.forget();
                 tracing::info!(event = "joined_anew", why, former = %self.instance, instance = %named.0);
                 named
             }

@@ -28,7 +28,7 @@ use crate::mesh::Mesh;
 use crate::metrics::Metrics;
 use crate::outbound::{Outbound, TcpService};
 use crate::random;
-use crate::renew::{Expiry, Renewal};
+use crate::renew::{Expiry, Renewal, Revocation};
 use crate::state::{State, StoredIdentity, TokenDigest};
 use crate::status::{Joined, Status};
 use crate::sync::{Held, Recipient, Sync, ViewAge};
@@ -172,13 +172,19 @@ impl Start {
         let credentials = member.credentials.clone();
         let expiry = Expiry::new(credentials.clone(), Arc::clone(&self.mesh.gate), self.clock);
         self.tasks.spawn(expiry.run(self.stop.clone()));
+        let revocation = Revocation::new(
+            Arc::clone(&self.config),
+            Arc::clone(&self.state),
+            credentials.clone(),
+            Arc::clone(&self.mesh.denied),
+        );
         let renewal = Renewal {
             config: Arc::clone(&self.config),
             state: Arc::clone(&self.state),
             clock: self.clock,
             credentials,
             decisions: Arc::clone(&member.decisions),
-            denied: Arc::clone(&self.mesh.denied),
+            revocation: Arc::new(revocation),
             instance: member.instance,
             issued_at: member.issued_at,
             used_token: member.used_token,

@@ -217,7 +217,9 @@ impl Connection {
                 let facts = self.facts(stamp.as_ref(), &flow.subject, &ruling, moment, "");
                 let decision = connections.decisions().record(&facts);
                 flow.meter.cut_by(&decision);
-                flow.cut_since = Some(Instant::now());
+                if flow.cut_since.replace(Instant::now()).is_none() {
+                    self.cut_flows.fetch_add(1, Ordering::Relaxed);
+                }
                 if let Some(listener) = self.listener() {
                     listener.denied(facts.ruling.reason());
                 }
@@ -278,6 +280,9 @@ impl Connection {
         state.quiet_since = now;
         let mut flow = state.flows.try_remove(key)?;
         flow.set_changes(Changes::Nothing, &self.changing);
+        if flow.cut_since.is_some() {
+            self.cut_flows.fetch_sub(1, Ordering::Relaxed);
+        }
         if let (Some(kept), Some(held)) = (&flow.kept, &mut state.held) {
             held.give(kept.size());
         }
@@ -299,8 +304,12 @@ impl Connection {
     }
 
     /// For how long the peer has not taken the rest of an answer that may not go on, if there is one. For as long as its
-    /// caller takes nothing, nobody asks such an answer whether it may go on.
+    /// caller takes nothing, nobody asks such an answer whether it may go on. Connections on which nothing was cut are
+    /// passed over: everybody is looked at each second.
     pub(super) fn left_after_cut(&self, now: Instant) -> Option<Duration> {
+        if self.cut_flows.load(Ordering::Relaxed) == 0 {
+            return None;
+        }
         let state = self.state();
         let is_left = |flow: &&Flow| flow.meter.is_answering();
         let left = state.flows.iter().map(|(_, flow)| flow).filter(is_left).filter_map(|flow| flow.cut_since);

@@ -50,6 +50,8 @@ pub(crate) struct Connection {
     cut: CancellationToken,
     /// How many requests and streams under way may be denied as time passes.
     pub(super) changing: AtomicUsize,
+    /// How many of them were cut by a decision and have not ended.
+    pub(super) cut_flows: AtomicUsize,
     state: Mutex<State>,
 }
 
@@ -107,6 +109,7 @@ impl Connection {
             retired: CancellationToken::new(),
             cut: CancellationToken::new(),
             changing: AtomicUsize::new(0),
+            cut_flows: AtomicUsize::new(0),
             state: Mutex::new(State::new(Instant::now())),
         }
     }

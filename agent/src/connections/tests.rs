@@ -512,8 +512,10 @@ async fn what_was_decided_by_time_or_age_is_cut_within_a_second_of_its_end_and_n
     let aged_out = cut_after(&aged, HOUR).await.unwrap() + timed_out;
     assert!((58_000..=63_000).contains(&aged_out.as_millis()), "{aged_out:?}");
     assert_eq!(cut_after(&plain, Duration::from_secs(600)).await, None);
+    assert_eq!(connection.cut_flows.load(Ordering::Relaxed), 2, "each once, however often it is looked at");
     drop((timed, aged));
     assert_eq!(connection.changing.load(Ordering::Relaxed), 0);
+    assert_eq!(connection.cut_flows.load(Ordering::Relaxed), 0);
 }
 
 #[tokio::test(start_paused = true)]

@@ -39,12 +39,15 @@ pub(crate) fn token_in(config: &Config) -> Option<TokenDigest> {
 }
 
 /// # Errors
-/// What we would join by is no other token than this.
-pub(super) fn another_token(config: &Config, used: TokenDigest) -> Result<(), Attempt> {
+/// What we would join by is no other token than these.
+pub(super) fn another_token(config: &Config, spent: &[TokenDigest]) -> Result<(), Attempt> {
     match &config.join {
-        Some(Join::TokenFile(path)) if TokenDigest::of(&read_token(path)?) == used => Err(Attempt::Nothing(
-            format!("{}: it holds the token of before, and another one is needed", path.display()),
-        )),
+        Some(Join::TokenFile(path)) if spent.contains(&TokenDigest::of(&read_token(path)?)) => {
+            Err(Attempt::Nothing(format!(
+                "{}: it holds a token of before the revocation, and another one is needed",
+                path.display()
+            )))
+        }
         Some(Join::TokenFile(_)) => Ok(()),
         Some(Join::Evidence { .. }) | None => {
             Err(Attempt::Nothing("no --join-token-file is configured".to_owned()))

@@ -21,7 +21,7 @@ struct EndTold {
 }
 
 impl EndTells {
-    /// Answers on this connection may end with it.
+    /// The answer that begins ends with its connection: nothing comes after it.
     pub(super) fn by_close(&self) {
         self.0.is_by_close.store(true, Ordering::Release);
     }

@@ -12,9 +12,8 @@ use super::call::{Call, Wish};
 use super::http::{Answer, Failure};
 use super::listener::AppConnection;
 use super::tcp::{self, NotOpened};
-use crate::wire::answer::Form;
+use crate::wire::answer::{self, Form};
 use crate::wire::body::ResponseBody;
-use crate::wire::headers::DECISION;
 use crate::wire::strict::StrictRequests;
 
 /// What hyper hands back of the connections that `listener.rs` gives it.
@@ -36,17 +35,13 @@ pub(super) async fn begin(
     let stream = match tcp::open(outbound, &authority, connection.app, &mut call).await {
         Ok(stream) => stream,
         Err(NotOpened::Failed(failure)) => return failure.answer(Form::Http, call),
-        Err(NotOpened::Denied(id)) => {
+        // Where the whole agent may not go on there is no decision.
+        Err(NotOpened::Denied(id)) if id.is_empty() => {
             let mut denial = Response::new(ResponseBody::empty());
             *denial.status_mut() = StatusCode::FORBIDDEN;
-            // Where the whole agent may not go on there is no decision.
-            if !id.is_empty()
-                && let Ok(id) = id.parse()
-            {
-                denial.headers_mut().insert(DECISION, id);
-            }
             return denial;
         }
+        Err(NotOpened::Denied(id)) => return answer::denial(Form::Http, &id),
     };
     let from_app = hyper::upgrade::on(&mut request);
     connection.opaque.begin();

@@ -65,9 +65,6 @@ pub(super) async fn handle(
         return super::connect::begin(&outbound, connection, request).await;
     }
     let (form, version) = (Form::of(request.headers()), request.version());
-    if version < Version::HTTP_11 {
-        connection.end.by_close();
-    }
     let has_content = !request.body().is_end_stream();
     let scrubbed = headers::scrub_request(&mut request);
     let wish = Wish::Request {

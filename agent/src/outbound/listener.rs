@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use hauberk_identity::Name;
+use hyper::body::{Body, Incoming};
 use hyper::service::service_fn;
+use hyper::{Request, Version};
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
@@ -35,8 +37,6 @@ const PREFACE: &[u8] = b"PRI";
 pub(super) struct AppConnection {
     /// To be told when it no longer speaks HTTP/1.1.
     pub(super) opaque: Opaque,
-    /// To be told where answers may end with the connection.
-    pub(super) end: EndTells,
     /// Where the app is.
     pub(super) app: SocketAddr,
     _place: SocketPlace,
@@ -150,10 +150,18 @@ async fn serve_http(
     let end = EndTells::default();
     let stream = AppSocket::new(stream, end.clone());
     let io = TokioIo::new(StrictRequests::new(stream, first, opaque.clone(), tell));
-    let connection = Arc::new(AppConnection { opaque, end: end.clone(), app, _place: place });
-    let service = service_fn(move |request| {
+    let connection = Arc::new(AppConnection { opaque, app, _place: place });
+    let ending = end.clone();
+    let service = service_fn(move |request: Request<Incoming>| {
         let (outbound, connection) = (Arc::clone(&outbound), Arc::clone(&connection));
-        async move { Ok::<_, Infallible>(http::handle(outbound, connection, request).await) }
+        let (ending, version) = (ending.clone(), request.version());
+        async move {
+            let answer = http::handle(outbound, connection, request).await;
+            if version < Version::HTTP_11 && answer.body().size_hint().exact().is_none() {
+                ending.by_close();
+            }
+            Ok::<_, Infallible>(answer)
+        }
     });
     // Nothing but `stop` ends a local app's connection.
     let never = CancellationToken::new();

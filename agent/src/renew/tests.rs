@@ -33,19 +33,62 @@ fn agent(authorities: &Authorities, plane: &ControlPlane, ahead: Duration, more:
     let clock = Clock::starting_at(now().plus(ahead));
     let mesh = Mesh::new();
     mesh.gate.set_certificate_valid(true);
+    let config = Arc::new(config(plane.address, &state_dir, &more));
+    let revocation = Revocation::new(
+        Arc::clone(&config),
+        Arc::clone(&state),
+        credentials.clone(),
+        Arc::clone(&mesh.denied),
+    );
     let renewal = Renewal {
-        config: Arc::new(config(plane.address, &state_dir, &more)),
+        config,
         state,
         clock,
         credentials: credentials.clone(),
         decisions: Arc::new(Decisions::new(clock, instance, [0; 4], None)),
-        denied: Arc::clone(&mesh.denied),
+        revocation: Arc::new(revocation),
         instance,
         issued_at,
         used_token: None,
     };
     let expiry = Expiry::new(credentials.clone(), Arc::clone(&mesh.gate), clock);
     Agent { renewal, expiry, mesh, credentials, directory }
+}
+
+impl Agent {
+    /// Tells it that its certificate was revoked.
+    fn revoke(&self) {
+        let serial = self.credentials.live().current().svid().unwrap().serial();
+        self.mesh.denied.replace(Denylist { serials: HashSet::from([serial]), ..Denylist::default() });
+    }
+
+    fn put_token(&self, token: &str) {
+        std::fs::write(self.directory.path().join("token"), token).unwrap();
+    }
+
+    /// What a restart would know of its revocation.
+    fn restarted(&self) -> Revocation {
+        Revocation::new(
+            Arc::clone(&self.renewal.config),
+            Arc::clone(&self.renewal.state),
+            self.credentials.clone(),
+            Arc::clone(&self.mesh.denied),
+        )
+    }
+
+    /// Why it does not join anew.
+    async fn refused(&mut self) -> String {
+        let refused = within(Box::pin(self.renewal.renew_once())).await.unwrap_err();
+        let RenewError::NotJoined { problem: NotJoined::ByNothing { problem, .. }, .. } = &refused else {
+            panic!("{refused}")
+        };
+        problem.clone()
+    }
+}
+
+/// By which tokens somebody has joined.
+fn shown(plane: &ControlPlane) -> Vec<String> {
+    plane.enrollment.asked.lock().unwrap().iter().map(|(token, _)| token.clone()).collect()
 }
 
 fn key(credentials: &Credentials) -> Fingerprint {
@@ -386,9 +429,7 @@ async fn whoever_is_revoked_comes_back_by_another_token_alone() {
     let before = key(&agent.credentials);
     let mut changes = agent.credentials.live().subscribe();
     changes.mark_unchanged();
-    let serial = agent.credentials.live().current().svid().unwrap().serial();
-    let revoked = Denylist { serials: HashSet::from([serial]), ..Denylist::default() };
-    agent.mesh.denied.replace(revoked);
+    agent.revoke();
     let RenewError::NotJoined { problem: NotJoined::ByNothing { problem, .. }, why } =
         within(Box::pin(agent.renewal.renew_once())).await.unwrap_err()
     else {
@@ -408,6 +449,128 @@ async fn whoever_is_revoked_comes_back_by_another_token_alone() {
     stop.cancel();
     within(tasks.join_next()).await;
     drop((changes, agent.credentials, agent.expiry));
+}
+
+/// As one that joined by evidence, or with an earlier release; or whose file goes once it has joined.
+#[tokio::test]
+async fn whoever_is_revoked_and_had_no_token_comes_back_by_the_first_that_is_made() {
+    let authorities = Authorities::new();
+    let plane = ControlPlane::start(&authorities).await;
+    let mut agent = agent(&authorities, &plane, Duration::ZERO, &["token"]);
+    let path = agent.directory.path().join("token");
+    for token_of_before in [None, Some("")] {
+        match token_of_before {
+            None => std::fs::remove_file(&path).unwrap(),
+            Some(text) => agent.put_token(text),
+        }
+        agent.renewal.used_token = None;
+        agent.revoke();
+        let before = shown(&plane).len();
+        for _ in 0..2 {
+            let problem = agent.refused().await;
+            assert!(problem.contains("token: "), "{problem}");
+        }
+        agent.put_token("hbk1-made");
+        within(Box::pin(agent.renewal.renew_once())).await.unwrap();
+        assert_eq!(shown(&plane)[before..], ["hbk1-made"]);
+    }
+}
+
+#[tokio::test]
+async fn what_lay_there_when_we_were_revoked_does_not_undo_that() {
+    let authorities = Authorities::new();
+    let plane = ControlPlane::start(&authorities).await;
+    let mut agent = agent(&authorities, &plane, Duration::ZERO, &["token"]);
+    // Others join by it, and we never have.
+    agent.renewal.used_token = Some(TokenDigest::of("hbk1-first"));
+    agent.put_token("hbk1-of-all");
+    agent.revoke();
+    assert!(agent.refused().await.contains("another one is needed"));
+    // Nor does that by which we joined, should it be put back.
+    agent.put_token("hbk1-first");
+    assert!(agent.refused().await.contains("another one is needed"));
+    agent.put_token("hbk1-of-all");
+    assert!(agent.refused().await.contains("another one is needed"));
+    assert!(shown(&plane).is_empty());
+    agent.put_token("hbk1-made");
+    within(Box::pin(agent.renewal.renew_once())).await.unwrap();
+    assert_eq!(shown(&plane), ["hbk1-made"]);
+}
+
+#[tokio::test]
+async fn what_lay_there_when_we_heard_is_known_after_a_restart_until_we_have_joined() {
+    let authorities = Authorities::new();
+    let plane = ControlPlane::start(&authorities).await;
+    let mut agent = agent(&authorities, &plane, Duration::ZERO, &["token"]);
+    let state = Arc::clone(&agent.renewal.state);
+    let kept = |is_kept: bool| {
+        let state = Arc::clone(&state);
+        async move {
+            while state.spent_token().unwrap().is_some() != is_kept {
+                tokio::task::yield_now().await;
+            }
+        }
+    };
+    // At once, whatever a renewal waits for meanwhile.
+    let heard = async {
+        agent.revoke();
+        kept(true).await;
+    };
+    tokio::select! {
+        () = agent.renewal.revocation.follow() => {}
+        () = within(heard) => {}
+    }
+    agent.renewal.revocation = Arc::new(agent.restarted());
+    assert!(agent.refused().await.contains("another one is needed"));
+    agent.put_token("hbk1-made");
+    agent.renewal.revocation = Arc::new(agent.restarted());
+    within(Box::pin(agent.renewal.renew_once())).await.unwrap();
+    assert_eq!(shown(&plane), ["hbk1-made"]);
+    tokio::select! {
+        () = agent.renewal.revocation.follow() => {}
+        () = within(kept(false)) => {}
+    }
+    // It is another matter from here on: the token that it has just used is spent.
+    agent.revoke();
+    assert!(agent.refused().await.contains("another one is needed"));
+
+    // Damaged, it lets nobody in who was not meant to be.
+    std::fs::write(state.directory().join("spent-token"), "x").unwrap();
+    agent.renewal.used_token = None;
+    agent.renewal.revocation = Arc::new(agent.restarted());
+    assert!(agent.refused().await.contains("another one is needed"));
+}
+
+/// All who are told so renew within that time: a rotation waits for the last of them.
+#[tokio::test(start_paused = true)]
+async fn whoever_is_refused_meanwhile_puts_off_no_renewal_that_all_spread() {
+    const WITHIN: Duration = Duration::from_secs(10);
+    let authorities = Authorities::new();
+    let plane = ControlPlane::start(&authorities).await;
+    let agent = agent(&authorities, &plane, Duration::ZERO, &[]);
+    let issuer = agent.credentials.live().current().svid().unwrap().issuer_serial().unwrap();
+    let renew_issuers = vec![issuer.to_string()];
+    let renew_within_ms = u32::try_from(WITHIN.as_millis()).unwrap();
+    let trust = hauberk_proto::agent::v1::Trust { renew_issuers, renew_within_ms, ..authorities.trust() };
+    agent.credentials.replace_trust(trust).unwrap();
+    let denials = async {
+        loop {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            agent.mesh.denied.replace(Denylist::default());
+        }
+    };
+    let waits = async {
+        // By chance one or two would be over in time all the same.
+        for _ in 0..100 {
+            let since = tokio::time::Instant::now();
+            agent.renewal.wait_until_due(now().plus(HOUR)).await;
+            assert!(since.elapsed() <= WITHIN + Duration::from_millis(10), "{:?}", since.elapsed());
+        }
+    };
+    tokio::select! {
+        () = denials => {}
+        () = waits => {}
+    }
 }
 
 #[tokio::test]

@@ -11,7 +11,10 @@ use std::time::Duration;
 
 use hauberk_tls::KeyPair;
 
-use super::{ENDPOINTS, IDENTITY, NODE_VIEW, PENDING_KEY, SERVICE_VIEWS, State, StateError, StoredIdentity};
+use super::{
+    ENDPOINTS, IDENTITY, NODE_VIEW, PENDING_KEY, SERVICE_VIEWS, SPENT_TOKEN, SpentToken, State, StateError,
+    StoredIdentity,
+};
 
 /// How often, and how long after the last time, whoever does not wait for a disk that hangs asks whether it is its
 /// turn.
@@ -93,7 +96,7 @@ impl State {
             return Ok(());
         }
         // In this order: without views nothing is let in; views without an identity would meet whoever joins next.
-        for names in [&[NODE_VIEW, SERVICE_VIEWS, ENDPOINTS][..], &[IDENTITY, PENDING_KEY]] {
+        for names in [&[NODE_VIEW, SERVICE_VIEWS, ENDPOINTS][..], &[IDENTITY, PENDING_KEY, SPENT_TOKEN]] {
             for name in names {
                 self.remove(name)?;
                 // What a write that was cut off has left.
@@ -129,6 +132,14 @@ impl Keeping<'_> {
     pub fn save_identity(&self, identity: &StoredIdentity) -> Result<(), StateError> {
         self.state.write(IDENTITY, &identity.encode())?;
         self.state.remove(PENDING_KEY)
+    }
+
+    /// Keeps which token does not let us in again.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    pub fn save_spent_token(&self, spent: SpentToken) -> Result<(), StateError> {
+        self.state.write(SPENT_TOKEN, spent.to_string().as_bytes())
     }
 
     /// The key that the first certificate is asked for, kept before it is used, so that a reply that was lost can be

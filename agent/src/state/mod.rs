@@ -8,6 +8,7 @@ pub(crate) mod file;
 mod membership;
 mod records;
 mod slots;
+mod spent;
 mod token;
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
@@ -24,6 +25,7 @@ use thiserror::Error;
 
 pub use membership::{Keeping, Membership};
 pub use records::{Mark, StoredIdentity, StoredTrust};
+pub use spent::SpentToken;
 pub use token::TokenDigest;
 
 const IDENTITY: &str = "identity";
@@ -37,6 +39,7 @@ const ENDPOINTS: &str = "endpoints";
 const MARK: &str = "high-water-mark";
 const CONFIRMED: &str = "view-confirmed";
 const ADVERTISED: &str = "advertised-ip";
+const SPENT_TOKEN: &str = "spent-token";
 
 /// The state directory, ours alone until this is dropped.
 #[derive(Debug)]

@@ -45,7 +45,9 @@ pub(super) enum Write {
 }
 
 /// Of each there is one at the most, the newest. In the order in which they are written, and in which they are told:
-/// whom to believe comes first, for a restart takes a denylist only from them. A mark comes after the view that it is
+/// whom to believe comes first, for a restart takes a denylist only from them. Where the disk refuses that, the denylist
+/// is written all the same: a restart that cannot believe it lets nobody in before it has another, and by an older one
+/// it would let in who was refused since. A mark comes after the view that it is
 /// of, for a view that is older than the mark is not obeyed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Kind {
@@ -216,7 +218,15 @@ impl Queue {
 
     fn next(&self, after: Bound<Kind>) -> Option<(Kind, Arc<Write>)> {
         let mut rest = self.waiting.range((after, Bound::Unbounded));
-        rest.next().map(|(kind, waiting)| (*kind, Arc::clone(&waiting.write)))
+        let (mut kind, mut next) = rest.next()?;
+        // Who is to be believed may be others by now than were written before the denylist.
+        if *kind == Kind::Denylist
+            && let Some((trust, newer)) = self.waiting.get_key_value(&Kind::Trust)
+            && !newer.is_refused
+        {
+            (kind, next) = (trust, newer);
+        }
+        Some((*kind, Arc::clone(&next.write)))
     }
 
     fn end(&mut self, kind: Kind, write: &Arc<Write>, is_kept: bool) {

@@ -308,6 +308,7 @@ impl<G: Unpin> Body for ResponseBody<G> {
 impl<G> Relay<G> {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let Some(metered) = &mut self.body else { return Poll::Ready(None) };
+        let is_from_agent = metered.is_from_agent;
         let polled = match &mut self.via {
             Via::Link(Some(link), _) | Via::Once(Some(link)) => {
                 // Only the link feeds the body.
@@ -321,6 +322,10 @@ impl<G> Relay<G> {
         Poll::Ready(match ready!(polled) {
             Some(Ok(frame)) => Some(self.origin.pass(frame)),
             Some(Err(BodyError::Cut)) => Some(self.end_cut()),
+            // hyper passes the code of a reset on, and by this one an agent's word would be read.
+            Some(Err(BodyError::Broken(error))) if !is_from_agent && is_denial(&error) => {
+                Some(Err(BodyError::Cut))
+            }
             Some(Err(error)) => Some(Err(error)),
             None => {
                 self.finish();

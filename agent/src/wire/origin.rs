@@ -86,24 +86,44 @@ impl AsRef<[u8]> for OnItsWay {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use http::{Request, Response};
     use http_body_util::BodyExt;
+    use hyper::body::Incoming;
     use hyper::client::conn::http2;
+    use hyper::service::service_fn;
     use hyper_util::rt::TokioIo;
+    use tokio::io::DuplexStream;
     use tokio::sync::oneshot;
     use tokio::task::JoinSet;
     use tokio_util::task::TaskTracker;
 
     use super::super::body::{RequestBody, ResponseBody, Via};
+    use super::super::http2::server;
     use super::super::meter::{Broken, Meter};
     use super::super::tasks::Tasks;
     use super::*;
 
-    /// What is noted of an answer that somebody breaks off by this reset.
-    async fn noted(
-        reason: h2::Reason,
-        of: fn(Version, &HeaderMap) -> Origin,
-    ) -> (Option<Broken>, Option<u8>) {
+    /// Whose answer it is, by its head.
+    type Of = fn(Version, &HeaderMap) -> Origin;
+
+    /// What is noted of an answer that somebody breaks off by this reset, and by which code it is broken off then.
+    async fn noted(reason: h2::Reason, of: Of) -> (Option<Broken>, Option<u8>, Option<h2::Reason>) {
+        noted_over(reason, &[of]).await
+    }
+
+    /// What asks over this stream.
+    async fn ask(stream: DuplexStream, serving: &mut JoinSet<()>) -> Response<Incoming> {
+        let tasks = Tasks::new(TaskTracker::new());
+        let (mut sender, connection) = http2::handshake(tasks, TokioIo::new(stream)).await.unwrap();
+        serving.spawn(async move { drop(connection.await) });
+        let request = Request::get("http://orders/").body(RequestBody::empty()).unwrap();
+        sender.send_request(request).await.unwrap()
+    }
+
+    /// The same over these, one behind the other: what the last of them notes.
+    async fn noted_over(reason: h2::Reason, hops: &[Of]) -> (Option<Broken>, Option<u8>, Option<h2::Reason>) {
         let (near, far) = tokio::io::duplex(64 * 1024);
         let (come, has_come) = oneshot::channel();
         let mut serving = JoinSet::new();
@@ -118,26 +138,62 @@ mod tests {
             answer.send_reset(reason);
             while connection.accept().await.is_some() {}
         });
-        let tasks = Tasks::new(TaskTracker::new());
-        let (mut sender, connection) = http2::handshake(tasks, TokioIo::new(near)).await.unwrap();
-        serving.spawn(async move { drop(connection.await) });
-        let request = Request::get("http://orders/").body(RequestBody::empty()).unwrap();
-        let (head, content) = sender.send_request(request).await.unwrap().into_parts();
+        let [first, rest @ ..] = hops else { panic!("it is noted nowhere") };
+        let (mut body, mut meter) = passed_on(ask(near, &mut serving).await, *first);
+        for of in rest {
+            let (near, far) = tokio::io::duplex(64 * 1024);
+            let once = Mutex::new(Some(Response::new(body)));
+            let service = service_fn(move |_: Request<Incoming>| {
+                let answer = once.lock().unwrap().take();
+                async move { answer.ok_or("it is asked once") }
+            });
+            let tasks = Tasks::new(TaskTracker::new());
+            let served = server(tasks).serve_connection(TokioIo::new(far), service);
+            serving.spawn(async move { drop(served.await) });
+            (body, meter) = passed_on(ask(near, &mut serving).await, *of);
+        }
         come.send(()).unwrap();
+        let error = body.collect().await.err().unwrap();
+        assert!(!meter.is_answering());
+        (meter.broken(), meter.grpc_status(), reason_of(&error))
+    }
+
+    fn passed_on(answer: Response<Incoming>, of: Of) -> (ResponseBody<()>, Arc<Meter>) {
+        let (head, content) = answer.into_parts();
         let (meter, origin) = (Arc::<Meter>::default(), of(head.version, &head.headers));
         let body = ResponseBody::relay(content, Arc::clone(&meter), Via::Once(None), (), origin);
         assert!(meter.is_answering());
-        assert!(body.collect().await.is_err());
-        assert!(!meter.is_answering());
-        (meter.broken(), meter.grpc_status())
+        (body, meter)
+    }
+
+    /// The code that hyper passes on of an error.
+    fn reason_of(error: &BodyError) -> Option<h2::Reason> {
+        let first: &(dyn std::error::Error + 'static) = error;
+        let mut causes = std::iter::successors(Some(first), |error| error.source());
+        causes.find_map(|cause| cause.downcast_ref::<h2::Error>()).and_then(h2::Error::reason)
     }
 
     #[tokio::test]
     async fn a_call_that_an_agent_has_cut_by_a_reset_counts_as_denied() {
-        assert_eq!(noted(DENIED, Origin::agent).await, (Some(Broken::Denied), Some(7)));
-        assert_eq!(noted(h2::Reason::INTERNAL_ERROR, Origin::agent).await, (Some(Broken::Off), None));
-        // An app's resets are its own.
-        assert_eq!(noted(DENIED, Origin::app).await, (Some(Broken::Off), None));
+        let other = h2::Reason::INTERNAL_ERROR;
+        assert_eq!(noted(DENIED, Origin::agent).await, (Some(Broken::Denied), Some(7), Some(DENIED)));
+        assert_eq!(noted(other, Origin::agent).await, (Some(Broken::Off), None, Some(other)));
+        // An app's resets are its own, and by none of them an agent's word is given.
+        assert_eq!(noted(DENIED, Origin::app).await, (Some(Broken::Off), None, None));
+        assert_eq!(noted(other, Origin::app).await, (Some(Broken::Off), None, Some(other)));
+    }
+
+    #[tokio::test]
+    async fn an_app_that_resets_a_call_by_the_code_of_a_denial_does_not_speak_for_its_agent() {
+        let (over_both, other) = ([Origin::app as Of, Origin::agent as Of], h2::Reason::INTERNAL_ERROR);
+        for reason in [DENIED, other] {
+            assert_eq!(noted_over(reason, &over_both).await, (Some(Broken::Off), None, Some(other)));
+        }
+        // Another code says what it says.
+        let calm = h2::Reason::ENHANCE_YOUR_CALM;
+        assert_eq!(noted_over(calm, &over_both).await, (Some(Broken::Off), None, Some(calm)));
+        let between = [Origin::agent as Of, Origin::agent as Of];
+        assert_eq!(noted_over(DENIED, &between).await, (Some(Broken::Denied), Some(7), Some(DENIED)));
     }
 
     #[test]

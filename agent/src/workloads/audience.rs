@@ -1,14 +1,16 @@
 //! For whom a token is.
 
+use std::sync::Arc;
+
 use thiserror::Error;
 
 /// As the control plane has them: what fits into a header.
 const MOST: usize = 32;
 const MOST_BYTES: usize = 4 * 1024;
 
-/// At least one name, none empty, in order, each once.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Audience(Vec<String>);
+/// At least one name, none empty, in order, each once. Cheap to clone.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Audience(Arc<[String]>);
 
 /// An audience that cannot be. The fault is whoever asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -31,7 +33,7 @@ impl Audience {
         }
         names.sort();
         names.dedup();
-        Ok(Self(names))
+        Ok(Self(names.into()))
     }
 
     pub(super) fn names(&self) -> &[String] {

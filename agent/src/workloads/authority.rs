@@ -284,13 +284,21 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_pass(
+        fn any_bytes_pass_as_they_do_one_by_one(
             frames in proptest::collection::vec((0..10_u8, any::<u8>(), proptest::collection::vec(any::<u8>(), 0..64)), 0..8),
             beside in proptest::collection::vec(any::<u8>(), 0..64),
+            size in 1..20_usize,
         ) {
             let frames = frames.iter().flat_map(|(kind, flags, payload)| frame(*kind, *flags, 1, payload));
-            let mut bytes: Vec<u8> = BEGIN.iter().copied().chain(frames).chain(beside).collect();
-            ReadableAuthority::new(()).filter.pass(&mut bytes);
+            let sent: Vec<u8> = BEGIN.iter().copied().chain(frames).chain(beside).collect();
+            let [mut at_once, mut in_pieces] = [(); 2].map(|()| sent.clone());
+            ReadableAuthority::new(()).filter.pass(&mut at_once);
+            let mut filtered = ReadableAuthority::new(());
+            in_pieces.chunks_mut(size).for_each(|piece| filtered.filter.pass(piece));
+            prop_assert_eq!(&at_once, &in_pieces);
+            // What is readable stays so.
+            ReadableAuthority::new(()).filter.pass(&mut in_pieces);
+            prop_assert_eq!(at_once, in_pieces);
         }
     }
 }

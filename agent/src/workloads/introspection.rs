@@ -4,12 +4,16 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
 use hauberk_proto::WORKLOAD_API_FILE_DESCRIPTOR_SET;
 use hauberk_proto::sds::envoy::service::secret::v3::secret_discovery_service_server::SERVICE_NAME as SECRETS;
 use hauberk_proto::workload::spiffe_workload_api_server::SERVICE_NAME as WORKLOAD;
 use http::{Request, Response};
+use http_body::Frame;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::body::Body;
 use tonic::codegen::Service;
 use tonic::server::NamedService;
@@ -44,10 +48,11 @@ impl Introspection {
     /// # Errors
     /// Our own descriptors cannot be read.
     pub(super) fn new(front: Arc<Front>) -> Result<Self, Error> {
+        let stop = front.stop().clone();
         let health = HealthServer::new(Serving(front)).max_decoding_message_size(LARGEST_HEALTH_REQUEST);
         let v1 = reflection().build_v1()?.max_decoding_message_size(LARGEST_REFLECTION_REQUEST);
         let v1alpha = reflection().build_v1alpha()?.max_decoding_message_size(LARGEST_REFLECTION_REQUEST);
-        Ok(Self(vec![mounted(health), mounted(v1), mounted(v1alpha)]))
+        Ok(Self(vec![mounted(health, &stop), mounted(v1, &stop), mounted(v1alpha, &stop)]))
     }
 
     /// Which of them a path is of, if it is of one.
@@ -69,7 +74,7 @@ fn reflection() -> Builder<'static> {
         .register_encoded_file_descriptor_set(pb::FILE_DESCRIPTOR_SET)
 }
 
-fn mounted<S>(service: S) -> Mounted
+fn mounted<S>(service: S, stop: &CancellationToken) -> Mounted
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = std::convert::Infallible>
         + NamedService
@@ -79,14 +84,41 @@ where
         + 'static,
     S::Future: Send,
 {
-    let call = move |request| -> Answering {
-        let answering = service.clone().call(request);
+    let stop = stop.clone();
+    let call = move |request: Request<Body>| -> Answering {
+        let stopped = Box::pin(stop.clone().cancelled_owned());
+        let answering = service.clone().call(request.map(|body| Body::new(Asked { body, stopped })));
         Box::pin(async move { answering.await.unwrap_or_else(|never| match never {}) })
     };
     Mounted { name: S::NAME, call: Box::new(call) }
 }
 
-/// Whether the services serve: once the agent is somebody.
+/// What a program asks, which comes to its end when the agent stops: an answer to questions without end does so too.
+struct Asked {
+    body: Body,
+    stopped: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+impl http_body::Body for Asked {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if self.stopped.as_mut().poll(context).is_ready() {
+            return Poll::Ready(None);
+        }
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+}
+
+/// Whether the services serve: once the agent is somebody, and while its own certificate is good.
 struct Serving(Arc<Front>);
 
 #[tonic::async_trait]
@@ -98,7 +130,7 @@ impl Health for Serving {
         if !is_here(&request) {
             return Err(Status::not_found("there is no such service here"));
         }
-        Ok(Answer::new(told(self.0.is_joined_other_than(None).await)))
+        Ok(Answer::new(told(self.0.serves_other_than(None).await)))
     }
 
     type WatchStream = Pin<Box<dyn Stream<Item = Result<HealthCheckResponse, Status>> + Send>>;
@@ -107,16 +139,19 @@ impl Health for Serving {
         &self,
         request: tonic::Request<HealthCheckRequest>,
     ) -> Result<Answer<Self::WatchStream>, Status> {
+        let stopped = self.0.stop().clone().cancelled_owned();
         if !is_here(&request) {
             // It may come to be there, says the standard, so that this is no error. Here it never does.
             let unknown = HealthCheckResponse { status: ServingStatus::ServiceUnknown.into() };
-            return Ok(Answer::new(Box::pin(stream::iter([Ok(unknown)]).chain(stream::pending()))));
+            let for_ever = stream::iter([Ok(unknown)]).chain(stream::pending());
+            return Ok(Answer::new(Box::pin(for_ever.take_until(stopped))));
         }
         let follow = |(front, before): (Arc<Front>, Option<bool>)| async move {
-            let is_joined = front.is_joined_other_than(before).await;
-            Some((Ok(told(is_joined)), (front, Some(is_joined))))
+            let serves = front.serves_other_than(before).await;
+            Some((Ok(told(serves)), (front, Some(serves))))
         };
-        Ok(Answer::new(Box::pin(stream::unfold((Arc::clone(&self.0), None), follow))))
+        let changes = stream::unfold((Arc::clone(&self.0), None), follow);
+        Ok(Answer::new(Box::pin(changes.take_until(stopped))))
     }
 }
 
@@ -125,13 +160,14 @@ fn is_here(request: &tonic::Request<HealthCheckRequest>) -> bool {
     ["", WORKLOAD, SECRETS, HEALTH].contains(&request.get_ref().service.as_str())
 }
 
-fn told(is_joined: bool) -> HealthCheckResponse {
-    let status = if is_joined { ServingStatus::Serving } else { ServingStatus::NotServing };
+fn told(serves: bool) -> HealthCheckResponse {
+    let status = if serves { ServingStatus::Serving } else { ServingStatus::NotServing };
     HealthCheckResponse { status: status.into() }
 }
 
 #[cfg(test)]
 mod tests {
+    use hauberk_identity::Validity;
     use tokio::net::UnixStream;
     use tokio::task::JoinSet;
     use tonic::Code;
@@ -145,6 +181,8 @@ mod tests {
     use super::super::testing::Served;
     use super::*;
     use crate::control_plane::OneConnection;
+    use crate::state::StoredIdentity;
+    use crate::testing::{Authorities, HOUR, around, now};
 
     /// An agent that is somebody, a connection to its socket, and what goes when dropped.
     async fn asked() -> (Served, Channel, (JoinSet<()>, tempfile::TempDir)) {
@@ -181,6 +219,39 @@ mod tests {
         assert_eq!(told.status(), ServingStatus::NotServing);
         served.front.open(Arc::clone(&served.shared));
         assert_eq!(watched.message().await.unwrap().unwrap().status(), ServingStatus::Serving);
+        // Without a certificate that is good it vouches for nobody.
+        let ended = Validity::new(now().minus(2 * HOUR), now().minus(HOUR)).unwrap();
+        for (validity, status) in [(ended, ServingStatus::NotServing), (around(HOUR), ServingStatus::Serving)]
+        {
+            let StoredIdentity { svid, key, .. } =
+                Authorities::new().identity("mesh/shop/node/web", validity);
+            served.live.publish(svid, &key).unwrap();
+            assert_eq!(watched.message().await.unwrap().unwrap().status(), status);
+            assert_eq!(client.check(of("")).await.unwrap().into_inner().status(), status);
+        }
+    }
+
+    /// Whoever watches would hold up each stop for as long as last words may take.
+    #[tokio::test]
+    async fn what_is_asked_without_end_ends_when_the_agent_stops() {
+        let (served, channel, _held) = asked().await;
+        let mut client = HealthClient::new(channel.clone());
+        let of = |service: &str| HealthCheckRequest { service: service.to_owned() };
+        let mut watched = client.watch(of("")).await.unwrap().into_inner();
+        assert!(watched.message().await.unwrap().is_some());
+        let mut unknown = client.watch(of("other")).await.unwrap().into_inner();
+        assert!(unknown.message().await.unwrap().is_some());
+        let mut client = v1::server_reflection_client::ServerReflectionClient::new(channel);
+        let list = v1::server_reflection_request::MessageRequest::ListServices(String::new());
+        let list = v1::ServerReflectionRequest { host: String::new(), message_request: Some(list) };
+        let asked = stream::iter([list]).chain(stream::pending());
+        let mut answers = client.server_reflection_info(asked).await.unwrap().into_inner();
+        assert!(answers.message().await.unwrap().is_some());
+        served.front.stop().cancel();
+        // Each comes to its end, where an answer that is broken off would be an error.
+        assert!(watched.message().await.unwrap().is_none());
+        assert!(unknown.message().await.unwrap().is_none());
+        assert!(answers.message().await.unwrap().is_none());
     }
 
     #[tokio::test]

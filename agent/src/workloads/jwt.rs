@@ -20,7 +20,7 @@ use super::api::{Api, PATIENCE, Shared};
 use super::audience::Audience;
 use super::given::{Given, Identity, Sufficiency, has_identity};
 use super::nobody::no_identity;
-use super::unjoined::certificate_ended;
+use super::unjoined::has_certificate;
 use crate::mesh::{Denial, Denied, MintedFor};
 
 /// The longest audience that a token may be verified for, in bytes.
@@ -85,7 +85,7 @@ pub(super) fn bundles(given: &Given) -> BTreeMap<String, Vec<u8>> {
 /// and so no identity; of the others a program knows those whose keys it is given.
 ///
 /// Whoever cannot prove who it is itself vouches for nobody: once its certificate has ended, an agent has not heard for
-/// long which keys are good and who is revoked.
+/// long which keys are good and who is revoked; before it begins, the clock is wrong by which tokens end.
 pub(super) async fn validate(
     api: &Api,
     request: ValidateJwtsvidRequest,
@@ -93,10 +93,7 @@ pub(super) async fn validate(
     let (claimed, shared) = (claimed(&request)?, &api.shared);
     let ValidateJwtsvidRequest { audience, svid } = request;
     let us = shared.live.current();
-    let not_after = us.svid().map_or(UnixMillis(0), |svid| svid.validity().not_after());
-    if not_after <= shared.tokens.now() {
-        return Err(certificate_ended(not_after));
-    }
+    has_certificate(&us, shared.tokens.now())?;
     let verified = if claimed == *us.bundle().trust_domain() {
         let keys = own_keys(shared).await?;
         if !shared.denied.is_known() {
@@ -390,7 +387,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn no_token_is_vouched_for_once_our_own_certificate_has_ended() {
+    async fn no_token_is_vouched_for_once_our_own_certificate_has_ended_or_before_it_begins() {
         let served = Served::new();
         let signer = JwtSigner::generate().unwrap();
         let jwks = keys_of("shop.local", &signer).to_jwks(KeyUse::Unsaid);
@@ -403,10 +400,15 @@ mod tests {
         let api = served.api();
         assert!(validate(&api, request()).await.is_ok());
         let ended = Validity::new(now().minus(2 * HOUR), now().minus(HOUR)).unwrap();
-        let StoredIdentity { svid, key, .. } = Authorities::new().identity("mesh/shop/node/web", ended);
-        served.live.publish(svid, &key).unwrap();
-        let refused = validate(&api, request()).await.unwrap_err();
-        assert_eq!(refused.code(), Code::Unavailable);
-        assert_eq!(refusal::reason(&refused).as_deref(), Some(refusal::CERTIFICATE_ENDED));
+        // As where this host's clock was set back.
+        let to_come = Validity::new(now().plus(HOUR), now().plus(2 * HOUR)).unwrap();
+        for (validity, reason) in [(ended, refusal::CERTIFICATE_ENDED), (to_come, refusal::NOT_JOINED)] {
+            let StoredIdentity { svid, key, .. } =
+                Authorities::new().identity("mesh/shop/node/web", validity);
+            served.live.publish(svid, &key).unwrap();
+            let refused = validate(&api, request()).await.unwrap_err();
+            assert_eq!(refused.code(), Code::Unavailable);
+            assert_eq!(refusal::reason(&refused).as_deref(), Some(reason), "{refused}");
+        }
     }
 }

@@ -4,7 +4,9 @@
 //! There is one way to a token: it is asked for by a task that goes on whether or not somebody waits, once for all who
 //! want it. A first token is one that is asked for with none at hand.
 
-use std::collections::{BTreeMap, VecDeque};
+mod of_one;
+
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -12,25 +14,20 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::Shared;
 use hauberk_identity::{Name, SpiffeId, UnixMillis};
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, timeout_at};
 use tonic::{Code, Status};
 use zeroize::Zeroizing;
 
+use self::of_one::OfOne;
 use super::audience::Audience;
 use super::told::Board;
 use crate::clock::Clock;
 use crate::skew::TOLERATED;
 
-/// How many audiences of one enrollment have their tokens kept; beyond, the one that was asked for longest ago goes.
-const MOST_OF_ONE: usize = 1_000;
-
 /// How much all of them may take, in bytes; beyond, that one goes of the enrollment that has most.
 const MOST_BYTES: usize = 16 << 20;
-
-/// What is counted of a place beside its audience, which stands in its token again, by a third longer.
-const OF_EACH: usize = 1_024;
 
 /// How long nobody asks for another after that was in vain, or has brought one that is no better.
 const REST: Duration = Duration::from_secs(10);
@@ -143,13 +140,6 @@ impl Drop for Asking {
     }
 }
 
-/// Those of one enrollment, the one that was asked for longest ago first.
-#[derive(Default)]
-struct OfOne {
-    places: VecDeque<(Audience, Place)>,
-    bytes: usize,
-}
-
 /// All of them.
 #[derive(Default)]
 pub(super) struct TokenCache {
@@ -164,17 +154,17 @@ impl TokenCache {
     /// The place of a token, which may be empty.
     pub(super) fn slot(&self, enrollment: &Name, audience: &Audience) -> Place {
         let mut slots = lock(&self.slots);
-        let of_one = slots.entry(enrollment.clone()).or_default();
-        let (audience, slot) = of_one.take(audience).unwrap_or_else(|| (audience.clone(), Arc::default()));
-        if of_one.places.len() >= MOST_OF_ONE {
-            of_one.drop_oldest();
-        }
-        of_one.push(audience, Arc::clone(&slot));
-        while slots.values().map(|of_one| of_one.bytes).sum::<usize>() > MOST_BYTES {
-            let Some(most) = slots.values_mut().max_by_key(|of_one| of_one.bytes) else { break };
+        let slot = slots.entry(enrollment.clone()).or_default().place(audience);
+        while slots.values().map(OfOne::bytes).sum::<usize>() > MOST_BYTES {
+            let Some(most) = slots.values_mut().max_by_key(|of_one| of_one.bytes()) else { break };
             most.drop_oldest();
         }
         slot
+    }
+
+    /// What asks for a token of this enrollment takes a turn first.
+    pub(super) fn turns(&self, enrollment: &Name) -> Arc<Semaphore> {
+        lock(&self.slots).entry(enrollment.clone()).or_default().turns()
     }
 
     /// Forgets the tokens of all that are vouched for no longer.
@@ -269,32 +259,6 @@ impl TokenCache {
         });
         Asking { number, terms: asked, begun: Instant::now(), ended: ended.shared(), task }
     }
-}
-
-impl OfOne {
-    fn take(&mut self, audience: &Audience) -> Option<(Audience, Place)> {
-        let index = self.places.iter().position(|(held, _)| held == audience)?;
-        let taken = self.places.remove(index)?;
-        self.bytes = self.bytes.saturating_sub(size_of_place(&taken.0));
-        Some(taken)
-    }
-
-    fn push(&mut self, audience: Audience, place: Place) {
-        self.bytes += size_of_place(&audience);
-        self.places.push_back((audience, place));
-    }
-
-    fn drop_oldest(&mut self) {
-        if let Some((audience, _place)) = self.places.pop_front() {
-            self.bytes = self.bytes.saturating_sub(size_of_place(&audience));
-        }
-    }
-}
-
-/// About what a place takes, with its token: that is not much longer than whom it is for.
-fn size_of_place(audience: &Audience) -> usize {
-    let names: usize = audience.names().iter().map(String::len).sum();
-    OF_EACH + 3 * names
 }
 
 impl Slot {
@@ -406,6 +370,7 @@ mod tests {
     use hauberk_tls::jwt::{JwtBundle, JwtSigner, KeyUse};
     use tokio::time::{advance, sleep, timeout};
 
+    use super::of_one::MOST_OF_ONE;
     use super::*;
 
     const NOW: UnixMillis = UnixMillis::from_secs(1_800_000_000);
@@ -731,10 +696,9 @@ mod tests {
         }
         let (count, counted, held) = {
             let slots = lock(&cache.slots);
-            let count = slots.values().map(|of_one| of_one.places.len()).sum::<usize>();
-            let sizes = slots.values().flat_map(|of_one| &of_one.places);
-            let held = sizes.map(|(audience, _)| size_of_place(audience)).sum::<usize>();
-            (count, slots.values().map(|of_one| of_one.bytes).sum::<usize>(), held)
+            let of_each = slots.values().map(OfOne::counted);
+            let (count, held) = of_each.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+            (count, slots.values().map(OfOne::bytes).sum::<usize>(), held)
         };
         assert!(counted == held && held <= MOST_BYTES && held > MOST_BYTES - 20_000, "{counted} {held}");
         assert!(count > 1_000, "{count}");

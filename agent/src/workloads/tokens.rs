@@ -77,11 +77,12 @@ impl Tokens {
         board: &Board,
     ) -> Result<Token, Status> {
         let place = self.cache.slot(&identity.enrollment, audience);
+        let turns = self.cache.turns(&identity.enrollment);
         let terms = Terms { id: identity.id.clone(), life: identity.token_life };
         let (mint, identity, audience) = (Arc::clone(&self.mint), identity.clone(), audience.clone());
         let clock = mint.clock;
         let minted = async move {
-            let minted = timeout(MINTED_WITHIN, mint.mint(&identity, &audience)).await;
+            let minted = timeout(MINTED_WITHIN, mint.mint(&identity, &audience, &turns)).await;
             minted
                 .unwrap_or_else(|_| Err(unavailable(&identity, "the control plane does not answer in time")))
         };
@@ -95,9 +96,17 @@ impl Tokens {
 }
 
 impl Mint {
-    async fn mint(&self, identity: &Identity, audience: &Audience) -> Result<HeldToken, Status> {
+    /// `of_one` are the turns of its enrollment: whoever asks for many is not before all others with all of them.
+    async fn mint(
+        &self,
+        identity: &Identity,
+        audience: &Audience,
+        of_one: &Semaphore,
+    ) -> Result<HeldToken, Status> {
         let unavailable = |problem: &str| unavailable(identity, problem);
-        let _turn = self.at_once.acquire().await.map_err(|_| unavailable("the agent is stopping"))?;
+        let stopping = |_| unavailable("the agent is stopping");
+        let _turns =
+            (of_one.acquire().await.map_err(stopping)?, self.at_once.acquire().await.map_err(stopping)?);
         // Held until the answer is there, so that others find it.
         let connection = self.connection();
         let channel = connection.clone().await.map_err(|problem| unavailable(&problem))?;
@@ -176,10 +185,45 @@ impl std::fmt::Debug for Tokens {
 
 #[cfg(test)]
 mod tests {
+    use hauberk_identity::Name;
+
+    use super::super::testing::Served;
     use super::*;
 
     /// A token of one header, which names the key `k`.
     const TOKEN: &str = "eyJraWQiOiJrIn0.e30.AA";
+
+    #[tokio::test]
+    async fn whoever_asks_for_many_leaves_turns_to_others_also_once_it_has_gone() {
+        // Whoever connects to it hears nothing.
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let served = Served::with(silent.local_addr().unwrap());
+        let tokens = &served.shared.tokens;
+        let identity = |enrollment: &str| Identity {
+            enrollment: Name::parse(enrollment).unwrap(),
+            id: SpiffeId::parse("spiffe://shop.local/workload/a").unwrap(),
+            hint: String::new(),
+            token_life: None,
+        };
+        let (one, other) = (identity("one"), identity("other"));
+        let audience = |number: usize| Audience::new(vec![number.to_string()]).unwrap();
+        let left = async || {
+            // Until each that was asked for has had its chance.
+            for _ in 0..2_000 {
+                tokio::task::yield_now().await;
+            }
+            tokens.mint.at_once.available_permits()
+        };
+        for number in 0..1_000 {
+            let asked = tokens.token(&one, &audience(number), &served.board).now_or_never();
+            assert!(asked.is_none(), "it waits, and is given up at once");
+        }
+        let left_by_one = left().await;
+        assert!(left_by_one >= AT_ONCE / 2, "{left_by_one}");
+        assert!(left_by_one < AT_ONCE, "some are asked for, though nobody waits");
+        assert!(tokens.token(&other, &audience(0), &served.board).now_or_never().is_none());
+        assert_eq!(left().await, left_by_one - 1);
+    }
 
     #[test]
     fn a_token_is_kept_for_half_its_life_by_our_own_clock() {

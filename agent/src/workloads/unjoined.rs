@@ -2,11 +2,13 @@
 //! they wait for.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use hauberk_identity::UnixMillis;
 use hauberk_proto::refusal;
+use hauberk_tls::{LiveState, Svid};
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
@@ -16,6 +18,10 @@ use super::told::Board;
 use crate::clock::Clock;
 use crate::metrics::{Metrics, WorkloadMetrics};
 use crate::state::State;
+
+/// How long after it was looked at the agent's certificate is held against the clock again, for whoever watches whether
+/// the agent serves.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// What connections are accepted with from the start.
 #[derive(Debug)]
@@ -30,7 +36,7 @@ pub(crate) struct Front {
 /// How far the agent is.
 #[derive(Debug)]
 enum Stage {
-    /// It is nobody, or nobody any longer.
+    /// It is nobody yet.
     Unjoined(Lack),
     /// It is somebody.
     Joined(Arc<Shared>),
@@ -48,16 +54,35 @@ impl Lack {
     fn status(self) -> Status {
         match self.not_after {
             Some(not_after) if not_after <= self.clock.now() => certificate_ended(not_after),
-            _ => {
-                let message = "the agent has not joined yet: its log says what it waits for";
-                refusal::with_reason(Code::Unavailable, refusal::NOT_JOINED, message)
-            }
+            _ => not_joined("the agent has not joined yet: its log says what it waits for"),
         }
     }
 }
 
+/// # Errors
+/// By this clock the agent's own certificate is not good: what programs are answered meanwhile.
+pub(super) fn has_certificate(us: &LiveState, now: UnixMillis) -> Result<(), Status> {
+    let Some(validity) = us.svid().map(Svid::validity) else {
+        return Err(not_joined("the agent has no certificate: its log says why"));
+    };
+    if validity.not_after() <= now {
+        return Err(certificate_ended(validity.not_after()));
+    }
+    if now < validity.not_before() {
+        let begins = validity.not_before();
+        return Err(not_joined(&format!(
+            "the agent's own certificate begins only at {begins} by this host's clock, which is wrong, or was when that was issued"
+        )));
+    }
+    Ok(())
+}
+
+fn not_joined(message: &str) -> Status {
+    refusal::with_reason(Code::Unavailable, refusal::NOT_JOINED, message)
+}
+
 /// What programs are answered while the agent's own certificate, which ended then, is not replaced.
-pub(super) fn certificate_ended(not_after: UnixMillis) -> Status {
+fn certificate_ended(not_after: UnixMillis) -> Status {
     let message = format!(
         "the agent's own certificate ended at {not_after}, and it has no other yet: its log says why"
     );
@@ -116,12 +141,34 @@ impl Front {
         Err(self.metrics().refusing(lack.status()))
     }
 
-    /// Whether the agent is somebody, once that is other than `before`.
-    pub(super) async fn is_joined_other_than(&self, before: Option<bool>) -> bool {
-        let is_joined = |stage: &Stage| matches!(stage, Stage::Joined(_));
+    /// Whether the agent serves, once that is other than `before`: it is somebody, by a certificate that is good now.
+    pub(super) async fn serves_other_than(&self, before: Option<bool>) -> bool {
         let mut stages = self.stage.subscribe();
-        let other = stages.wait_for(|stage| before != Some(is_joined(stage))).await;
-        other.is_ok_and(|stage| is_joined(&stage))
+        loop {
+            let shared = match &*stages.borrow_and_update() {
+                Stage::Unjoined(_) => None,
+                Stage::Joined(shared) => Some(Arc::clone(shared)),
+            };
+            // Before it is looked at, so that no change slips in between.
+            let mut live = shared.as_ref().map(|shared| shared.live.subscribe());
+            let serves = shared
+                .is_some_and(|shared| has_certificate(&shared.live.current(), shared.tokens.now()).is_ok());
+            if before != Some(serves) {
+                return serves;
+            }
+            let renewed = async {
+                match &mut live {
+                    Some(live) => live.changed().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                // The senders are ours.
+                Ok(()) = stages.changed() => {}
+                Ok(()) = renewed => {}
+                () = sleep(LOOK) => {}
+            }
+        }
     }
 
     /// What the control plane has told.

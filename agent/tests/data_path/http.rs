@@ -222,6 +222,27 @@ async fn a_head_that_is_too_long_is_refused() {
     assert!(answer.starts_with("HTTP/1.1 431"), "{answer}");
 }
 
+/// A reset may take from it what it has not read yet.
+#[tokio::test]
+async fn an_app_that_speaks_http_1_0_reads_what_is_wrong_with_a_request_after_a_whole_answer() {
+    let pair = pair(Protocol::Http).await;
+    let mut stream = TcpStream::connect(pair.outbound).await.unwrap();
+    let first = b"GET /first HTTP/1.0\r\nHost: orders\r\nConnection: keep-alive\r\n\r\n";
+    stream.write_all(first).await.unwrap();
+    let mut answers = Vec::new();
+    let exchange = async {
+        while !String::from_utf8_lossy(&answers).contains("GET /first\n") {
+            assert_ne!(stream.read_buf(&mut answers).await.unwrap(), 0);
+        }
+        stream.write_all(b"GET /\x01 HTTP/1.1\r\nHost: orders\r\n\r\n").await.unwrap();
+        stream.read_to_end(&mut answers).await.expect("it ends, and is not reset");
+    };
+    tokio::time::timeout(PATIENCE, exchange).await.unwrap();
+    let answers = String::from_utf8_lossy(&answers);
+    assert!(answers.starts_with("HTTP/1.0 200 ") && answers.contains("content-length"), "{answers}");
+    assert!(answers.contains(" 400 "), "{answers}");
+}
+
 #[tokio::test]
 async fn a_foreign_client_names_the_service_by_its_host() {
     let mut pair = pair(Protocol::Http).await;

@@ -115,6 +115,13 @@ async fn a_denied_stream_is_closed_cleanly() {
     let mut rest = Vec::new();
     tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest)).await.unwrap().unwrap();
     assert!(rest.is_empty());
+    // Who asks a proxy for it is told as of any denial.
+    let proxy = TcpStream::connect(intruder.open_http().await).await.unwrap();
+    let request = b"CONNECT redis:6379 HTTP/1.1\r\nHost: redis:6379\r\nConnection: close\r\n\r\n";
+    let answer = raw(proxy, request).await;
+    let id = answer.split("hauberk-decision: ").nth(1).and_then(|rest| rest.split("\r\n").next()).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
+    assert!(answer.contains(&format!("\r\n\r\ndenied: `hauberk explain {id}`")), "{answer}");
     // So is one of a client that has no agent.
     let foreign = pair.world.identity(&pair.world.node("intruder"), Duration::from_secs(60));
     let stream = tls(&foreign, &pair.redis.id, pair.inbound, &[]).await.unwrap();

@@ -91,12 +91,8 @@ pub(in super::super) async fn open(
             return Err(denied(&leave, call));
         }
         Some(Err(error)) => return Err(NotOpened::Failed(unreachable(&error))),
-        None => {
-            // It is told where it is cut.
-            let id = meter.decision().unwrap_or_default();
-            call.denied(StatusCode::FORBIDDEN, id);
-            return Err(NotOpened::Denied(id.to_owned()));
-        }
+        // The log has it from where it was cut (`egress_cut`).
+        None => return Err(denied_by(meter.decision().unwrap_or_default(), call)),
     };
     leave.connected_to(address);
     call.is_outside(None, address);
@@ -164,7 +160,11 @@ async fn greeting(app: &mut TcpStream, early: Bytes, host: &str) -> Result<Bytes
 
 fn denied(leave: &Leave, call: &mut Call) -> NotOpened {
     let id = leave.decision().map(ToString::to_string).unwrap_or_default();
-    call.denied(StatusCode::FORBIDDEN, &id);
     tracing::info!(event = "egress_denied", reason = leave.reason(), decision = id);
-    NotOpened::Denied(id)
+    denied_by(&id, call)
+}
+
+fn denied_by(id: &str, call: &mut Call) -> NotOpened {
+    call.denied(StatusCode::FORBIDDEN, id);
+    NotOpened::Denied(id.to_owned())
 }

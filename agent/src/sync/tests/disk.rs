@@ -6,6 +6,7 @@ use hauberk_identity::InstanceId;
 use super::running::Running;
 use super::*;
 use crate::mesh::Denial;
+use crate::sync::disk::Write;
 use crate::testing::{StalledFile, Stream};
 
 /// A session of an agent whose disk takes no file of this name.
@@ -212,6 +213,39 @@ async fn whom_to_believe_is_kept_before_the_denylist_that_is_believed_by_it() {
     assert!(!held.disk.has(Kind::Denylist));
     drop(stalled);
     tasks.join_all().await;
+}
+
+/// The disk is at the former when they come.
+#[tokio::test]
+async fn whom_to_believe_by_now_is_kept_before_the_denylist_and_refused_keeps_nobody_off_it() {
+    let agent = Agent::new();
+    let mut held = agent.held();
+    let keys = agent.authorities.view_keys();
+    let told = |version| {
+        let identity = agent.authorities.identity("mesh/shop/node/orders", around(HOUR));
+        let issued = Issued { identity, trust: agent.authorities.stored_trust() };
+        let credentials = Credentials::new(issued, Arc::clone(&agent.state)).unwrap();
+        credentials.replace_trust(pb::Trust { version, ..agent.authorities.trust() }).unwrap();
+        credentials
+    };
+    let [former, newer, newest] = [2, 3, 4].map(told);
+    let stalled = StalledFile::at(agent.state.directory().join(".trust.new"));
+    held.save_trust(&former);
+    let disk = held.disk.clone();
+    let mut writing = Box::pin(disk.write_all());
+    assert!(writing.as_mut().now_or_never().is_none(), "it is at the former");
+    disk.keep(Write::Trust(newer.clone()));
+    held.take_denylist(agent.authorities.signed_denylist(&empty_denylist()), &keys).unwrap();
+    drop(stalled);
+    writing.await;
+    assert!(held.disk.has(Kind::Denylist) && newer.is_trust_kept());
+    assert_eq!(agent.state.trust().unwrap().unwrap().version(), 3);
+
+    std::fs::create_dir(agent.state.directory().join(".trust.new")).unwrap();
+    held.save_trust(&newest);
+    held.take_denylist(agent.authorities.signed_denylist(&empty_denylist()), &keys).unwrap();
+    held.disk.write_all().await;
+    assert!(held.disk.has(Kind::Denylist) && !held.disk.has(Kind::Trust));
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! The fields of a request's head as HPACK (RFC 7541) writes them, walked a byte at a time as they come: what is kept
-//! is a few numbers, however long they are. Of an authority each byte, or bit, that may not be in one is exchanged for
-//! one that may. The value keeps its length, written and read, so that both sides' tables of fields stay the same.
+//! is a few numbers, however long they are. Of an authority as it stands each byte that may not be in one is exchanged
+//! for one that may; of one by Huffman's code space, `%` and `/`, which sockets' paths have, and nothing else. The value
+//! keeps its length, written and read, so that both sides' tables of fields stay the same.
 
 /// The name, where it is written out: as it is, and by the code of RFC 7541 Appendix B.
 const NAME: &[u8] = b":authority";

@@ -21,7 +21,7 @@ use hauberk_policy::{Authorization, NodeScope, PortScope};
 use hauberk_proto::mesh::v1::resource::Spec;
 
 pub(super) use mentions::Speakers;
-use mentions::{Mentions, Takes, boundaries_of_node};
+use mentions::{BoundariesOfNodes, Mentions, Takes};
 pub(super) use users::issuer_of;
 
 use super::{Rights, Step};
@@ -221,6 +221,7 @@ impl<'a> Comparison<'a> {
 
     /// Whether a node or gateway is there that a boundary names: what is made under its name is whom the boundary means.
     fn compare_names(&self, openings: &mut Vec<Opening>) {
+        let boundaries = OnceCell::new();
         for key in self.step.places.keys().filter(|key| key.mesh == *self.name) {
             let Some(node) = key.as_node() else { continue };
             let is_there =
@@ -229,7 +230,8 @@ impl<'a> Comparison<'a> {
             if was == is {
                 continue;
             }
-            let named = boundaries_of_node(self.step.before, self.name, &node);
+            let all = || BoundariesOfNodes::of(self.step.before, self.name);
+            let named = boundaries.get_or_init(all).of_node(&node);
             if named.has_boundary() {
                 let what = if is { "makes" } else { "removes" };
                 let message = format!("this {what} {}, which {named} may speak of", node.in_words());

@@ -177,25 +177,33 @@ impl<'a> Mentions<'a> {
     }
 }
 
-/// The boundaries of any mesh that name a virtual node or gateway, or may, since they cannot be read: whoever makes it anew is
-/// whom they mean.
-pub(super) fn boundaries_of_node<'a>(catalog: &'a Catalog, mesh: &Name, node: &NodeName) -> Speakers<'a> {
-    let mut named = Speakers::default();
-    for (own, resources) in catalog.meshes() {
-        let is_meant = |document: &PolicyDocument| {
-            document.mode() == Mode::Boundary
-                && document.references().iter().any(|reference| {
-                    matches!(&reference.referent, Referent::Node { mesh: of, node: name } if of == mesh && name == node)
-                })
-        };
-        resources
-            .policies()
-            .filter(|document| is_meant(document))
-            .for_each(|document| named.insert(document));
-        if own == mesh {
-            let unreadable = resources.unreadable().filter(|(kind, ..)| *kind == Kind::Boundary);
-            named.0.extend(unreadable.map(|(_, name, _)| (true, name)));
+/// The boundaries of any mesh that name virtual nodes or gateways of one, or may, since they cannot be read: whoever makes
+/// such a node anew is whom they mean. Looked up once for all that come or go together.
+pub(super) struct BoundariesOfNodes<'a> {
+    by_node: BTreeMap<&'a NodeName, Speakers<'a>>,
+    unreadable: Speakers<'a>,
+}
+
+impl<'a> BoundariesOfNodes<'a> {
+    /// Of the nodes of this mesh.
+    pub(super) fn of(catalog: &'a Catalog, mesh: &Name) -> Self {
+        let mut by_node: BTreeMap<_, Speakers<'a>> = BTreeMap::new();
+        let policies = catalog.meshes().values().flat_map(|resources| resources.policies());
+        for document in policies.filter(|document| document.mode() == Mode::Boundary) {
+            for reference in document.references() {
+                if let Referent::Node { mesh: of, node } = &reference.referent
+                    && of == mesh
+                {
+                    by_node.entry(node).or_default().insert(document);
+                }
+            }
         }
+        let unreadable = catalog.mesh(mesh.as_str()).into_iter().flat_map(|resources| resources.unreadable());
+        let unreadable = unreadable.filter(|(kind, ..)| *kind == Kind::Boundary);
+        Self { by_node, unreadable: Speakers(unreadable.map(|(_, name, _)| (true, name)).collect()) }
     }
-    named
+
+    pub(super) fn of_node(&self, node: &NodeName) -> Speakers<'a> {
+        self.by_node.get(node).cloned().unwrap_or_default().union(&self.unreadable)
+    }
 }

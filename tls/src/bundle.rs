@@ -202,7 +202,13 @@ impl Root {
     /// Checks that `der` is the certificate of an authority that may stand for `trust_domain`.
     fn read(der: CertificateDer<'static>, trust_domain: &TrustDomain) -> Result<Self, BundleError> {
         let fingerprint = Fingerprint::of(&der);
-        let facts = Facts::read(&der)?;
+        let (facts, strength) = Facts::read_with_strength(&der)?;
+        // Whose root it is, before what it is worth: a bundle with another domain's says that it is that one's. A root
+        // from elsewhere may name no trust domain, but it must not name another.
+        if facts.authority.is_some() && facts.uris().any(|uri| uri != trust_domain.id_string()) {
+            return Err(BundleError::TrustDomain(fingerprint));
+        }
+        strength.map_err(CertificateFault::from)?;
         let authority = facts.authority.filter(|authority| authority.critical);
         let authority = authority.ok_or(BundleError::NotAnAuthority(fingerprint))?;
         // Signed by itself, it may leave out whose key signed it, but not name another (RFC 5280 §4.2.1.1).
@@ -214,10 +220,6 @@ impl Root {
         let signs = facts.key_usage.is_some_and(|usage| usage.cert_sign);
         if !signs || facts.subject_key_id.is_none() || !signer_is_right {
             return Err(BundleError::NotAnAuthority(fingerprint));
-        }
-        // A root from elsewhere may name no trust domain, but it must not name another.
-        if facts.uris().any(|uri| uri != trust_domain.id_string()) {
-            return Err(BundleError::TrustDomain(fingerprint));
         }
         let (validity, path_len) = (facts.validity, authority.path_len);
         let names_trust_domain = facts.uris().next().is_some();

@@ -127,6 +127,16 @@ pub(crate) fn subject_key_id(der: &CertificateDer<'_>) -> Result<Option<Vec<u8>>
 impl<'a> Facts<'a> {
     /// Takes `der` apart.
     pub(crate) fn read(der: &'a CertificateDer<'a>) -> Result<Self, CertificateFault> {
+        let (facts, strength) = Self::read_with_strength(der)?;
+        strength?;
+        Ok(facts)
+    }
+
+    /// The same of a certificate whose key may be too weak, or none that is known, for who has to tell whose it is all
+    /// the same; and whether it is.
+    pub(crate) fn read_with_strength(
+        der: &'a CertificateDer<'a>,
+    ) -> Result<(Self, Result<(), KeyError>), CertificateFault> {
         if der.len() > MAX_LEN {
             return Err(CertificateFault::TooLong(der.len()));
         }
@@ -167,12 +177,12 @@ impl<'a> Facts<'a> {
         for extension in tbs.extensions() {
             facts.take(extension.parsed_extension(), extension.critical, subject_is_empty)?;
         }
-        match facts.authority {
-            Some(_) => key::check_authority_strength(&tbs.subject_pki)?,
-            None => key::check_strength(&tbs.subject_pki)?,
-        }
+        let strength = match facts.authority {
+            Some(_) => key::check_authority_strength(&tbs.subject_pki),
+            None => key::check_strength(&tbs.subject_pki),
+        };
         facts.check_consistency(subject_is_empty)?;
-        Ok(facts)
+        Ok((facts, strength))
     }
 
     fn take(

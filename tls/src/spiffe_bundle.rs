@@ -116,8 +116,15 @@ impl SpiffeBundle {
                     Err(error) => passed_over.push(error),
                 },
                 Some("jwt-svid") => match JwtKey::from_jwk(jwk) {
-                    Ok(key) => jwt_keys.extend(key),
-                    Err(source) => passed_over.push(SpiffeBundleError::JwtKey { number, source }),
+                    Ok(Some(key)) if key.is_for_svids() => jwt_keys.push(key),
+                    unfit => {
+                        let source = match unfit {
+                            Ok(Some(_)) => JwtKeyError::NotForSvids,
+                            Ok(None) => JwtKeyError::Unknown,
+                            Err(source) => source,
+                        };
+                        passed_over.push(SpiffeBundleError::JwtKey { number, source });
+                    }
                 },
                 _ => {}
             }

@@ -1,5 +1,5 @@
 //! Which algorithms may sign a token, and what they are to the cryptographic library. JWT-SVIDs are signed by those of
-//! RFC 7518 alone (JWT-SVID §2.1), tokens of users by EdDSA too.
+//! RFC 7518 alone (JWT-SVID §2.1), all other tokens by EdDSA too.
 
 use std::fmt;
 

@@ -21,8 +21,8 @@ pub enum IssuedTokenError {
 }
 
 /// Verifies a token as [`super::verify_jwt_svid`] does, of `issuer` instead of a trust domain, and yields what it says, and
-/// which key verified it. It may be from the future by as much as a minute: the clock that it was made by is another's, and it is
-/// shown as soon as it is made.
+/// which key verified it. It may be signed by EdDSA too. It may be from the future by as much as a minute: the clock that
+/// it was made by is another's, and it is shown as soon as it is made.
 ///
 /// # Errors
 /// The first rule that it breaks.

@@ -62,6 +62,12 @@ pub enum JwtKeyError {
     /// `use` or `key_ops` say that it verifies nothing.
     #[error("`use` or `key_ops` do not let it verify signatures")]
     NotForSignatures,
+    /// Of a curve or for an algorithm that is none of ours.
+    #[error("its `crv` or `alg` is not known")]
+    Unknown,
+    /// Ed25519, in the keys of a trust domain (JWT-SVID §2.1).
+    #[error("no JWT-SVID is signed with Ed25519")]
+    NotForSvids,
 }
 
 impl JwtKey {

@@ -82,7 +82,7 @@ impl JwtKeySet {
         Self(by_id.into_iter().filter_map(|(id, key)| Some((id, key?))).collect())
     }
 
-    /// Leaves out what is for tokens of users alone.
+    /// Leaves out what may sign other tokens alone.
     pub(super) fn retain_for_svids(&mut self) {
         self.0.retain(|_, key| key.is_for_svids());
     }

@@ -144,6 +144,9 @@ fn keys_of_foreign_documents_count_by_themselves_and_what_is_no_document_not_at_
         jwk["use"] = json!("jwt-svid");
         jwk
     };
+    // Of RFC 8037's appendix A.2.
+    let ed25519 = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo";
+    let ed25519 = json!({ "kty": "OKP", "crv": "Ed25519", "kid": "ed", "use": "jwt-svid", "x": ed25519 });
     let weak = json!({ "kty": "RSA", "kid": "weak", "use": "jwt-svid", "n": "AQAB", "e": "AQAB" });
     for (change, told, left) in [
         (
@@ -168,6 +171,13 @@ fn keys_of_foreign_documents_count_by_themselves_and_what_is_no_document_not_at_
             (1, 1),
         ),
         (&|set| set["keys"].as_array_mut().unwrap().push(namesake.clone()), "two keys have the id", (1, 0)),
+        (&|set| set["keys"][1]["crv"] = json!("secp256k1"), "number 2 is refused: its `crv`", (1, 0)),
+        (&|set| set["keys"][1]["alg"] = json!("ES256K"), "number 2 is refused: its `crv` or `alg`", (1, 0)),
+        (
+            &|set| set["keys"].as_array_mut().unwrap().push(ed25519.clone()),
+            "number 3 is refused: no JWT-SVID is signed with Ed25519",
+            (1, 1),
+        ),
     ] {
         let mut changed = several.clone();
         change(&mut changed);
@@ -195,4 +205,30 @@ fn keys_of_foreign_documents_count_by_themselves_and_what_is_no_document_not_at_
     let large = format!("{{\"keys\": [], \"x\": \"{}\"}}", "x".repeat(MAX_BUNDLE_BYTES));
     let large = SpiffeBundle::parse(&domain("shop.test"), large.as_bytes());
     assert_eq!(large, Err(SpiffeBundleError::TooLarge));
+}
+
+#[test]
+fn a_root_too_weak_that_names_another_domain_says_as_well_whose_bundle_it_is() {
+    /// The root with its key on a curve that is not taken (prime192v1).
+    fn weak(root: &RootAuthority) -> Vec<u8> {
+        let (p256, p192): ([u8; 8], [u8; 8]) =
+            ([0x2a, 0x86, 0x48, 0xce, 0x3d, 3, 1, 7], [0x2a, 0x86, 0x48, 0xce, 0x3d, 3, 1, 1]);
+        let mut der = root.certificate().to_vec();
+        let at = der.windows(8).position(|bytes| *bytes == p256).unwrap();
+        der[at..at + 8].copy_from_slice(&p192);
+        der
+    }
+    let parse = |roots: &[Vec<u8>]| {
+        let key = |der: &Vec<u8>| json!({ "kty": "EC", "use": "x509-svid", "x5c": [STANDARD.encode(der)] });
+        let document = json!({ "keys": roots.iter().map(key).collect::<Vec<_>>() }).to_string();
+        SpiffeBundle::parse_and_tell(&domain("shop.test"), document.as_bytes())
+    };
+    let (own, foreign) = (root("shop.test", 1), root("other.test", 2));
+    for roots in [vec![weak(&foreign)], vec![own.certificate().to_vec(), weak(&foreign)]] {
+        let refused = parse(&roots).unwrap_err();
+        assert!(matches!(refused, SpiffeBundleError::X509(BundleError::TrustDomain(_))), "{refused}");
+    }
+    let (bundle, passed_over) = parse(&[weak(&own)]).unwrap();
+    assert!(bundle.is_empty() && passed_over.len() == 1, "{passed_over:?}");
+    assert!(passed_over[0].to_string().contains("none of these"), "{passed_over:?}");
 }

@@ -1,7 +1,7 @@
 //! What somebody with a service's key, agent and tokens says to ports, in the protocol of each: HTTP/1.1, HTTP/2, gRPC,
 //! TCP and what is none of them.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
 use hauberk_integration_tests::{Agent, App, MeshBox, dial, eventually, request};
 use hauberk_proto::agent::v1::{MintTokenRequest, svid_tokens_client::SvidTokensClient};
@@ -10,7 +10,7 @@ use http::{Method, Request};
 use http_body_util::BodyExt;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::{task::JoinSet, time::timeout};
+use tokio::{sync::Semaphore, task::JoinSet, time::timeout};
 
 use crate::{
     compromised::{Attacker, CLAIMS, METHODS, PLAIN, SILENCE, USER},
@@ -74,7 +74,9 @@ pub(crate) async fn speaks_http2_and_grpc(peer: &Peer, orders: &Agent) {
         (50051, "orders-rpc", true, ("POST", "/shop.Orders/Get")),
     ] {
         let address = orders.inbound(port);
-        let opened = std::sync::Arc::new(Http2::open(peer, "orders", address, is_grpc).await);
+        let opened = Arc::new(Http2::open(peer, "orders", address, is_grpc).await);
+        // So many at a time: each has to be answered in time from when it is sent.
+        let places = Arc::new(Semaphore::new(32));
         let mut asking = JoinSet::new();
         let methods = METHODS.into_iter().chain(["CONNECT"]);
         for (method, service) in methods.flat_map(|method| {
@@ -88,8 +90,9 @@ pub(crate) async fn speaks_http2_and_grpc(peer: &Peer, orders: &Agent) {
                 let Some(request) = opened.request(method, &format!("http://{service}{path}"), &lines) else {
                     continue;
                 };
-                let opened = std::sync::Arc::clone(&opened);
+                let (opened, places) = (Arc::clone(&opened), Arc::clone(&places));
                 asking.spawn(async move {
+                    let _place = places.acquire().await.unwrap();
                     let is_open = opened.is_open(request).await;
                     (is_open, is_granted, format!("{port}: {method} {service} {path}"))
                 });

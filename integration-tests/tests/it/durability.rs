@@ -18,7 +18,7 @@ use hauberk_proto::{
 use hauberk_tls::KeyPair;
 use tokio::{runtime::Runtime, task::JoinSet};
 
-use crate::shop::SMALL_SHOP;
+use crate::shop::{PATIENCE, SMALL_SHOP};
 
 const WRITERS: usize = 4;
 
@@ -139,7 +139,7 @@ fn killed_agents_come_back_from_their_state() {
     let instances = || mesh.hauberk(&["get", "instances", "-o", "name"]).ok().stdout;
     let before = instances();
     let call = |outbound| get(outbound, "orders", "/orders/1").is_ok_and(|answer| answer.status == 200);
-    eventually("the first call", Duration::from_secs(10), || call(web.outbound()).then_some(()));
+    eventually("the first call", PATIENCE, || call(web.outbound()).then_some(()));
 
     for round in 0..5 {
         let stop = AtomicBool::new(false);
@@ -153,9 +153,7 @@ fn killed_agents_come_back_from_their_state() {
             scope.spawn(load);
             scope.spawn(load);
             let seen = app.requests();
-            eventually("traffic flows", Duration::from_secs(10), || {
-                (app.requests() > seen + 5).then_some(())
-            });
+            eventually("traffic flows", PATIENCE, || (app.requests() > seen + 5).then_some(()));
             if round % 2 == 0 {
                 orders.restart(mesh.folder());
             } else {
@@ -166,7 +164,7 @@ fn killed_agents_come_back_from_their_state() {
         if round % 2 == 1 {
             web.restart(mesh.folder());
         }
-        eventually("calls go through again", Duration::from_secs(20), || call(web.outbound()).then_some(()));
+        eventually("calls go through again", PATIENCE, || call(web.outbound()).then_some(()));
     }
     assert_eq!(instances(), before, "the same instances, and no token was needed");
 }

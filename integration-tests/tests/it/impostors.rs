@@ -3,7 +3,6 @@
 use std::{
     net::{Ipv4Addr, SocketAddr},
     process::Command,
-    time::Duration,
 };
 
 use hauberk_integration_tests::{Agent, AgentOptions, MeshBox, binary, dial, eventually, get};
@@ -15,9 +14,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::hostile::shop;
-
-const PATIENCE: Duration = Duration::from_secs(10);
+use crate::{hostile::shop, shop::PATIENCE};
 
 /// How each handshake with an impostor ended.
 type Handshakes = mpsc::UnboundedReceiver<Result<(), HandshakeError>>;

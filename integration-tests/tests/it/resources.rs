@@ -6,7 +6,6 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
-    time::Duration,
 };
 
 use hauberk_integration_tests::{CommandOutput, MeshBox, binary, dial};
@@ -16,6 +15,8 @@ use hauberk_proto::{
 };
 use tokio::time::timeout;
 use tonic::{Code, transport::Channel};
+
+use crate::shop::PATIENCE;
 
 pub(crate) const SHOP: &str = r#"kind: Mesh
 name: shop
@@ -400,7 +401,7 @@ async fn a_watch_shows_what_is_there_and_then_each_change() {
     let request = WatchRequest { kind: Kind::VirtualNode.into(), mesh: "shop".to_owned() };
     let mut events = client(&mesh).watch(request).await.unwrap().into_inner();
     let mut next = async || {
-        let message = timeout(Duration::from_secs(10), events.message()).await.expect("an event comes");
+        let message = timeout(PATIENCE, events.message()).await.expect("an event comes");
         let event = message.unwrap().unwrap();
         (event.event(), event.resource.map(|resource| resource.name).unwrap_or_default())
     };

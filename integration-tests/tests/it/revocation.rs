@@ -300,14 +300,20 @@ async fn an_admins_open_stream_is_cut_with_the_credential() {
 
 /// What the control plane publishes for programs that are not in the mesh.
 pub(crate) fn crl(mesh: &MeshBox) -> Vec<u8> {
-    let mut stream = TcpStream::connect(mesh.health_address()).unwrap();
-    stream.write_all(b"GET /crl HTTP/1.1\r\nhost: crl\r\nconnection: close\r\n\r\n").unwrap();
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).unwrap();
-    let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap();
-    let head = String::from_utf8_lossy(&answer[..end]).into_owned();
-    assert!(head.starts_with("HTTP/1.1 200 ") && head.contains("application/pkix-crl"), "{head}");
-    answer.split_off(end + 4)
+    // It is signed once the control plane has started.
+    eventually("the list is signed", PATIENCE, || {
+        let mut stream = TcpStream::connect(mesh.health_address()).ok()?;
+        stream.write_all(b"GET /crl HTTP/1.1\r\nhost: crl\r\nconnection: close\r\n\r\n").ok()?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).ok()?;
+        let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n")?;
+        let head = String::from_utf8_lossy(&answer[..end]).into_owned();
+        if !head.starts_with("HTTP/1.1 200 ") {
+            return None;
+        }
+        assert!(head.contains("application/pkix-crl"), "{head}");
+        Some(answer.split_off(end + 4))
+    })
 }
 
 fn openssl(folder: &Path, arguments: &[&str]) -> (bool, String) {

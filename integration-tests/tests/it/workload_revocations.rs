@@ -1,11 +1,6 @@
 //! What programs learn of revocations by the Workload API, and what becomes of their own certificates.
 
-use std::{
-    io::{Read, Write},
-    net::TcpStream,
-};
-
-use hauberk_integration_tests::{AgentOptions, App, MeshBox, dial, eventually};
+use hauberk_integration_tests::{AgentOptions, App, dial, eventually};
 use hauberk_proto::refusal;
 use hauberk_proto::workload::{X509BundlesRequest, X509svidResponse};
 use hauberk_tls::Svid;
@@ -15,6 +10,7 @@ use x509_parser::{revocation_list::CertificateRevocationList, x509::ReasonCode};
 
 use crate::{
     authorities::issuing,
+    revocation,
     sds::Exchange,
     shop::PATIENCE,
     workload_api::{begun, client, enrollment, marked, shop, svids, uid},
@@ -51,6 +47,11 @@ fn crl(lists: &[Vec<u8>]) -> CertificateRevocationList<'_> {
     x509_parser::parse_x509_crl(of_issuing).unwrap().1
 }
 
+/// Whether the lists are there, and somebody is on them.
+fn names_somebody(lists: &[Vec<u8>]) -> bool {
+    !lists.is_empty() && !listed(&crl(lists)).is_empty()
+}
+
 /// Answers until one is as it should be.
 async fn until(
     stream: &mut Streaming<X509svidResponse>,
@@ -70,7 +71,8 @@ async fn every_answer_holds_the_revocation_list_as_it_is() {
     mesh.apply(&enrollment("worker", "web", &uid(), ""));
     begun(&socket).await;
     let mut stream = svids(&socket).await;
-    let first = next(&mut stream).await.unwrap();
+    // The lists are signed once the control plane has started.
+    let first = until(&mut stream, |answer| answer.crl.len() == 2).await;
     let own = svid(&first).unwrap();
     assert!(listed(&crl(&first.crl)).is_empty());
     let issuer = x509_parser::parse_x509_certificate(&own.chain()[1]).unwrap().1;
@@ -79,7 +81,7 @@ async fn every_answer_holds_the_revocation_list_as_it_is() {
     let (other, _) = dial::join(&mesh, "orders").await;
     let serial = other.serial().to_string();
     mesh.hauberk(&["revoke", "serial", &serial]).ok();
-    let told = next(&mut stream).await.unwrap();
+    let told = until(&mut stream, |answer| names_somebody(&answer.crl)).await;
     assert_eq!(listed(&crl(&told.crl)), [(serial.clone(), false)], "at once");
     assert_eq!(svid(&told).unwrap().serial(), own.serial(), "nothing else has changed");
     let answers = client(&socket).await.fetch_x509_bundles(marked(X509BundlesRequest {})).await.unwrap();
@@ -91,10 +93,9 @@ async fn every_answer_holds_the_revocation_list_as_it_is() {
     let renewed =
         until(&mut stream, |answer| svid(answer).is_some_and(|now| now.serial() != own.serial())).await;
     assert_ne!(svid(&renewed).unwrap().key_fingerprint(), own.key_fingerprint());
-    let mut again = svids(&socket).await;
-    let now = next(&mut again).await.unwrap();
-    let on_list = listed(&crl(&now.crl));
-    assert!(on_list.contains(&(own.serial().to_string(), false)), "{on_list:?}");
+    // The list is signed beside that.
+    let own = (own.serial().to_string(), false);
+    until(&mut svids(&socket).await, |answer| listed(&crl(&answer.crl)).contains(&own)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -119,13 +120,13 @@ async fn certificates_of_workloads_are_held_while_their_node_is_in_quarantine() 
     };
     assert_eq!(ended.code(), Code::PermissionDenied, "who vouched for it is refused: {ended}");
     let on_hold = (serial.clone(), true);
-    let told = until(&mut others, |answer| !listed(&crl(&answer.crl)).is_empty()).await;
+    let told = until(&mut others, |answer| names_somebody(&answer.crl)).await;
     assert!(listed(&crl(&told.crl)).contains(&on_hold), "{:?}", listed(&crl(&told.crl)));
-    let fetched = fetch_crl(&mesh);
+    let fetched = revocation::crl(&mesh);
     assert!(listed(&x509_parser::parse_x509_crl(&fetched).unwrap().1).contains(&on_hold));
 
     mesh.hauberk(&["quarantine", "node", "web", "--undo", WAIT]).ok();
-    until(&mut others, |answer| listed(&crl(&answer.crl)).is_empty()).await;
+    until(&mut others, |answer| !names_somebody(&answer.crl)).await;
     begun(&socket).await;
 }
 
@@ -160,15 +161,6 @@ async fn streams_end_where_the_agent_that_vouches_is_revoked() {
         let again = next(&mut svids(&socket).await).await.unwrap_err();
         assert_eq!(again.code(), Code::PermissionDenied, "{target}: {again}");
     }
-}
-
-fn fetch_crl(mesh: &MeshBox) -> Vec<u8> {
-    let mut stream = TcpStream::connect(mesh.health_address()).unwrap();
-    stream.write_all(b"GET /crl HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).unwrap();
-    let end = answer.windows(4).position(|window| window == b"\r\n\r\n").unwrap();
-    answer.split_off(end + 4)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -386,6 +386,6 @@ impl Stream {
                 }
             }
         };
-        tokio::time::timeout(Duration::from_secs(10), next).await.unwrap()
+        tokio::time::timeout(Duration::from_secs(30), next).await.unwrap()
     }
 }

@@ -424,7 +424,7 @@ mod tests {
         let dismissed = control.admins.dismissal_of(&peer).unwrap();
         let deletion = crate::registry::Commit::new().delete(format!("{}{name}", keys::ADMINS));
         control.store.commit(deletion).await.unwrap();
-        tokio::time::timeout(Duration::from_secs(10), dismissed.cancelled()).await.unwrap();
+        tokio::time::timeout(Duration::from_secs(30), dismissed.cancelled()).await.unwrap();
         stop_gracefully(control, &health).await;
     }
 }

@@ -144,7 +144,7 @@ async fn whoever_does_not_renew_is_cut_when_its_certificate_expires_and_not_befo
             advance(Duration::from_secs(55)).await;
             assert!(held.is_alive().await, "{protocol:?} {webs:?}");
             advance(Duration::from_secs(6)).await;
-            let ended = tokio::time::timeout(Duration::from_secs(2), held.ends()).await;
+            let ended = tokio::time::timeout(PATIENCE, held.ends()).await;
             assert!(ended.is_ok(), "{protocol:?} {webs:?}");
         }
     }
@@ -254,6 +254,6 @@ async fn clients_without_an_agent_are_let_go_shortly_before_notafter_and_cut_at_
     assert_eq!(tokio::time::timeout(Duration::from_secs(2), idle.read(&mut [0])).await.unwrap().unwrap(), 0);
     assert_eq!(pair.orders.connections.len(), 1, "what is under way goes on");
     advance(Duration::from_secs(5)).await;
-    let cut = tokio::time::timeout(Duration::from_secs(2), waiting.read(&mut [0])).await.unwrap();
+    let cut = tokio::time::timeout(PATIENCE, waiting.read(&mut [0])).await.unwrap();
     assert!(!matches!(cut, Ok(1..)), "{cut:?}");
 }

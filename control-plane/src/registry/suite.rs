@@ -169,5 +169,5 @@ async fn nothing_is_written_after_closing(store: &impl Store) {
 }
 
 async fn next(watch: &mut Watch) -> Result<Arc<Change>, WatchEnd> {
-    tokio::time::timeout(Duration::from_secs(10), watch.next()).await.expect("a change within ten seconds")
+    tokio::time::timeout(Duration::from_secs(30), watch.next()).await.expect("a change within half a minute")
 }

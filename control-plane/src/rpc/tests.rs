@@ -38,7 +38,7 @@ use crate::resources::testing as resources;
 use crate::telemetry::LogControl;
 use crate::testing::{actor, request, settings};
 
-const DEADLINE: Duration = Duration::from_secs(10);
+const DEADLINE: Duration = Duration::from_secs(30);
 
 struct Running {
     directory: tempfile::TempDir,

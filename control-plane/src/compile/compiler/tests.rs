@@ -16,7 +16,7 @@ use crate::registry::{Commit, Revision, keys};
 use crate::resources::testing::*;
 use crate::resources::{Kind, ResourceKey};
 
-const DEADLINE: Duration = Duration::from_secs(10);
+const DEADLINE: Duration = Duration::from_secs(30);
 
 async fn at(compilations: &mut watch::Receiver<Arc<Compilation>>, revision: Revision) -> Arc<Compilation> {
     let wanted = compilations.wait_for(|compilation| compilation.revision >= revision.0);

@@ -12,7 +12,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use self::fields::Fields;
+use self::fields::{Fields, Kept};
 
 /// What begins every connection (RFC 9113 §3.4).
 const PREFACE: usize = 24;
@@ -37,6 +37,7 @@ struct Filter {
     state: State,
     head: [u8; FRAME_HEAD],
     fields: Fields,
+    table: Kept,
 }
 
 #[derive(Debug)]
@@ -64,7 +65,7 @@ enum State {
 impl<S> ReadableAuthority<S> {
     pub(super) fn new(stream: S) -> Self {
         let (state, fields) = (State::Preface { left: PREFACE }, Fields::Begin);
-        Self { stream, filter: Filter { state, head: [0; FRAME_HEAD], fields } }
+        Self { stream, filter: Filter { state, head: [0; FRAME_HEAD], fields, table: Kept::default() } }
     }
 }
 
@@ -81,7 +82,8 @@ impl Filter {
                 }
                 State::Payload { left, before, padding, is_headers } => {
                     if is_headers && before == 0 && left > padding {
-                        self.fields = mem::replace(&mut self.fields, Fields::Lost).next(byte);
+                        self.fields =
+                            mem::replace(&mut self.fields, Fields::Lost).next(byte, &mut self.table);
                     }
                     let before = before.saturating_sub(1);
                     State::Payload { left: left - 1, before, padding, is_headers }.or_next()
@@ -260,6 +262,30 @@ mod tests {
             ReadableAuthority::new(()).filter.pass(&mut at_once);
             assert_eq!(in_pieces, at_once, "in pieces of {size}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_name_that_both_sides_have_in_their_tables_is_known_by_its_place_there() {
+        // Each path goes into the table too; the second authority does, and the third does not.
+        let sent = |[first, second, third, fourth]: [&[u8]; 4]| {
+            let requests = [
+                [&b"\x40"[..], &text(b":authority"), &text(first)].concat(),
+                [&b"\x7f\0"[..], &text(second)].concat(),
+                [&b"\x0f\x30"[..], &text(third)].concat(),
+                // Beside it a field whose name has the first place by then, that the authority's had before.
+                [&b"\x7f\x01"[..], &text(fourth), b"\x40\x01x\x01/\x7e\x03%2F\x0f\x2f\x01/"].concat(),
+            ];
+            let framed = [1, 3, 5, 7].into_iter().zip(requests).map(|(stream, authority)| {
+                frame(HEADERS, END_STREAM | END_HEADERS, stream, &[POST, PATH, &authority].concat())
+            });
+            [BEGIN.to_vec(), framed.collect::<Vec<_>>().concat()].concat()
+        };
+        let paths = sent([b"/run/a", b"/run/b", b"/run/c", b"/run/d"]);
+        let wanted: Vec<_> = ["-run-a", "-run-b", "-run-c", "-run-d"].map(str::to_owned).map(Some).into();
+        assert_eq!(read(&paths, 4).await, wanted);
+        let mut passed = paths.clone();
+        ReadableAuthority::new(()).filter.pass(&mut passed);
+        assert_eq!(passed, sent([b"-run-a", b"-run-b", b"-run-c", b"-run-d"]), "and nothing else");
     }
 
     #[test]

@@ -14,8 +14,29 @@ const NAME_INDEX: u32 = 1;
 const CODES: [u32; 31] =
     [0, 0, 0, 0, 0, 10, 26, 32, 6, 0, 5, 3, 2, 6, 2, 3, 0, 0, 0, 3, 8, 13, 26, 29, 12, 4, 15, 19, 29, 0, 4];
 
+/// The first index of the table that a connection fills (RFC 7541 §2.3.3).
+const FIRST_KEPT: u32 = 62;
+
 /// What is left of 01100 when the ten codes of five bits are counted off.
 const SLASH_OR_THREE: u32 = 0b01100 - 10;
+
+/// Which of the fields that a connection has put into its table are authorities: a bit for each, the last one's first.
+/// What has left the table is never named again, so that nothing has to be taken out; and no more fit into a table of
+/// 4,096 bytes, which is what clients may fill, each with 32 for itself (RFC 7541 §4.1).
+#[derive(Debug, Default)]
+pub(super) struct Kept(u128);
+
+impl Kept {
+    /// Whether the field at this place has the authority's name.
+    fn is_authority(&self, index: u32) -> bool {
+        let kept = |nth| self.0.checked_shr(nth).unwrap_or_default() & 1 == 1;
+        index == NAME_INDEX || index.checked_sub(FIRST_KEPT).is_some_and(kept)
+    }
+
+    fn keep(&mut self, is_authority: bool) {
+        self.0 = self.0 << 1 | u128::from(is_authority);
+    }
+}
 
 /// Where in the fields the next byte is.
 #[derive(Debug)]
@@ -25,9 +46,9 @@ pub(super) enum Fields {
     /// Within a number that did not fit into the bits beside what it is of.
     Number { so_far: u32, shift: u32, of: Of },
     /// A name that is written out begins.
-    NameHead,
+    NameHead { is_kept: bool },
     /// Within one: as far as it is the authority's.
-    Name { left: u32, wanted: &'static [u8], matched: Option<usize> },
+    Name { left: u32, wanted: &'static [u8], matched: Option<usize>, is_kept: bool },
     /// A value begins.
     ValueHead { is_authority: bool },
     /// Within one.
@@ -41,9 +62,13 @@ pub(super) enum Fields {
 pub(super) enum Of {
     /// Which whole field, or how large a table is.
     Field,
-    Name,
+    /// Whose name it has. It goes into the table, or not.
+    Name {
+        is_kept: bool,
+    },
     NameLength {
         is_coded: bool,
+        is_kept: bool,
     },
     ValueLength {
         is_coded: bool,
@@ -67,9 +92,9 @@ pub(super) struct Codes {
 }
 
 impl Fields {
-    pub(super) fn next(self, byte: &mut u8) -> Self {
+    pub(super) fn next(self, byte: &mut u8, table: &mut Kept) -> Self {
         match self {
-            Self::Begin => Self::begin(*byte),
+            Self::Begin => Self::begin(*byte, table),
             Self::Number { so_far, shift, of } => {
                 // More than this no table and no head has (RFC 7541 §5.1).
                 if shift > 21 {
@@ -77,22 +102,24 @@ impl Fields {
                 }
                 let so_far = so_far + (u32::from(*byte & 0x7f) << shift);
                 if *byte & 0x80 == 0 {
-                    Self::counted(so_far, of)
+                    Self::counted(so_far, of, table)
                 } else {
                     Self::Number { so_far, shift: shift + 7, of }
                 }
             }
-            Self::NameHead => Self::number(*byte, 7, Of::NameLength { is_coded: *byte & 0x80 != 0 }),
-            Self::Name { left, wanted, matched } => {
+            Self::NameHead { is_kept } => {
+                Self::number(*byte, 7, Of::NameLength { is_coded: *byte & 0x80 != 0, is_kept }, table)
+            }
+            Self::Name { left, wanted, matched, is_kept } => {
                 let matched = matched.filter(|at| wanted.get(*at) == Some(byte)).map(|at| at + 1);
                 if left > 1 {
-                    Self::Name { left: left - 1, wanted, matched }
+                    Self::Name { left: left - 1, wanted, matched, is_kept }
                 } else {
-                    Self::ValueHead { is_authority: matched == Some(wanted.len()) }
+                    Self::named(matched == Some(wanted.len()), is_kept, table)
                 }
             }
             Self::ValueHead { is_authority } => {
-                Self::number(*byte, 7, Of::ValueLength { is_coded: *byte & 0x80 != 0, is_authority })
+                Self::number(*byte, 7, Of::ValueLength { is_coded: *byte & 0x80 != 0, is_authority }, table)
             }
             Self::Value { left, mut change } => {
                 change.apply(byte);
@@ -103,30 +130,32 @@ impl Fields {
     }
 
     /// The forms of RFC 7541 §6.
-    fn begin(byte: u8) -> Self {
-        match byte.leading_zeros() {
-            0 => Self::number(byte, 7, Of::Field),
-            1 => Self::number(byte, 6, Of::Name),
-            2 => Self::number(byte, 5, Of::Field),
-            _ => Self::number(byte, 4, Of::Name),
-        }
+    fn begin(byte: u8, table: &mut Kept) -> Self {
+        let (bits, of) = match byte.leading_zeros() {
+            0 => (7, Of::Field),
+            1 => (6, Of::Name { is_kept: true }),
+            2 => (5, Of::Field),
+            _ => (4, Of::Name { is_kept: false }),
+        };
+        Self::number(byte, bits, of, table)
     }
 
     /// A number whose first bits are the last of a byte (RFC 7541 §5.1).
-    fn number(byte: u8, bits: u32, of: Of) -> Self {
+    fn number(byte: u8, bits: u32, of: Of, table: &mut Kept) -> Self {
         let most = (1 << bits) - 1;
         let so_far = u32::from(byte) & most;
-        if so_far == most { Self::Number { so_far, shift: 0, of } } else { Self::counted(so_far, of) }
+        if so_far == most { Self::Number { so_far, shift: 0, of } } else { Self::counted(so_far, of, table) }
     }
 
-    fn counted(number: u32, of: Of) -> Self {
+    fn counted(number: u32, of: Of, table: &mut Kept) -> Self {
         match (of, number) {
             (Of::Field, _) | (Of::ValueLength { .. }, 0) => Self::Begin,
-            (Of::Name, 0) => Self::NameHead,
-            (Of::Name, index) => Self::ValueHead { is_authority: index == NAME_INDEX },
-            (Of::NameLength { .. }, 0) => Self::ValueHead { is_authority: false },
-            (Of::NameLength { is_coded }, left) => {
-                Self::Name { left, wanted: if is_coded { CODED_NAME } else { NAME }, matched: Some(0) }
+            (Of::Name { is_kept }, 0) => Self::NameHead { is_kept },
+            (Of::Name { is_kept }, index) => Self::named(table.is_authority(index), is_kept, table),
+            (Of::NameLength { is_kept, .. }, 0) => Self::named(false, is_kept, table),
+            (Of::NameLength { is_coded, is_kept }, left) => {
+                let wanted = if is_coded { CODED_NAME } else { NAME };
+                Self::Name { left, wanted, matched: Some(0), is_kept }
             }
             (Of::ValueLength { is_coded, is_authority }, left) => {
                 let change = match (is_authority, is_coded) {
@@ -137,6 +166,14 @@ impl Fields {
                 Self::Value { left, change }
             }
         }
+    }
+
+    /// Whose name it has is known; its value comes next.
+    fn named(is_authority: bool, is_kept: bool, table: &mut Kept) -> Self {
+        if is_kept {
+            table.keep(is_authority);
+        }
+        Self::ValueHead { is_authority }
     }
 }
 

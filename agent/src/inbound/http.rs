@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use super::admit::Guest;
 use super::app::{self, NoConnection};
 use super::listener::Port;
-use super::unanswered::Unanswered;
+use super::unanswered::{Unanswered, until_cut_as_http};
 use crate::connections::{Head, Passage, Role, Rules, Subject};
 use crate::decisions::{self, Outcome};
 use crate::mesh;
@@ -31,7 +31,7 @@ use crate::wire::exchange::Link;
 use crate::wire::headers::{self, CLIENT_CERTIFICATE, IDENTITY, OBS_TEXT, RequestHead, WHY_NO_OBS_TEXT};
 use crate::wire::http1::{self, SendError};
 use crate::wire::http2::{self, Multiplexed, MultiplexedPool};
-use crate::wire::meter::{Meter, until_cut};
+use crate::wire::meter::Meter;
 use crate::wire::origin::Origin;
 use crate::wire::prompt::PromptFrames;
 use crate::wire::serve::serve_until;
@@ -160,12 +160,8 @@ async fn handle(caller: Arc<Caller>, mut request: Request<Incoming>) -> Result<A
     let passage = Arc::new(passage);
     let unanswered = Unanswered::of(&request, caller.protocol());
     let mut exchange = pin!(pass_on(&caller, form, request, head, Arc::clone(&passage)));
-    if let Some(answer) = until_cut(&meter, exchange.as_mut()).await {
+    if let Some(answer) = until_cut_as_http(&meter, &caller.opaque, exchange.as_mut()).await? {
         return Ok(answer);
-    }
-    if caller.opaque.has_begun() {
-        // It was cut as it changed to another protocol. What comes on the connection from here on nobody has looked at.
-        return Err(BodyError::Cut);
     }
     let denial = unanswered.deny(form, &meter).await?;
     passage.answered(&denial);

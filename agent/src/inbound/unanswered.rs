@@ -1,6 +1,6 @@
 //! What the caller of a request is told that is cut before it was answered.
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -11,7 +11,8 @@ use hyper::body::{Body, Incoming};
 use crate::wire::answer::{self, Form};
 use crate::wire::body::{BodyError, ResponseBody};
 use crate::wire::headers::CLOSE;
-use crate::wire::meter::Meter;
+use crate::wire::meter::{Meter, until_cut};
+use crate::wire::strict::Opaque;
 
 /// How long an app over HTTP/2 that takes nothing may delay the end of a request.
 const PATIENCE: Duration = Duration::from_millis(50);
@@ -56,5 +57,41 @@ impl Unanswered {
             let _ = tokio::time::timeout(PATIENCE, until_sent).await;
         }
         Ok(denial)
+    }
+}
+
+/// Runs an exchange unless it is cut meanwhile; `None`: its caller can still be told so.
+///
+/// # Errors
+/// It was cut as it changed to another protocol. What comes on the connection from here on nobody has looked at.
+pub(super) async fn until_cut_as_http<T>(
+    meter: &Meter,
+    opaque: &Opaque,
+    exchange: impl Future<Output = T>,
+) -> Result<Option<T>, BodyError> {
+    match until_cut(meter, exchange).await {
+        None if opaque.has_begun() => Err(BodyError::Cut),
+        outcome => Ok(outcome),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_cut_as_it_changes_to_another_protocol_ends_with_its_connection() {
+        let (meter, opaque) = (Meter::default(), Opaque::default());
+        assert!(matches!(until_cut_as_http(&meter, &opaque, async { 1 }).await, Ok(Some(1))));
+        let cut = async { meter.cut() };
+        assert!(matches!(until_cut_as_http(&meter, &opaque, cut).await, Ok(None)), "it is told");
+
+        // The app's 101 has come, and nothing of it is sent yet.
+        let (meter, opaque) = (Meter::default(), Opaque::default());
+        let changing = async {
+            opaque.begin();
+            meter.cut();
+        };
+        assert!(matches!(until_cut_as_http(&meter, &opaque, changing).await, Err(BodyError::Cut)));
     }
 }

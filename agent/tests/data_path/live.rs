@@ -69,11 +69,7 @@ impl Pair {
         let request =
             b"GET /ws HTTP/1.1\r\nHost: orders\r\nConnection: Upgrade\r\nUpgrade: echo\r\nX-App: a\r\n\r\n";
         stream.write_all(request).await.unwrap();
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            head.push(tokio::time::timeout(PATIENCE, stream.read_u8()).await.unwrap().unwrap());
-        }
-        let head = String::from_utf8(head).unwrap();
+        let head = head_of(&mut stream).await;
         assert!(head.starts_with("HTTP/1.1 101") && head.contains("upgrade: echo"), "{head}");
         assert!(is_alive(&mut stream).await);
         stream
@@ -193,6 +189,46 @@ async fn a_new_view_cuts_requests_under_way() {
         pair.apply(NOTHING).await;
         let status = tokio::time::timeout(PATIENCE, tasks.join_next()).await.unwrap().unwrap().unwrap();
         assert_eq!(status, 403, "{protocol:?}");
+    }
+}
+
+/// The head of an answer.
+async fn head_of(stream: &mut (impl AsyncRead + Unpin)) -> String {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(tokio::time::timeout(PATIENCE, stream.read_u8()).await.unwrap().unwrap());
+    }
+    String::from_utf8(head).unwrap()
+}
+
+#[tokio::test]
+async fn the_denial_of_a_request_that_was_cut_ends_its_connection_only_where_some_of_it_is_to_come() {
+    for (content, is_whole) in [("hello", true), ("hel", false)] {
+        let pair = Pair::new(Protocol::Http, LONG).await;
+        let web = pair.world.identity(&pair.web.id, LONG);
+        let mut stream = tls(&web, &pair.orders.id, pair.inbound, &[b"http/1.1"]).await.unwrap();
+        let request = format!("POST /hang HTTP/1.1\r\nHost: orders\r\nContent-Length: 5\r\n\r\n{content}");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        stream.flush().await.unwrap();
+        let come = "hauberk_inbound_bytes_total{listener=\"8080\",direction=\"in\"}";
+        until("the content is on its way to the app", || pair.orders.figure(come) == content.len() as f64)
+            .await;
+        pair.apply(NOTHING).await;
+        let head = head_of(&mut stream).await.to_ascii_lowercase();
+        assert!(head.starts_with("http/1.1 403"), "{head}");
+        assert_eq!(head.contains("\r\nconnection: close\r\n"), !is_whole, "{content}: {head}");
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
+        let mut denial = vec![0; length.parse().unwrap()];
+        tokio::time::timeout(PATIENCE, stream.read_exact(&mut denial)).await.unwrap().unwrap();
+        if is_whole {
+            stream.write_all(b"GET /next HTTP/1.1\r\nHost: orders\r\n\r\n").await.unwrap();
+            stream.flush().await.unwrap();
+            assert!(head_of(&mut stream).await.starts_with("HTTP/1.1 403"), "the connection goes on");
+        } else {
+            let mut rest = Vec::new();
+            let _ = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest)).await.unwrap();
+            assert!(rest.is_empty(), "{}", String::from_utf8_lossy(&rest));
+        }
     }
 }
 
@@ -324,14 +360,13 @@ pub async fn advance(by: Duration) {
     tokio::time::resume();
 }
 
-/// What a connection shows after five minutes without a request.
-async fn after_five_minutes<S: AsyncRead + Unpin>(stream: &mut S) -> std::io::Result<Option<usize>> {
-    advance(Duration::from_secs(301)).await;
-    // Ends are noticed once a second; a connection that is kept shows nothing for as long.
-    match tokio::time::timeout(Duration::from_secs(3), stream.read(&mut [0])).await {
-        Ok(read) => read.map(Some),
-        Err(_) => Ok(None),
-    }
+/// A little more than the time without a request after which a connection is let go.
+const FIVE_MINUTES: Duration = Duration::from_secs(301);
+
+/// Whether a connection shows nothing after five minutes without a request. Ends are noticed once a second.
+async fn is_silent_after_five_minutes<S: AsyncRead + Unpin>(stream: &mut S) -> bool {
+    advance(FIVE_MINUTES).await;
+    tokio::time::timeout(Duration::from_secs(3), stream.read(&mut [0])).await.is_err()
 }
 
 #[tokio::test]
@@ -342,18 +377,16 @@ async fn a_peer_that_asks_nothing_for_long_is_let_go() {
     let mut silent = tls(&web, &pair.orders.id, pair.inbound, &[b"http/1.1"]).await.unwrap();
     let mut answered = tls(&web, &pair.orders.id, pair.inbound, &[b"http/1.1"]).await.unwrap();
     answered.write_all(b"HEAD / HTTP/1.1\r\nHost: orders\r\n\r\n").await.unwrap();
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        head.push(tokio::time::timeout(PATIENCE, answered.read_u8()).await.unwrap().unwrap());
-    }
+    head_of(&mut answered).await;
     let mut waiting = tls(&web, &pair.orders.id, pair.inbound, &[b"http/1.1"]).await.unwrap();
     waiting.write_all(b"GET /hang HTTP/1.1\r\nHost: orders\r\n\r\n").await.unwrap();
     let decided = "hauberk_inbound_requests_total{listener=\"8080\",verdict=\"allow\"}";
     until("both requests are decided", || pair.orders.figure(decided) == 2.0).await;
 
-    assert_eq!(after_five_minutes(&mut silent).await.unwrap(), Some(0));
+    advance(FIVE_MINUTES).await;
+    assert_eq!(tokio::time::timeout(PATIENCE, silent.read(&mut [0])).await.unwrap().unwrap(), 0);
     assert_eq!(tokio::time::timeout(PATIENCE, answered.read(&mut [0])).await.unwrap().unwrap(), 0);
-    assert_eq!(after_five_minutes(&mut waiting).await.unwrap(), None);
+    assert!(is_silent_after_five_minutes(&mut waiting).await);
     until("only one is left", || pair.orders.connections.len() == 1).await;
 }
 
@@ -379,11 +412,11 @@ async fn a_tunnel_on_which_nothing_is_asked_is_let_go() {
     };
     // Its preface has been read.
     until((SETTINGS, 1)).await.unwrap();
-    advance(Duration::from_secs(301)).await;
+    advance(FIVE_MINUTES).await;
     until((GOAWAY, 0)).await.unwrap();
     // It was asked to go and stays.
     assert_eq!(pair.orders.connections.len(), 1);
-    advance(Duration::from_secs(301)).await;
+    advance(FIVE_MINUTES).await;
     until((SETTINGS, 0)).await.unwrap_err();
     world::until("nobody is left", || pair.orders.connections.is_empty()).await;
 }
@@ -393,7 +426,7 @@ async fn a_tunnel_is_kept_for_the_next_stream() {
     let pair = Pair::new(Protocol::Tcp, LONG).await;
     drop(pair.stream().await);
     let mut stream = pair.stream().await;
-    assert_eq!(after_five_minutes(&mut stream).await.unwrap(), None);
+    assert!(is_silent_after_five_minutes(&mut stream).await);
     assert!(is_alive(&mut stream).await);
     assert_eq!(pair.orders.connections.len(), 1);
 }

@@ -262,6 +262,10 @@ fn a_token_is_looked_for_where_its_issuer_puts_it_and_stands_there_alone() {
         assert_eq!(see(&[("authorization", hidden)]), "user_token_malformed", "{hidden:?}");
         let with_own = format!("Bearer {own}, {hidden}");
         assert_eq!(see(&[("authorization", &with_own)]), "user_token_malformed", "{with_own:?}");
+        assert_eq!(see(&[("x-edge-token", hidden)]), "user_token_malformed", "{hidden:?}");
+        for with_other in [format!("Bearer {other}, {hidden}"), format!("{other}, {hidden}")] {
+            assert_eq!(see(&[("x-edge-token", &with_other)]), "user_token_malformed", "{with_other:?}");
+        }
     }
     assert_eq!(see(&[("authorization", "Basic Zm9yYmVhcmVyczpiZWFyZXI=")]), "nobody");
     assert_eq!(see(&[("x.edge.token", &other)]), "edge/alice", "or so");

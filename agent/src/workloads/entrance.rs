@@ -133,3 +133,80 @@ impl SpiffeWorkloadApi for Entrance {
         verified.map(Response::new)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+    use futures_util::future::BoxFuture;
+    use hauberk_proto::agent::v1 as pb;
+    use hauberk_proto::refusal;
+    use tokio::task::JoinSet;
+    use tokio::time::{Instant, sleep};
+    use tonic::Code;
+
+    use super::super::api::PATIENCE;
+    use super::super::client::{Client, connect, marked};
+    use super::super::places::Places;
+    use super::super::serve::serve;
+    use super::super::socket::ApiSocket;
+    use super::super::testing::{Served, worker};
+    use super::*;
+
+    /// Every call that there is, begun by a program that means it or not; of streams the beginning.
+    fn calls(client: &Client, is_meant: bool) -> Vec<(&'static str, BoxFuture<'static, Result<(), Status>>)> {
+        fn of<T>(message: T, is_meant: bool) -> Request<T> {
+            if is_meant { marked(message) } else { Request::new(message) }
+        }
+        let clients: [_; 5] = std::array::from_fn(|_| client.clone());
+        let [mut svids, mut bundles, mut key_sets, mut tokens, mut verified] = clients;
+        let token = JwtsvidRequest { audience: vec!["db".to_owned()], spiffe_id: String::new() };
+        let validate = ValidateJwtsvidRequest { audience: "db".to_owned(), svid: "a.b.c".to_owned() };
+        vec![
+            ("svids", async move { svids.fetch_x509svid(of(X509svidRequest {}, is_meant)).await.map(drop) }.boxed()),
+            (
+                "bundles",
+                async move { bundles.fetch_x509_bundles(of(X509BundlesRequest {}, is_meant)).await.map(drop) }.boxed(),
+            ),
+            (
+                "key sets",
+                async move { key_sets.fetch_jwt_bundles(of(JwtBundlesRequest {}, is_meant)).await.map(drop) }.boxed(),
+            ),
+            ("a token", async move { tokens.fetch_jwtsvid(of(token, is_meant)).await.map(drop) }.boxed()),
+            ("is it good", async move { verified.validate_jwtsvid(of(validate, is_meant)).await.map(drop) }.boxed()),
+        ]
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn every_call_waits_until_the_agent_is_somebody_and_none_that_is_not_meant() {
+        let served = Served::new();
+        served.board.take_entries(pb::WorkloadEntries { entries: vec![worker()] });
+        served.front.close();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("api.sock");
+        let mut tasks = JoinSet::new();
+        tasks.spawn(serve(ApiSocket::bind(&path).unwrap(), Places::new(64), Arc::clone(&served.front)));
+        let client = connect(path.to_str().unwrap()).await.unwrap();
+        let is_nobody = |status: &Status| refusal::reason(status).as_deref() == Some(refusal::NOT_JOINED);
+
+        for (what, call) in calls(&client, false) {
+            let since = Instant::now();
+            assert_eq!(call.await.unwrap_err().code(), Code::InvalidArgument, "{what}");
+            assert!(since.elapsed() < PATIENCE, "{what} is refused at once");
+        }
+        for (what, call) in calls(&client, true) {
+            let since = Instant::now();
+            let refused = call.await.unwrap_err();
+            assert!(is_nobody(&refused) && since.elapsed() >= PATIENCE, "{what}: {refused}");
+        }
+        for (what, call) in calls(&client, true) {
+            served.front.close();
+            // Once it waits, and nothing else is left to do.
+            let joining = async {
+                sleep(PATIENCE / 2).await;
+                served.front.open(Arc::clone(&served.shared));
+            };
+            let (answered, ()) = tokio::join!(call, joining);
+            assert!(!answered.is_err_and(|status| is_nobody(&status)), "{what}");
+        }
+    }
+}

@@ -93,6 +93,8 @@ pub enum Reason {
     UserIssuerNotTaken,
     /// The caller's identity is one that never calls services, such as an admin's.
     NotAPrincipal,
+    /// The mesh follows no such trust domain, or has no bundle of it: agents end the handshake.
+    TrustDomainNotFederated,
     /// The node has no such port.
     NoSuchPort,
     /// A stream on a port for requests, a request on a port for streams, or no gRPC call on a gRPC port.
@@ -119,6 +121,7 @@ impl Reason {
             Self::UserMissing => "user_missing",
             Self::UserIssuerNotTaken => "user_token_issuer_not_taken",
             Self::NotAPrincipal => "not_a_principal",
+            Self::TrustDomainNotFederated => "trust_domain_not_federated",
             Self::NoSuchPort => "no_such_port",
             Self::WrongProtocol => "wrong_protocol",
             Self::UndeclaredRoute => "undeclared_route",
@@ -128,7 +131,7 @@ impl Reason {
 
     /// The reason with a stable name, where it is one.
     pub fn parse(name: &str) -> Option<Self> {
-        const ALL: [Reason; 16] = [
+        const ALL: [Reason; 17] = [
             Reason::Permitted,
             Reason::AuditDefaultAllow,
             Reason::Forbidden,
@@ -141,6 +144,7 @@ impl Reason {
             Reason::UserMissing,
             Reason::UserIssuerNotTaken,
             Reason::NotAPrincipal,
+            Reason::TrustDomainNotFederated,
             Reason::NoSuchPort,
             Reason::WrongProtocol,
             Reason::UndeclaredRoute,
@@ -161,6 +165,7 @@ impl Reason {
             Self::UserMissing
             | Self::UserIssuerNotTaken
             | Self::NotAPrincipal
+            | Self::TrustDomainNotFederated
             | Self::NoSuchPort
             | Self::WrongProtocol
             | Self::UndeclaredRoute

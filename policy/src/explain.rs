@@ -50,7 +50,7 @@ pub struct Explanation {
     /// The permits that lack nothing but a user, where there is none. A grant would let it through for all, and is not
     /// suggested then.
     pub for_users: Vec<Arc<str>>,
-    /// The other permits whose scope admits this, and whose condition on more than method and path did not hold. A
+    /// The other permits whose scope admits this, and that fail of conditions on more than method and path alone. A
     /// grant lets it through whatever they ask for.
     pub conditional: Vec<Arc<str>>,
 }
@@ -74,6 +74,8 @@ pub struct PolicyNote {
     pub mismatches: Vec<Mismatch>,
     /// Nothing of it failed but conditions on the user that it is made for.
     pub lacks_user: bool,
+    /// One of its conditions that did not hold asks of nothing beyond method and path: it is for other requests.
+    pub is_for_others: bool,
     /// Why its conditions could not be evaluated, if so.
     pub error: Option<String>,
 }
@@ -312,6 +314,7 @@ impl Case<'_> {
         };
         let conditions = policy.ok().flatten().map_or_else(Vec::new, |policy| conditions(&policy));
         let mut lacks_user = is_in_scope && error.is_none();
+        let mut is_for_others = false;
         for condition in conditions {
             match self.holds(&condition, request.as_ref()) {
                 Ok(true) => {}
@@ -320,6 +323,7 @@ impl Case<'_> {
                 // By itself a condition may well not make sense.
                 Ok(false) | Err(_) => {
                     lacks_user &= near::is_of_users_alone(&condition);
+                    is_for_others |= !near::asks_beyond_path_and_method(&condition);
                     mismatches.push(failed(&condition, request.as_ref(), &self.entities));
                 }
             }
@@ -327,7 +331,18 @@ impl Case<'_> {
         let effect = if compiled.permits { Effect::Allow } else { Effect::Deny };
         let (name, mode) = (compiled.name.clone(), compiled.mode);
         lacks_user &= !mismatches.is_empty();
-        PolicyNote { name, effect, mode, principal, action, resource, mismatches, lacks_user, error }
+        PolicyNote {
+            name,
+            effect,
+            mode,
+            principal,
+            action,
+            resource,
+            mismatches,
+            lacks_user,
+            is_for_others,
+            error,
+        }
     }
 
     fn request(&self) -> Option<Request> {

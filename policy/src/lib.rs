@@ -73,7 +73,7 @@ pub use overlap::{Groups, Overlap, overlaps};
 pub use path::{AmbiguousPath, CanonicalPath, EscapedSlashes};
 pub use pattern::PathPattern;
 pub use reads::{Fact, FactSet};
-pub use replay::{Issuers, RecordedCall, RecordedFlow, Replay, Replayed, Undecidable, Vouching};
+pub use replay::{Bundle, Issuers, RecordedCall, RecordedFlow, Replay, Replayed, Undecidable, Vouching};
 pub use route::{RouteTemplate, RouteTemplateError, UNDECLARED};
 pub use scope::{
     Authorization, DeclaredRoute, MethodAccess, NodeLabel, NodeScope, ObsText, Place, PortScope, Protocol,

@@ -28,7 +28,8 @@ use said::{Said, depends_on_call, tell_of};
 
 pub use recorded::{RecordedCall, RecordedFlow};
 pub use undecidable::Undecidable;
-pub use vouching::{Issuers, Vouching};
+pub use vouching::{Bundle, Issuers, Vouching};
+use vouching::{Doubt, not_federated};
 
 /// What becomes of recorded calls.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -200,7 +201,11 @@ impl<'a> Pair<'a> {
             return None;
         }
         let is_told = match places {
-            [places] => self.is_at(*places, &flow.route) && self.doubts(flow).is_none(),
+            // Where the draft refuses, what is in force alone is asked.
+            [places] => {
+                let is_vague = matches!(self.doubts(flow), Some(Doubt::Perhaps(_)));
+                self.is_at(*places, &flow.route) && !is_vague
+            }
             _ => false,
         };
         is_told.then(|| Arc::clone(&flow.outcomes))
@@ -230,7 +235,7 @@ impl Known {
     ) -> Result<Said, Undecidable> {
         let doubts = engines.doubts(flow);
         let sure = |now: Decision, draft: Decision| match doubts {
-            Some(why) if draft.is_allowed() => Err(why),
+            Some(Doubt::Perhaps(why)) if draft.is_allowed() => Err(why),
             _ => Ok(Said::Each(now, draft)),
         };
         let cell = self.cell_of(engines, places, flow);
@@ -247,7 +252,11 @@ impl Known {
         let decide = |engine: &Engine, memo: &mut CallerMemo| {
             call.with(flow, escaped(engine, flow.port), |attempt| call.decide(memo, flow.port, attempt))
         };
-        let (now, draft) = (decide(engines.now, now), decide(engines.draft, draft));
+        let now = decide(engines.now, now);
+        let draft = match doubts {
+            Some(Doubt::Refused) => now.is_some().then(|| Ok(not_federated())),
+            Some(Doubt::Perhaps(_)) | None => decide(engines.draft, draft),
+        };
         if now.is_none() && draft.is_none() {
             return Err(Undecidable::Unreadable);
         }
@@ -297,6 +306,9 @@ impl Known {
             let Some(now) = Side::of(engines.now, principal, flow.port, places.now) else {
                 return Cell::Open;
             };
+            if engines.is_refused(&flow.caller) {
+                return refused(&now, flow.action);
+            }
             let Some(draft) = Side::of(engines.draft, draft_principal, flow.port, places.draft) else {
                 return Cell::Open;
             };
@@ -328,6 +340,15 @@ impl Known {
         };
         self.cells.entry((places, flow.action)).or_insert_with(find).clone()
     }
+}
+
+/// What is known of calls that the draft refuses, whatever its policies say.
+fn refused(now: &Side<'_>, action: Action) -> Cell {
+    // What is two things at once is decided as a whole, and of users nothing is recorded.
+    let is_sure =
+        |decision: &Decision| action != Action::Upgrade && !(now.is_for_users() && decision.is_allowed());
+    let settled = now.settled(action).filter(is_sure);
+    settled.map_or(Cell::Open, |now| Cell::Settled(Arc::new((now, not_federated()))))
 }
 
 impl Cell {

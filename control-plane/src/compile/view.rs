@@ -1,5 +1,7 @@
 //! Where resources become views: what the agents of a node, and the callers of a service, are to know.
 
+mod followed;
+
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,10 +1,12 @@
 //! Engines that enforce, without policies in mode audit: these change nothing that is let through, and would make what
 //! they read seem to matter.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use hauberk_identity::{Name, NodeName};
-use hauberk_policy::{CompileError, Engine, Issuers, Mode, NodeScope, PolicySlice, PortScope, Vouching};
+use hauberk_identity::{Name, NodeName, TrustDomain};
+use hauberk_policy::{
+    Bundle, CompileError, Engine, Issuers, Mode, NodeScope, PolicySlice, PortScope, Vouching,
+};
 use hauberk_proto::convert::{External, FederatedBundle, JwtIssuer, NodeView};
 
 use crate::compile::view::MeshViews;
@@ -17,6 +19,8 @@ pub(super) struct Enforced {
     policies: PolicySlice,
     issuers: Vec<JwtIssuer>,
     federated: Vec<FederatedBundle>,
+    /// The trust domains that are followed, with a bundle or without.
+    followed: BTreeSet<TrustDomain>,
     /// What is called, where that is outside.
     external: Option<External>,
 }
@@ -67,14 +71,17 @@ pub(super) fn calls_of(views: &MeshViews<'_>, external: &Name) -> Result<Option<
 /// What a node enforces.
 pub(super) fn of_node(views: &MeshViews<'_>, node: &VirtualNode, name: &NodeName) -> Enforced {
     let NodeView { scope, policies, issuers, federated, .. } = views.node(name, node);
-    Enforced { scope, policies: deciding(policies), issuers, federated, external: None }
+    let followed = views.followed();
+    Enforced { scope, policies: deciding(policies), issuers, federated, followed, external: None }
 }
 
 /// What is enforced where an external service is called.
 pub(super) fn of_external(views: &MeshViews<'_>, external: &Name) -> Option<Enforced> {
     let (external, scope, policies) = views.external(external)?;
     let (policies, external) = (deciding(policies), Some(external.clone()));
-    Some(Enforced { scope, policies, issuers: views.issuers(), federated: Vec::new(), external })
+    // Who leaves the mesh is one of ours.
+    let (issuers, federated, followed) = (views.issuers(), Vec::new(), BTreeSet::new());
+    Some(Enforced { scope, policies, issuers, federated, followed, external })
 }
 
 impl Enforced {
@@ -115,11 +122,23 @@ fn vouching(now: &Enforced, draft: &Enforced) -> Vouching {
     } else {
         Issuers::Other
     };
-    let (now, draft) = (&now.federated, &draft.federated);
-    let others = now.iter().filter(|own| !draft.contains(own));
-    let others = others.chain(draft.iter().filter(|own| !now.contains(own)));
-    let other_bundles = others.map(|bundle| bundle.trust_domain.clone()).collect();
+    let other_bundles = other_bundles(now, draft);
     Vouching { issuers, other_bundles, reaches_less, token_fields, not_called: BTreeSet::new() }
+}
+
+/// The trust domains of which one side has another bundle, or none. That a draft has none says nothing of what will be
+/// fetched: whether somebody is followed at all, resources say.
+fn other_bundles(now: &Enforced, draft: &Enforced) -> BTreeMap<TrustDomain, Bundle> {
+    let differing = |own: &Enforced, other: &Enforced| {
+        let own = own.federated.iter().filter(|bundle| !other.federated.contains(bundle));
+        own.map(|bundle| bundle.trust_domain.clone()).collect::<BTreeSet<_>>()
+    };
+    let others = differing(now, draft).into_iter().chain(differing(draft, now));
+    let becomes = |domain: TrustDomain| {
+        let bundle = if draft.followed.contains(&domain) { Bundle::Other } else { Bundle::Gone };
+        (domain, bundle)
+    };
+    others.map(becomes).collect()
 }
 
 /// Whether all that is reached as `former` is reached so as `other`.

@@ -611,3 +611,71 @@ fn labels_roles_and_data_classes_that_conditions_ask_for_are_named_where_they_ar
     // Who and what a permit is for, the suggestion says more narrowly.
     assert_eq!(of("principal in Role::\"clerks\"", ""), [of_route]);
 }
+
+#[test]
+fn whose_trust_domain_is_followed_no_longer_is_surely_denied() {
+    use hauberk_identity::{Serial, UnixMillis, Validity};
+    use hauberk_proto::mesh::v1::{FederatedTrustDomainSpec, Resource, resource::Spec};
+    use hauberk_tls::jwt::JwtBundle;
+    use hauberk_tls::{RootAuthority, SpiffeBundle, TrustBundle, bundle_document};
+
+    use crate::registry::{Stored, Version};
+    use crate::resources::testing::{partner, resource};
+    use crate::resources::{FetchedBundle, ResourceKey};
+
+    let domain = TrustDomain::parse("partner.example").unwrap();
+    let (partner_name, shop_name) = (Name::parse("partner.example").unwrap(), Name::parse("shop").unwrap());
+    let key = ResourceKey::federated_trust_domain(shop_name, partner_name.clone());
+    let bundle = |serial: u8| {
+        let validity = Validity::new(UnixMillis(0), UnixMillis::from_secs(4_000_000_000)).unwrap();
+        let root = RootAuthority::create(&domain, validity, Serial::from_random([serial; 16])).unwrap();
+        let roots = TrustBundle::new(domain.clone(), [root.certificate().clone()]).unwrap();
+        bundle_document(&roots, &JwtBundle::new(domain.clone(), []).unwrap(), Some(1), None)
+    };
+    let followed = |change: &dyn Fn(&mut FederatedTrustDomainSpec)| -> Resource {
+        let Some(Spec::FederatedTrustDomain(mut spec)) = partner().spec else { panic!("it is one") };
+        change(&mut spec);
+        resource("shop", "partner.example", Spec::FederatedTrustDomain(spec))
+    };
+    let with_bundle = |text: String| followed(&|spec| spec.trust_domain_bundle.clone_from(&text));
+    let elsewhere =
+        followed(&|spec| spec.bundle_endpoint_url = "https://elsewhere.partner.example/".to_owned());
+    let mut resources = shop();
+    resources.push(policy(
+        "members",
+        "permit(principal is Workload, action == Action::\"GET\", resource in Service::\"orders\");",
+    ));
+    let catalog =
+        |followed: &Resource| catalog_of(&[&resources[..], std::slice::from_ref(followed)].concat());
+    let mut flow = (*seen("web", "GET", ALLOW, &[("/orders/1", 4)])).clone();
+    flow.caller = "spiffe://partner.example/billing".to_owned();
+    let records = records(vec![Arc::new(flow), seen("web", "GET", ALLOW, &[("/orders/1", 5)])]);
+    let told = |before: &Catalog, after: &Catalog| {
+        let found = simulate(&trust_domain(), before, after, &records).unwrap();
+        let reasons: Vec<_> = found.flips.iter().map(|flip| flip.reason).collect();
+        ((found.denied.decisions, found.undecidable.decisions, found.allowed.decisions), reasons)
+    };
+    let (denied, unknown) = (vec!["trust_domain_not_federated"], vec!["bundle_changes"]);
+
+    let own = with_bundle(bundle(1));
+    let before = catalog(&own);
+    let mut without = before.clone();
+    without.remove(&key);
+    assert_eq!(told(&before, &without), ((4, 0, 0), denied));
+    let admitted =
+        |draft: &Resource| try_admit(&before, std::slice::from_ref(draft), EVERYTHING).unwrap().after;
+    assert_eq!(told(&before, &admitted(&own)), ((0, 0, 0), vec![]));
+    assert_eq!(told(&before, &admitted(&with_bundle(bundle(2)))), ((0, 4, 0), unknown.clone()));
+    // One that comes lets in whom it lets in.
+    assert_eq!(told(&without, &before), ((0, 4, 0), unknown.clone()));
+
+    // What was fetched counts no longer once the endpoint is another: a bundle from there is still to come.
+    let mut before = catalog(&partner());
+    let entry = before.mesh("shop").unwrap().of_kind(Kind::FederatedTrustDomain)[&partner_name].clone();
+    let fetched = SpiffeBundle::parse(&domain, bundle(3).as_bytes()).unwrap();
+    let fetched = FetchedBundle::new(&entry, None, fetched, UnixMillis(NOW)).unwrap();
+    let stored = Stored { version: Version(1), value: fetched.to_bytes(&key).unwrap() };
+    before.write_fetched(&FetchedBundle::store_key(&key), Some(&stored));
+    let after = try_admit(&before, &[elsewhere], EVERYTHING).unwrap().after;
+    assert_eq!(told(&before, &after), ((0, 4, 0), unknown));
+}

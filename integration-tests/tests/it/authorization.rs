@@ -162,6 +162,9 @@ fn explain_tells_the_nearest_policy_and_the_field_that_differed() {
         mesh.hauberk(&["allow", "web", "orders", "--methods", "DELETE", "--path", "/orders/8", "--wait"]);
     let told = told.ok().stderr;
     assert!(told.contains("still denied: web → orders:") && told.contains("keep-8 forbids it"), "{told}");
+    // A gRPC port has no method `/`: what is asked about instead of everything is not told as if it had been granted.
+    let everything = mesh.hauberk(&["allow", "web", "orders-rpc"]).ok().stderr;
+    assert!(!everything.contains("still denied"), "{everything}");
     let response = request(web.outbound(), "DELETE /orders/8 HTTP/1.1\r\nhost: orders\r\n\r\n").unwrap();
     let told = mesh.hauberk(&["explain", &denial(&response)]).ok().stdout;
     assert!(told.contains("No permit lifts a forbid: change or delete keep-8"), "{told}");

@@ -186,6 +186,19 @@ async fn a_workload_of_another_trust_domain_does_what_a_rule_permits_and_nothing
     let (svid, key) = dial::join(&mesh, "web").await;
     assert_eq!(status(&Foreigner::with(&svid, &key), &orders).await, "200");
 
+    // That they are followed no longer is told as sure before it is done.
+    for (command, why) in [
+        (&["delete", "federatedtrustdomain", "partner.test", "--dry-run"][..], "followed no longer"),
+        (&["simulate", "--delete", "federatedtrustdomain/partner.test"], "followed no longer"),
+        (&["policy", "diff", "--delete", "federatedtrustdomain/partner.test"], "no keys of its trust domain"),
+    ] {
+        let told = eventually("what they have called is recorded", PATIENCE, || {
+            let told = mesh.hauberk(command);
+            told.stdout.contains(PAYMENTS).then_some(told)
+        });
+        assert!(told.code == 1 && told.stdout.contains(why), "{told:?}");
+    }
+
     // What is open is cut when they are followed no longer.
     let mut open = renewed.connect(orders.inbound(8080), HTTP1).await.unwrap();
     open.write_all(b"GET / HTTP/1.1\r\nhost: orders\r\n\r\n").await.unwrap();

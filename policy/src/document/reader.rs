@@ -165,18 +165,33 @@ impl Reader<'_> {
         policies.sort_by_key(|policy| ordinal(policy.id()));
         let mut statements = Vec::with_capacity(policies.len());
         let mut references = Vec::new();
-        let mut places: HashMap<String, usize> = HashMap::new();
+        // Cedar's own samples write sentences there: those stay in the text, and name nothing.
+        let written = policies
+            .iter()
+            .map(|policy| policy.annotation("id").filter(|id| Name::parse(id).is_ok()).map(str::to_owned));
+        let written: Vec<Option<String>> = written.collect();
+        // Where each stands, and whether it is written there.
+        let mut places: HashMap<String, (usize, bool)> = HashMap::new();
         for (index, policy) in policies.iter().enumerate() {
             let extent = self.extent_of(policy.id());
             self.check_reach(policy, mode, extent);
-            // Cedar's own samples write sentences there: those stay in the text, and name nothing.
-            let id = policy.annotation("id").filter(|id| Name::parse(id).is_ok());
-            let id = id.map_or_else(|| (index + 1).to_string(), str::to_owned);
-            if let Some(first) = places.insert(id.clone(), extent.start) {
+            let own = written.get(index).cloned().flatten();
+            let is_written = own.is_some();
+            let mut id = own.unwrap_or_else(|| (index + 1).to_string());
+            if let Some((first, is_first_written)) = places.get(&id).copied() {
                 let (line, _) = line_and_column(self.text, first);
                 let place = self.place_of(extent, "@id");
-                self.report(place.0, place.1, format!("the id {id:?} is already that of line {line}"), None);
+                // Earlier releases took sentences for ids: what they admitted did not collide then.
+                let grade = if is_written && is_first_written { Grade::Mistake } else { Grade::Untidy };
+                let message = format!("the id {id:?} is already that of line {line}");
+                self.report_as(grade, place.0, place.1, message, None);
+                let mut others = (policies.len() + 1..).map(|number| number.to_string());
+                let is_free = |other: &String| {
+                    !places.contains_key(other) && !written.iter().flatten().any(|id| id == other)
+                };
+                id = others.find(is_free).unwrap_or(id);
             }
+            places.insert(id.clone(), (extent.start, is_written));
             let name = if policies.len() == 1 { document.to_owned() } else { format!("{document}/{id}") };
             match qualify(policy, names) {
                 Ok(qualified) => {

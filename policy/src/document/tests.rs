@@ -513,6 +513,11 @@ fn a_stored_text_stands_whatever_only_new_ones_are_refused_for() {
         asking("false"),
     ];
     texts.push(format!("{} //{}", asking("true"), "x".repeat(MAX_TEXT_LEN)));
+    texts.push(format!(
+        "@id(\"2\") {}\n@id(\"no name\") {}",
+        asking("true"),
+        asking("context.path == \"/\"")
+    ));
     for text in texts {
         let what = text.chars().take(120).collect::<String>();
         let refused = parse(&text).expect_err(&what);
@@ -529,6 +534,23 @@ fn a_stored_text_stands_whatever_only_new_ones_are_refused_for() {
     }
     let good = asking("context.path == \"/a\"");
     assert_eq!(stored(&good).unwrap().outdated(), []);
+}
+
+#[test]
+fn statements_of_a_stored_text_have_names_of_their_own() {
+    let names = |text: &str| {
+        let document = stored(text).unwrap();
+        document.statements().iter().map(|statement| statement.name.clone()).collect::<Vec<_>>()
+    };
+    let forbid = "forbid(principal, action, resource);";
+    let of = |ids: [&str; 3]| names(&ids.map(|id| format!("@id(\"{id}\") {forbid}")).join("\n"));
+    assert_eq!(of(["a", "no name", "c"]), ["p/a", "p/2", "p/c"]);
+    assert_eq!(
+        of(["2", "no name", "4"]),
+        ["p/2", "p/5", "p/4"],
+        "neither what is written nor what was given"
+    );
+    assert_eq!(of(["no name", "1", "no other"]), ["p/1", "p/4", "p/3"]);
 }
 
 #[test]

@@ -11,12 +11,13 @@ use crate::document::Mode;
 use crate::reads::Reads;
 use crate::user::OnBehalfOf;
 
-/// The permits whose scope admits what was asked, but one of whose conditions did not hold.
+/// The permits whose scope admits what was asked, and that did not apply for what they ask beyond method and path. One for
+/// other paths lacks more than that.
 #[derive(Default)]
 pub(super) struct Near {
     /// Those that lack nothing but a user, where there is none.
     pub(super) for_users: Vec<Arc<str>>,
-    /// The others that read more than method and path.
+    /// The others.
     pub(super) conditional: Vec<Arc<str>>,
     /// One of them reads the user: what is open by a user's grace should not be to everybody.
     pub(super) is_for_users: bool,
@@ -34,12 +35,10 @@ impl Near {
             Attempt::Stream => false,
         };
         for (compiled, note) in met {
-            let reads = &compiled.reads;
-            let is_beyond = reads.facts.are_beyond_path_and_method() || !reads.labels.is_empty();
-            if !note.is_near() || !is_beyond {
+            if !note.is_near() {
                 continue;
             }
-            near.is_for_users |= reads.facts.are_of_users();
+            near.is_for_users |= compiled.reads.facts.are_of_users();
             let lacks_user = note.lacks_user && !has_user;
             let named = if lacks_user { &mut near.for_users } else { &mut near.conditional };
             named.push(Arc::clone(&note.name));
@@ -62,12 +61,18 @@ impl PolicyNote {
         (self.error.is_none(), outside, self.mismatches.len())
     }
 
-    /// Whether it would have permitted it but for its conditions.
+    /// Whether it would have permitted it but for conditions on more than method and path.
     fn is_near(&self) -> bool {
         let is_admitted = self.principal && self.action && self.resource;
         let is_permit = self.effect == Effect::Allow && self.mode == Mode::Enforce;
-        is_permit && is_admitted && self.error.is_none() && !self.mismatches.is_empty()
+        is_permit && is_admitted && self.error.is_none() && !self.mismatches.is_empty() && !self.is_for_others
     }
+}
+
+/// Whether a condition reads more than method and path, of the request or of labels.
+pub(super) fn asks_beyond_path_and_method(condition: &Value) -> bool {
+    let reads = Reads::of(condition);
+    reads.facts.are_beyond_path_and_method() || !reads.labels.is_empty()
 }
 
 /// Whether a condition reads the user that it is made for, and nothing else that may be otherwise.

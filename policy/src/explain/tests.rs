@@ -375,3 +375,34 @@ fn what_lacks_is_told_of_permits_that_could_let_it_through() {
     assert_eq!(of("PUT", &red, nobody.clone()), told("p3", "p3", "", false));
     assert_eq!(of("PUT", &[], nobody), told("p3", "", "p3", false), "a user alone would not do");
 }
+
+#[test]
+fn a_permit_for_other_paths_does_not_lack_its_condition() {
+    let blue =
+        "context.headers.hasTag(\"x-tenant\") && context.headers.getTag(\"x-tenant\").contains(\"blue\")";
+    let permit = |conditions: &str| {
+        format!("permit(principal == Node::\"web\", action == Action::\"GET\", resource) {conditions};")
+    };
+    let at_orders = "context.path like \"/orders/*\"";
+    let engine = engine(&[
+        &permit(&format!("when {{ {at_orders} && {blue} }}")),
+        &permit(&format!("when {{ {blue} }} unless {{ context.path like \"/admin*\" }}")),
+        &permit(&format!("when {{ context.path == \"/never\" || {blue} }}")),
+        &permit(&format!("when {{ {at_orders} && context has user }}")),
+    ]);
+    let of = |path: &str, tenant: &[u8]| {
+        let path = CanonicalPath::parse("GET", path).unwrap();
+        let wanted = engine.wanted(8080).cloned().unwrap_or_default();
+        let gathered = wanted.gather("orders.shop", [("x-tenant", tenant)]).made_for(OnBehalfOf::Nobody);
+        let attempt = Attempt::Request { method: "GET", path: &path, upgrade: false, gathered: &gathered };
+        let found = engine.explain(&question(&peer("web"), 8080, attempt));
+        assert_eq!(found.decision.reason, Reason::NoPolicyMatched);
+        (found.conditional.join(","), found.for_users.join(","), found.suggestion.is_some())
+    };
+    let told = |conditional: &str, for_users: &str, is_suggested| {
+        (conditional.to_owned(), for_users.to_owned(), is_suggested)
+    };
+    assert_eq!(of("/orders/1", b"red"), told("p0,p1,p2", "p3", false));
+    // Whatever its tenant is: those of `/orders/*` and beside `/admin` permit nothing there, and ask no user of it.
+    assert_eq!(of("/admin", b"red"), told("p2", "", true));
+}

@@ -2,10 +2,9 @@ mod others;
 mod outcomes;
 mod paths;
 mod slashes;
+mod trust_domains;
 
 use std::collections::BTreeSet;
-
-use hauberk_identity::TrustDomain;
 
 use super::compare::Side;
 use super::*;
@@ -492,22 +491,6 @@ fn what_agents_reach_or_gather_no_longer_decides_before_policies_do() {
     let by_tenant = "permit(principal == Node::\"web\", action in Action::\"http\", resource) when { context.headers.hasTag(\"x-tenant\") };";
     assert_eq!(told_where(&hidden, &engines(&[ALL, by_tenant], &[ALL, by_tenant]), &get), unknown);
     assert_eq!(told_where(&hidden, &engines(&[ALL], &[ALL]), &get), [], "nobody reads it");
-}
-
-#[test]
-fn who_vouches_for_callers_of_another_trust_domain_decides_before_policies_do() {
-    let partner = TrustDomain::parse("partner.example").unwrap();
-    let vouching = Vouching { other_bundles: BTreeSet::from([partner]), ..Vouching::default() };
-    let permits = "permit(principal is Workload, action, resource);";
-    let both = engines(&[ALL, permits], &[ALL, permits]);
-    let of = |caller: Caller| {
-        let get = RecordedFlow { caller, ..flow("web", vec![call("GET", "/orders/1", 3)], 2) };
-        told_where(&vouching, &both, &get)
-    };
-    let unknown = [("facts_not_recorded".to_owned(), 3), ("facts_not_recorded".to_owned(), 2)];
-    assert_eq!(of(foreign("spiffe://partner.example/billing")), unknown);
-    assert_eq!(of(foreign("spiffe://other.example/billing")), []);
-    assert_eq!(of(peer("web")), []);
 }
 
 #[test]

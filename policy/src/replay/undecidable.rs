@@ -4,7 +4,7 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Undecidable {
     /// A policy reads something, such as a header field, that was not recorded, since no policy read it then; or it
-    /// depends on users, of whom nothing is recorded, or on who vouches for whom.
+    /// depends on users, of whom nothing is recorded, or on who vouches for them.
     FactsNotRecorded,
     /// A policy reads the time or the certificate's age, which are recorded of the latest call alone.
     DependsOnTime,
@@ -20,6 +20,8 @@ pub enum Undecidable {
     ListenerChanges,
     /// Who called would be somebody else, or nobody: what gave the identity is gone, or gives it to others.
     CallerChanges,
+    /// The caller's trust domain is verified by another bundle, or by one that is still to be fetched.
+    BundleChanges,
 }
 
 impl Undecidable {
@@ -34,6 +36,7 @@ impl Undecidable {
             Self::NotCalled => "no_longer_called",
             Self::ListenerChanges => "listener_changes",
             Self::CallerChanges => "caller_changes",
+            Self::BundleChanges => "bundle_changes",
         }
     }
 }

@@ -6,8 +6,18 @@ use crate::agent::v1 as wire;
 
 /// The message for how one policy met a question.
 pub fn encode_policy_note(note: &PolicyNote) -> wire::PolicyTrace {
-    let PolicyNote { name, effect, mode, principal, action, resource, mismatches, lacks_user: _, error } =
-        note;
+    let PolicyNote {
+        name,
+        effect,
+        mode,
+        principal,
+        action,
+        resource,
+        mismatches,
+        lacks_user: _,
+        is_for_others: _,
+        error,
+    } = note;
     let is_scope = |mismatch: &Mismatch| matches!(&*mismatch.field, "principal" | "action" | "resource");
     let differences = mismatches.iter().map(Mismatch::to_string).chain(error.clone());
     wire::PolicyTrace {
@@ -86,6 +96,7 @@ pub fn asks_policies(reason: &str) -> bool {
             Reason::AmbiguousPath
                 | Reason::NoSuchPort
                 | Reason::NotAPrincipal
+                | Reason::TrustDomainNotFederated
                 | Reason::UndeclaredRoute
                 | Reason::UserIssuerNotTaken
                 | Reason::UserMissing

@@ -1,7 +1,7 @@
 //! Callers whom agents turn away before they ask policies, whatever these say.
 
 use hauberk_identity::SpiffeId;
-use hauberk_policy::{Caller, Origin};
+use hauberk_policy::{Caller, Origin, Reason};
 use hauberk_proto::admin::v1::{CheckResponse, Outlook, Prospect};
 use hauberk_proto::agent::v1::{NoPolicies, Verdict};
 
@@ -78,7 +78,7 @@ impl TurnedAway {
     pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Anonymous => "anonymous_not_taken",
-            Self::Unfederated => "trust_domain_not_federated",
+            Self::Unfederated => Reason::TrustDomainNotFederated.as_str(),
             Self::Quarantined => "quarantined",
             Self::CalledQuarantined => "called_quarantined",
             // As agents call it.

@@ -173,16 +173,23 @@ fn laid_out(headers: &[&str], mut rows: Vec<Vec<String>>, width: Option<usize>) 
     let cells = shown.into_iter().map(|row| row.into_iter().map(|lines| lines.join("\n")).collect());
     let text = columns(&names, cells.collect());
     let mut lines = text.lines();
-    let header: Vec<String> = headers.iter().map(|header| (*header).to_owned()).collect();
     let mut out = String::new();
-    for (row, height) in std::iter::once(&header).chain(&rows).zip(heights) {
+    for (row, height) in std::iter::once(None).chain(rows.iter().map(Some)).zip(heights) {
         lines.by_ref().take(height).for_each(|line| out.push_str(&format!("{line}\n")));
-        for text in below.iter().filter_map(|column| row.get(column.index)) {
-            // Of several, each stands in the line that its header stands in.
-            if text != "-" || below.len() > 1 {
-                let lines = wrapped(text, width.saturating_sub(MARGIN.len()).max(NARROWEST));
-                lines.iter().for_each(|line| out.push_str(&format!("{MARGIN}{line}\n")));
-            }
+        for column in &below {
+            let header = headers.get(column.index).copied().unwrap_or_default();
+            let text = match (row, below.len()) {
+                (None, 1) => header.to_owned(),
+                // Of several, each says in its own line what it is.
+                (None, _) => continue,
+                (Some(row), several) => match row.get(column.index).map(String::as_str) {
+                    None | Some("-") => continue,
+                    Some(text) if several > 1 => format!("{header}: {text}"),
+                    Some(text) => text.to_owned(),
+                },
+            };
+            let lines = wrapped(&text, width.saturating_sub(MARGIN.len()).max(NARROWEST));
+            lines.iter().for_each(|line| out.push_str(&format!("{MARGIN}{line}\n")));
         }
     }
     out
@@ -363,7 +370,8 @@ mod tests {
             assert!(narrow.lines().all(|line| length(line) <= width), "{narrow}");
             let words = |text: &str| {
                 let mut words: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
-                words.retain(|word| word != "-");
+                // Headers stand before what is below a row, if that is several things.
+                words.retain(|word| word != "-" && !headers.contains(&word.trim_end_matches(':')));
                 words.sort();
                 words
             };

@@ -1,6 +1,7 @@
 //! One command's conversation with the control plane.
 
 use hauberk_identity::{Name, TrustDomain};
+use hauberk_policy::shell_quote;
 use hauberk_proto::admin::v1 as api;
 use hauberk_proto::admin::v1::{
     admins_client::AdminsClient, audit_client::AuditClient, authorities_client::AuthoritiesClient,
@@ -29,6 +30,8 @@ pub(crate) struct Session {
     channel: Channel,
     /// What --mesh or HAUBERK_MESH says.
     mesh: Option<String>,
+    /// What --context or HAUBERK_CONTEXT says.
+    named_context: Option<String>,
 }
 
 macro_rules! clients {
@@ -51,13 +54,14 @@ impl Session {
         let now = clock::now();
         let credential = Credential::of(&name, &context, now)?;
         let channel = client::connect(&context.server, &credential).await?;
+        let (mesh, named_context) = (global.mesh.clone(), global.context.clone());
         if renew_if_due(&store, &name, &credential, channel.clone(), now).await == Renewal::ByNewAuthority {
             // What this connection has proved may be refused while the command is at work.
             let (name, context) = store.select(Some(&name))?;
             let channel = client::connect(&context.server, &Credential::of(&name, &context, now)?).await?;
-            return Ok(Self { context, channel, mesh: global.mesh.clone() });
+            return Ok(Self { context, channel, mesh, named_context });
         }
-        Ok(Self { context, channel, mesh: global.mesh.clone() })
+        Ok(Self { context, channel, mesh, named_context })
     }
 
     clients! {
@@ -85,6 +89,11 @@ impl Session {
         audit: AuditClient;
         /// The installation.
         system: SystemClient;
+    }
+
+    /// What stands behind a command that is told to the user, so that it means the same control plane.
+    pub(crate) fn of_context(&self) -> String {
+        of_context(self.named_context.as_deref())
     }
 
     /// The mesh that the user named, if any.
@@ -195,5 +204,21 @@ impl Session {
             .map_err(|error| CommandError::failed(format!("the context's trust domain: {error}")))?;
         let mesh = Name::parse(mesh).map_err(|error| CommandError::Usage(format!("--mesh: {error}")))?;
         Ok((trust_domain, mesh))
+    }
+}
+
+fn of_context(named: Option<&str>) -> String {
+    named.map(|name| format!(" --context {}", shell_quote(name))).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn told_commands_mean_the_context_that_was_named() {
+        assert_eq!(of_context(None), "");
+        assert_eq!(of_context(Some("test")), " --context test");
+        assert_eq!(of_context(Some("my test")), " --context 'my test'");
     }
 }

@@ -140,7 +140,7 @@ pub(crate) struct AuditList {
     /// How far back: a duration (1h) or an instant
     #[arg(long, value_name = "WHEN")]
     pub(crate) since: Option<String>,
-    /// Only what this one did: a SPIFFE id, its path (mesh/shop/node/web), or an admin's name
+    /// Only what this one did: a SPIFFE id, its path (mesh/shop/node/web), an admin's name, or control-plane
     #[arg(long)]
     pub(crate) actor: Option<String>,
     /// Only actions that begin so: token., resources.apply

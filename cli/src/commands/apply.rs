@@ -181,6 +181,7 @@ pub(crate) async fn finish(
     validate_only: bool,
     timeout: Option<std::time::Duration>,
 ) -> Result<(), CommandError> {
+    let begun = Instant::now();
     tell_warnings(&answer.warnings);
     let changed = answer.resources.iter().any(|applied| applied.outcome() != Outcome::Unchanged);
     if validate_only {
@@ -192,7 +193,8 @@ pub(crate) async fn finish(
     // What is waited for is that users are let in, and the keys by which they are come after the resource.
     let is_later = issuer_keys::fetch_first(session, answer, patience).await;
     let revision = if is_later { 0 } else { answer.revision };
-    wait::until_enforced(session, revision, "", (Instant::now(), patience)).await
+    // Fetching them takes of the time that there is.
+    wait::until_enforced(session, revision, "", (begun, patience)).await
 }
 
 /// Shows what a person should know.
@@ -215,8 +217,9 @@ pub(crate) async fn until_enforced(
     match timeout {
         Some(timeout) => wait::until_enforced(session, revision, "", (Instant::now(), timeout)).await,
         None if changed => {
+            let of_context = session.of_context();
             output::note(format_args!(
-                "revision {revision}; until all agents enforce it: hauberk wait --revision {revision}"
+                "revision {revision}; until all agents enforce it: hauberk wait --revision {revision}{of_context}"
             ));
             Ok(())
         }

@@ -82,7 +82,7 @@ async fn records(
 /// The SPIFFE id of whom a user names: in full, as the table does, or an admin by the bare name.
 fn actor_id(named: &str, trust_domain: &str) -> String {
     match named {
-        "" | "unauthenticated" => named.to_owned(),
+        "" | "unauthenticated" | "control-plane" => named.to_owned(),
         id if id.contains(':') => id.to_owned(),
         path if path.contains('/') => names::full(path, trust_domain),
         name => names::full(&format!("admin/{name}"), trust_domain),
@@ -119,6 +119,8 @@ mod tests {
             ("mesh/shop/node/web", "spiffe://shop.example/mesh/shop/node/web"),
             ("spiffe://partner.example/workload/x", "spiffe://partner.example/workload/x"),
             ("unauthenticated", "unauthenticated"),
+            ("control-plane", "control-plane"),
+            ("control-plane/r1", "spiffe://shop.example/control-plane/r1"),
             ("", ""),
         ] {
             assert_eq!(actor_id(named, "shop.example"), id);

@@ -8,7 +8,7 @@ use std::time::Duration;
 use hauberk_proto::admin::v1 as api;
 use owo_colors::OwoColorize as _;
 use tokio::time::{Instant, timeout_at};
-use tonic::Status;
+use tonic::{Response, Status};
 use tonic_types::StatusExt as _;
 
 use crate::arguments::{AuthorityCommand, AuthorityKind, Global, Waiting};
@@ -48,11 +48,18 @@ pub(crate) async fn run(global: &Global, command: AuthorityCommand) -> Result<()
             (client.rotate_authority(request).await, waiting)
         }
         AuthorityCommand::Activate { serial, waiting } => {
-            let request = api::ActivateAuthorityRequest { serial };
+            let request = api::ActivateAuthorityRequest { serial: serial.clone() };
             let mut answer = client.activate_authority(request.clone()).await;
             if let (true, Some(timeout)) = (answer.as_ref().is_err_and(is_not_trusted_yet), waiting.wait) {
-                settled(&session, (begun, timeout)).await.map_err(not_activated)?;
+                settled(&session, (begun, timeout), is_trusted).await.map_err(not_activated)?;
                 answer = client.activate_authority(request).await;
+            }
+            // One that goes on by itself may have been faster: what was waited for is there.
+            if waiting.wait.is_some()
+                && answer.is_err()
+                && let Ok(Some(authority)) = active(&session, &serial).await
+            {
+                answer = Ok(Response::new(api::AuthorityResponse { authority: Some(authority) }));
             }
             (answer, waiting)
         }
@@ -134,6 +141,17 @@ fn is_not_trusted_yet(status: &Status) -> bool {
     status.get_details_error_info().is_some_and(|info| info.reason == "NOT_TRUSTED_YET")
 }
 
+/// Whether an authority can be activated: all trust it. What becomes active by itself is not waited for.
+fn is_trusted(state: &api::WaitForAuthoritiesResponse) -> bool {
+    state.done || state.laggards.is_empty()
+}
+
+/// An authority, if it is the active one of its kind.
+async fn active(session: &Session, serial: &str) -> Result<Option<api::Authority>, CommandError> {
+    let listed = session.authorities().list_authorities(api::ListAuthoritiesRequest {}).await?.into_inner();
+    Ok(listed.authorities.into_iter().find(|own| own.serial == serial && own.state == "active"))
+}
+
 fn not_activated(error: CommandError) -> CommandError {
     match error {
         CommandError::Failed(message, mut help) => {
@@ -146,7 +164,7 @@ fn not_activated(error: CommandError) -> CommandError {
 
 /// Waits until a change of authorities has reached everybody, and says so.
 async fn until_settled(session: &Session, waiting: (Instant, Duration)) -> Result<(), CommandError> {
-    let concerned = settled(session, waiting).await?;
+    let concerned = settled(session, waiting, |state| state.done).await?;
     output::note(format_args!(
         "{} {} trust and hold what they should ({} ms)",
         "✓".green(),
@@ -156,8 +174,12 @@ async fn until_settled(session: &Session, waiting: (Instant, Duration)) -> Resul
     Ok(())
 }
 
-/// The same, for so long from an instant; gives how many that are.
-async fn settled(session: &Session, (begun, timeout): (Instant, Duration)) -> Result<u32, CommandError> {
+/// Waits until it has come so far, for so long from an instant; gives how many are concerned.
+async fn settled(
+    session: &Session,
+    (begun, timeout): (Instant, Duration),
+    is_far_enough: fn(&api::WaitForAuthoritiesResponse) -> bool,
+) -> Result<u32, CommandError> {
     let deadline = begun + timeout;
     let request = api::WaitForAuthoritiesRequest {};
     let mut stream = match timeout_at(deadline, session.authorities().wait_for_authorities(request)).await {
@@ -167,7 +189,7 @@ async fn settled(session: &Session, (begun, timeout): (Instant, Duration)) -> Re
     let (mut last, mut told) = (None, BTreeSet::new());
     let outcome = loop {
         match timeout_at(deadline, stream.message()).await {
-            Ok(Ok(Some(state))) if state.done => break Ok(state),
+            Ok(Ok(Some(state))) if is_far_enough(&state) => break Ok(state),
             Ok(Ok(Some(state))) => {
                 wait::tell_obstructed(&state.laggards, &mut told);
                 output::progress(state.settled, state.concerned, &said(&state));
@@ -199,8 +221,9 @@ fn laggards(last: Option<api::WaitForAuthoritiesResponse>, timeout: Duration) ->
         return CommandError::Failed(
             format!("after {after}, {}, and authority {waiting} waits all the same", said(&state)),
             vec![
-                "a root that the former one does not vouch for becomes active by itself 25 hours after it came: until then \
-                 credentials and join tokens are good that know the former root alone (docs/identity.md)"
+                "it becomes active by itself within seconds, unless what the control plane's log tells hinders it; a root that \
+                 the former one does not vouch for 25 hours after it came: until then credentials and join tokens are good \
+                 that know the former root alone (docs/identity.md)"
                     .to_owned(),
                 format!("to have it active now: hauberk authority activate {waiting} --wait"),
             ],
@@ -264,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_root_that_waits_for_nobody_is_told_with_what_makes_it_active() {
+    fn an_authority_that_waits_for_nobody_is_told_with_what_makes_it_active() {
         let state = api::WaitForAuthoritiesResponse {
             concerned: 2,
             settled: 2,
@@ -278,6 +301,10 @@ mod tests {
             message,
             "after 5s, 2 of 2 trust and hold what they should, and authority 4a5b waits all the same"
         );
+        assert!(
+            help[0].starts_with("it becomes active by itself within seconds"),
+            "it may be none: {help:?}"
+        );
         assert!(help[0].contains("25 hours after it came"), "{help:?}");
         assert_eq!(help[1], "to have it active now: hauberk authority activate 4a5b --wait");
     }
@@ -290,6 +317,16 @@ mod tests {
         };
         assert!(refused("NOT_TRUSTED_YET"));
         assert!(!refused("NOT_VALID_NOW") && !is_not_trusted_yet(&Status::unknown("no")));
+    }
+
+    #[test]
+    fn what_waits_though_all_trust_it_can_be_activated() {
+        let state = |laggards, waiting: &str, done| {
+            let waiting = waiting.to_owned();
+            is_trusted(&api::WaitForAuthoritiesResponse { laggards, waiting, done, ..Default::default() })
+        };
+        assert!(state(Vec::new(), "4a5b", false) && state(Vec::new(), "", true));
+        assert!(!state(vec![api::Laggard::default()], "4a5b", false));
     }
 
     #[test]

@@ -202,6 +202,9 @@ pub(crate) fn reason(decision: &Decision) -> String {
         "ambiguous_path" => "the path can be read in more than one way".to_owned(),
         "undeclared_route" => "the path is no declared route, and the port denies those".to_owned(),
         "not_a_principal" => "such an identity never calls services".to_owned(),
+        "trust_domain_not_federated" => {
+            "every agent refuses it: the mesh has no keys of its trust domain".to_owned()
+        }
         other => printable(other).replace('_', " "),
     }
 }
@@ -248,11 +251,23 @@ fn unmet_conditions(detail: &DecisionDetail) -> String {
     if detail.conditional.is_empty() {
         return String::new();
     }
-    let names: Vec<_> = detail.conditional.iter().map(|name| printable(name)).collect();
-    let mut out = format!("\nThe request does not meet the condition of {}:\n", names.join(", ").bold());
-    for policy in detail.policies.iter().filter(|policy| detail.conditional.contains(&policy.policy)) {
-        out.push_str(&format!("  {}  {}\n", printable(&policy.policy), printable(&policy.difference)));
+    let mut names: Vec<_> = detail.conditional.iter().map(|name| printable(name)).collect();
+    let more = names.len().saturating_sub(SHOWN_POLICIES);
+    names.truncate(SHOWN_POLICIES);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let mut out =
+        format!("\nThe request does not meet the condition of {}{more}:\n", names.join(", ").bold());
+    let mut told: Vec<String> = Vec::new();
+    let is_named = |policy: &&PolicyTrace| {
+        detail.conditional.iter().take(SHOWN_POLICIES).any(|name| *name == policy.policy)
+    };
+    for policy in detail.policies.iter().filter(is_named) {
+        let line = format!("  {}  {}\n", printable(&policy.policy), printable(&policy.difference));
+        if !told.contains(&line) {
+            told.push(line);
+        }
     }
+    told.iter().for_each(|line| out.push_str(line));
     out.push_str("Change the caller so that it does, or change the condition.");
     if !detail.suggestion.is_empty() {
         let suggestion = printable(&detail.suggestion);
@@ -446,6 +461,25 @@ mod tests {
         }
         assert!(!with.contains("exactly this"), "{with}");
         assert!(!told("").contains("whatever the condition"), "there is none to tell");
+    }
+
+    #[test]
+    fn of_many_permits_that_lack_a_condition_some_are_named_and_each_once() {
+        let names: Vec<String> = (0..8).map(|number| format!("p{number}")).collect();
+        let note = |name: &String| PolicyTrace {
+            policy: name.clone(),
+            difference: "context.host: no".to_owned(),
+            ..PolicyTrace::default()
+        };
+        // Beyond those that are listed as looked at, and of one that stands there twice.
+        let policies = names.iter().chain(names.first()).map(note).collect();
+        let detail = DecisionDetail { conditional: names, policies, ..DecisionDetail::default() };
+        let told = anstream::adapter::strip_str(&unmet_conditions(&detail)).to_string();
+        assert!(
+            told.contains("the condition of p0, p1, p2, p3, p4 and 3 more:\n  p0  context.host"),
+            "{told}"
+        );
+        assert_eq!(told.matches("context.host: no").count(), SHOWN_POLICIES, "{told}");
     }
 
     #[test]

@@ -79,17 +79,21 @@ pub(crate) async fn run(global: &Global, arguments: Explain) -> Result<(), Comma
     lines.push(String::new());
     match &answer.rules_since {
         None => lines.push(decision::trace(detail)),
-        Some(since) => lines.push(changed(detail, since)),
+        Some(since) => lines.push(changed(detail, since, answer.source())),
     }
     output::line(lines.join("\n").trim_end())
 }
 
 /// What is known of a decision whose rules are others by now, and what these decide.
-fn changed(detail: &DecisionDetail, since: &RulesSince) -> String {
+fn changed(detail: &DecisionDetail, since: &RulesSince, source: Source) -> String {
     let mut out = String::new();
     if detail.policies.is_empty() {
-        let why = match detail.no_policies() {
-            NoPolicies::Unspecified => "No policy concerned this target then.",
+        let why = match (detail.no_policies(), source) {
+            (NoPolicies::Unspecified, Source::Kept) => "No policy concerned this target then.",
+            (NoPolicies::Unspecified, _) => {
+                "The agent names no policy that concerned this target then; whether there was one is not known of an agent of an\n\
+                 earlier release, which names none either where it cannot tell which."
+            }
             _ => decision::why_no_policies(detail),
         };
         out.push_str(&format!("{why}\n"));
@@ -167,8 +171,11 @@ mod tests {
         now: Option<DecisionDetail>,
         undecidable: &str,
     ) -> String {
-        let since = RulesSince { revision, now, undecidable: undecidable.to_owned() };
-        anstream::adapter::strip_str(&changed(detail, &since)).to_string()
+        told_by(Source::Kept, detail, RulesSince { revision, now, undecidable: undecidable.to_owned() })
+    }
+
+    fn told_by(source: Source, detail: &DecisionDetail, since: RulesSince) -> String {
+        anstream::adapter::strip_str(&changed(detail, &since, source)).to_string()
     }
 
     #[test]
@@ -187,6 +194,9 @@ mod tests {
             assert!(told.starts_with("No policy concerned this target then."), "{told}");
         }
         assert!(told(&bare, 0, None, "gone").contains("There is no such node any longer."));
+        // Agents of an earlier release do not say why they name none.
+        let by_agent = told_by(Source::Agent, &bare, RulesSince { revision: 12, ..RulesSince::default() });
+        assert!(!by_agent.contains("No policy concerned") && by_agent.contains("is not known"), "{by_agent}");
         let note = PolicyTrace { policy: "readers".to_owned(), ..PolicyTrace::default() };
         let suggestion = "hauberk allow web orders".to_owned();
         let then = DecisionDetail { policies: vec![note], suggestion, ..DecisionDetail::default() };

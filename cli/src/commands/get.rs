@@ -260,13 +260,10 @@ async fn certificates(
     mesh: &str,
     name: Option<&str>,
 ) -> Result<(), CommandError> {
-    let spiffe_id = match name {
-        Some(id) if id.starts_with("spiffe:") => id.to_owned(),
-        // As the table shows it; no node is called so.
-        Some(path) if path.matches('/').count() > 1 => names::full(path, &session.context.trust_domain),
-        Some(node) => {
+    let spiffe_id = match name.map(|name| holder(name, &session.context.trust_domain)).transpose()? {
+        Some(Holder::Id(id)) => id,
+        Some(Holder::Node(node)) => {
             let mesh = if mesh.is_empty() { session.mesh().await? } else { mesh.to_owned() };
-            let node = NodeName::parse(node).map_err(|error| CommandError::Usage(error.to_string()))?;
             let (trust_domain, mesh) = session.names(&mesh)?;
             node.spiffe_id(&trust_domain, &mesh).to_string()
         }
@@ -299,6 +296,28 @@ async fn certificates(
         output::note("these are the latest; name a node to see only its own: hauberk get certificates NODE");
     }
     Ok(())
+}
+
+/// Whose certificates are meant.
+#[derive(Debug, PartialEq, Eq)]
+enum Holder {
+    /// Of whom this is the SPIFFE id.
+    Id(String),
+    /// Of a node or gateway of the mesh.
+    Node(NodeName),
+}
+
+/// Understands an id, its path as the table shows it, `web`, or `gateway/edge`.
+fn holder(name: &str, trust_domain: &str) -> Result<Holder, CommandError> {
+    if name.starts_with("spiffe:") {
+        return Ok(Holder::Id(name.to_owned()));
+    }
+    // No other name of a node has a slash, and no path of an id begins so.
+    if name.contains('/') && !name.starts_with("gateway/") {
+        return Ok(Holder::Id(names::full(name, trust_domain)));
+    }
+    let node = NodeName::parse(name).map_err(|error| CommandError::Usage(error.to_string()))?;
+    Ok(Holder::Node(node))
 }
 
 /// Shows a list in any format.
@@ -335,4 +354,33 @@ fn selector(words: &[String]) -> Result<HashMap<String, String>, CommandError> {
             _ => Err(CommandError::Usage(format!("`{word}` is no label: write -l KEY=VALUE"))),
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use hauberk_identity::Name;
+
+    use super::*;
+
+    #[test]
+    fn whoever_the_table_of_certificates_shows_can_be_asked_for() {
+        let told = |name: &str| holder(name, "shop.example").map_err(|error| error.to_string());
+        for path in [
+            "mesh/shop/node/web",
+            "mesh/shop/gateway/edge",
+            "workload/batch",
+            "workload/jobs/batch",
+            "admin/anna",
+            "control-plane/r1",
+        ] {
+            assert_eq!(told(path), Ok(Holder::Id(format!("spiffe://shop.example/{path}"))));
+            assert_eq!(names::short(&format!("spiffe://shop.example/{path}"), "shop.example"), path);
+        }
+        let theirs = "spiffe://partner.example/workload/batch";
+        assert_eq!(told(theirs), Ok(Holder::Id(theirs.to_owned())));
+        let name = |text: &str| Name::parse(text).unwrap();
+        assert_eq!(told("web"), Ok(Holder::Node(NodeName::Node(name("web")))));
+        assert_eq!(told("gateway/edge"), Ok(Holder::Node(NodeName::Gateway(name("edge")))));
+        assert!(told("no node").is_err());
+    }
 }

@@ -52,7 +52,8 @@ pub(crate) async fn run(global: &Global, verb: Verb, arguments: Arguments) -> Re
             output::note(format_args!("policy/{name} {}", apply::outcome_word(applied.outcome())));
         }
         let of_mesh = global.mesh.as_ref().map(|mesh| format!(" --mesh {mesh}")).unwrap_or_default();
-        output::note(format_args!("undo: hauberk delete policy {name}{of_mesh}"));
+        let of_context = session.of_context();
+        output::note(format_args!("undo: hauberk delete policy {name}{of_mesh}{of_context}"));
     }
     let finished = apply::finish(&session, &answer, arguments.dry_run, arguments.wait).await;
     // After what was waited for, so that nobody takes "enforced" for "let through".

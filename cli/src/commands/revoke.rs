@@ -137,13 +137,14 @@ async fn finish(
     waiting: WaitEnforced,
     begun: Instant,
 ) -> Result<(), CommandError> {
+    let of_context = session.of_context();
     match waiting.timeout {
         // Of every mesh: nobody anywhere may believe a revoked certificate. There is no revision 0 to wait for.
         Some(timeout) if revision > 0 => {
             let waited = wait::until_enforced(session, revision, "", (begun, timeout)).await;
             if waited.is_err() {
                 output::note(format_args!(
-                    "it is recorded all the same: `hauberk wait --revision {revision}` goes on waiting for the agents"
+                    "it is recorded all the same: `hauberk wait --revision {revision}{of_context}` goes on waiting for the agents"
                 ));
             }
             waited
@@ -151,7 +152,7 @@ async fn finish(
         Some(_) => Ok(()),
         None => {
             output::note(format_args!(
-                "revision {revision}; until all agents enforce it: hauberk wait --revision {revision}"
+                "revision {revision}; until all agents enforce it: hauberk wait --revision {revision}{of_context}"
             ));
             Ok(())
         }

@@ -204,6 +204,13 @@ fn because(flip: &Flip) -> String {
         ("caller_changes", _) => {
             "what gives the caller its identity changes: it may be somebody else then, or nobody".to_owned()
         }
+        ("bundle_changes", _) => {
+            "what its trust domain is verified by changes: whether it is let in is not known".to_owned()
+        }
+        ("trust_domain_not_federated", _) => {
+            "its trust domain is followed no longer: every agent refuses it, whatever policies permit"
+                .to_owned()
+        }
         ("no_policy_matched", Verdict::Deny) if !policies.is_empty() => {
             format!("no policy permits it any longer; {policies} did")
         }

@@ -1,43 +1,132 @@
 //! What stays denied although `hauberk allow` has just permitted it: no permit lifts a forbid.
 
-use hauberk_policy::{Access, Grant, GrantCaller};
-use hauberk_proto::admin::v1::{CheckRequest, Outlook};
-use tonic::Code;
+use hauberk_policy::{Access, Grant, GrantCaller, GrantTarget};
+use hauberk_proto::admin::v1::{CheckRequest, Outlook, Prospect};
+use hauberk_proto::mesh::v1::{Kind, Resource, resource::Spec, virtual_service_provider::Provider};
+use tonic::{Code, Status};
 
 use crate::commands::{apply, prospect};
+use crate::error::CommandError;
 use crate::output;
 use crate::session::Session;
+
+/// Why agents turn somebody away, whatever it asks for.
+const OF_CALLER: [&str; 4] =
+    ["quarantined", "called_quarantined", "trust_domain_not_federated", "anonymous_not_taken"];
 
 /// Asks about each thing that a grant is exactly for, as `hauberk can` does, and warns of what is denied all the same.
 /// What has been written stands, whatever comes of the question.
 pub(crate) async fn warn(session: &Session, mesh: &str, grant: &Grant, target: &str) {
     let mut warnings = Vec::new();
-    for request in questions(mesh, grant, target) {
-        let answer = match session.policies().check(request).await {
-            Ok(answer) => answer.into_inner(),
-            // A grant of everything can be asked about on TCP ports alone; so can a target of one port.
-            Err(status) if status.code() == Code::InvalidArgument => continue,
-            Err(status) => {
-                let why = status.message();
-                output::note(format_args!(
-                    "whether anything denies it all the same could not be asked: {why}"
-                ));
-                return;
-            }
-        };
-        for prospect in answer.prospects.iter().filter(|one| one.outlook() == Outlook::Never) {
-            let (caller, called) = (prospect::caller(prospect), prospect::target(prospect));
-            let (action, why) = (prospect::action(prospect), prospect::settled(prospect));
-            let warning = format!("still denied: {caller} → {called} {action}: {why}");
-            if !warnings.contains(&warning) {
-                warnings.push(warning);
-            }
+    for question in questions(mesh, grant, target) {
+        if let Err(why) = ask(session, grant, question, &mut warnings).await {
+            let why = output::printable(&why);
+            output::note(format_args!("whether anything denies it all the same could not be asked: {why}"));
+            break;
         }
     }
     apply::tell_warnings(&warnings);
 }
 
-/// Those that can be asked: of callers by name, and of paths that are no patterns.
+/// Asks one question: of each port by itself where that is left open, and several take it.
+async fn ask(
+    session: &Session,
+    grant: &Grant,
+    question: CheckRequest,
+    warnings: &mut Vec<String>,
+) -> Result<(), String> {
+    let told = |status: Status| status.message().to_owned();
+    let (asked, of_several) = match session.policies().check(question.clone()).await {
+        Ok(answer) => (vec![(question, answer.into_inner().prospects)], false),
+        Err(status) if status.code() != Code::InvalidArgument => return Err(told(status)),
+        Err(_) if question.port != 0 => return Ok(()),
+        Err(_) => {
+            let mut asked = Vec::new();
+            for port in ports(session, &question.mesh, &grant.target).await.map_err(|why| why.to_string())? {
+                let question = CheckRequest { port, ..question.clone() };
+                match session.policies().check(question.clone()).await {
+                    Ok(answer) => asked.push((question, answer.into_inner().prospects)),
+                    // A port that takes no such thing, or is none of the service's.
+                    Err(status) if status.code() == Code::InvalidArgument => {}
+                    Err(status) => return Err(told(status)),
+                }
+            }
+            (asked, true)
+        }
+    };
+    for (question, prospects) in asked {
+        for warning in prospects.iter().filter_map(|one| warning(&grant.access, &question, one, of_several)) {
+            if !warnings.contains(&warning) {
+                warnings.push(warning);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The ports of what is called, in the order in which they are declared.
+async fn ports(session: &Session, mesh: &str, target: &GrantTarget) -> Result<Vec<u32>, CommandError> {
+    let found = match target {
+        GrantTarget::External(name) => session.find(Kind::ExternalService, mesh, name.as_str()).await?,
+        // Nobody in the mesh calls one.
+        GrantTarget::Gateway(_) => None,
+        GrantTarget::Node(name) => session.find(Kind::VirtualNode, mesh, name.as_str()).await?,
+        GrantTarget::Service(name) => {
+            let service = session.find(Kind::VirtualService, mesh, name.as_str()).await?;
+            match service.as_ref().and_then(provider) {
+                Some(node) => session.find(Kind::VirtualNode, mesh, node).await?,
+                None => None,
+            }
+        }
+    };
+    Ok(found.as_ref().map(declared).unwrap_or_default())
+}
+
+/// The node that serves a virtual service.
+fn provider(service: &Resource) -> Option<&str> {
+    let Some(Spec::VirtualService(spec)) = &service.spec else { return None };
+    let Provider::VirtualNode(node) = spec.provider.as_ref()?.provider.as_ref()?;
+    Some(&node.virtual_node_name)
+}
+
+fn declared(resource: &Resource) -> Vec<u32> {
+    match &resource.spec {
+        Some(Spec::VirtualNode(spec)) => {
+            let mapped = spec.listeners.iter().filter_map(|listener| listener.port_mapping.as_ref());
+            mapped.filter_map(|mapping| mapping.port).collect()
+        }
+        Some(Spec::ExternalService(spec)) => spec.ports.iter().filter_map(|port| port.port).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// What is said of an answer, if it is a denial of what was granted. `of_several`: each port of the target was asked,
+/// also those that the grant may not have been made for.
+fn warning(access: &Access, asked: &CheckRequest, one: &Prospect, of_several: bool) -> Option<String> {
+    if one.outlook() != Outlook::Never {
+        return None;
+    }
+    let is_somewhere = !(one.node.is_empty() && one.external.is_empty());
+    let why = prospect::settled(one);
+    if OF_CALLER.contains(&one.reason.as_str()) {
+        let (caller, called) = match is_somewhere {
+            true => (prospect::caller(one), prospect::target(one)),
+            // What the port does not speak is nowhere.
+            false => (output::printable(&asked.caller), output::printable(&asked.target)),
+        };
+        return Some(format!("still denied: {caller} → {called}: {why}"));
+    }
+    let is_meant = match access {
+        // Of everything no request was named: that the one that was asked about instead is denied says nothing of others.
+        Access::All => one.action == "connect",
+        Access::Rpc { .. } | Access::Http { .. } => !of_several || one.reason.starts_with("forbidden"),
+    };
+    let (caller, called, action) = (prospect::caller(one), prospect::target(one), prospect::action(one));
+    (is_meant && is_somewhere).then(|| format!("still denied: {caller} → {called} {action}: {why}"))
+}
+
+/// Those that can be asked: of callers by name, and of paths that are no patterns. A grant of everything is asked about
+/// without a path: of ports for requests the answer tells then who is turned away, and no more.
 fn questions(mesh: &str, grant: &Grant, target: &str) -> Vec<CheckRequest> {
     let asked: Vec<(String, String)> = match &grant.access {
         Access::All => vec![(String::new(), String::new())],
@@ -73,7 +162,8 @@ fn questions(mesh: &str, grant: &Grant, target: &str) -> Vec<CheckRequest> {
 #[cfg(test)]
 mod tests {
     use hauberk_identity::Name;
-    use hauberk_policy::{GrantTarget, PathPattern};
+    use hauberk_policy::PathPattern;
+    use hauberk_proto::mesh::v1::{Listener, PortMapping, VirtualNodeSpec};
 
     use super::*;
 
@@ -96,5 +186,70 @@ mod tests {
         assert_eq!(asked(Access::rpc("shop.Orders/Get").unwrap()), [" shop.Orders/Get"]);
         assert_eq!(asked(Access::rpc("shop.Orders/*").unwrap()), [""; 0]);
         assert_eq!(asked(Access::All), [" "]);
+    }
+
+    fn never(action: &str, reason: &str) -> Prospect {
+        Prospect {
+            caller: "spiffe://shop.example/mesh/shop/node/web".to_owned(),
+            node: "spiffe://shop.example/mesh/shop/node/orders".to_owned(),
+            port: 8080,
+            action: action.to_owned(),
+            outlook: Outlook::Never.into(),
+            reason: reason.to_owned(),
+            policies: vec!["no-root".to_owned()],
+            ..Prospect::default()
+        }
+    }
+
+    fn told(access: &Access, one: &Prospect, of_several: bool) -> Option<String> {
+        let asked =
+            CheckRequest { caller: "web".to_owned(), target: "orders".to_owned(), ..CheckRequest::default() };
+        warning(access, &asked, one, of_several)
+    }
+
+    #[test]
+    fn of_a_grant_of_everything_no_path_is_made_up() {
+        let told = |one: &Prospect| told(&Access::All, one, false);
+        // A grpc port has no method `/`, one with `undeclared: DENY` no such route, and a forbid may be of it alone.
+        let nowhere = Prospect { reason: "wrong_protocol".to_owned(), ..never("", "") };
+        let nowhere = Prospect { node: String::new(), caller: String::new(), port: 0, ..nowhere };
+        for one in [&nowhere, &never("GET", "undeclared_route"), &never("GET", "forbidden")] {
+            assert_eq!(told(one), None, "{one:?}");
+        }
+        assert_eq!(
+            told(&never("connect", "forbidden")).unwrap(),
+            "still denied: web → orders:8080 connect: no-root forbids it"
+        );
+        // Who is turned away is so whatever it asks for, also of a port that speaks no such thing.
+        let of_caller = ": every agent refuses it: its node is in quarantine";
+        let held = never("GET", "quarantined");
+        assert_eq!(told(&held).unwrap(), format!("still denied: web → orders:8080{of_caller}"));
+        let held = Prospect { reason: "quarantined".to_owned(), ..nowhere };
+        assert_eq!(told(&held).unwrap(), format!("still denied: web → orders{of_caller}"));
+        assert_eq!(told(&Prospect { outlook: Outlook::Conditional.into(), ..held }), None);
+    }
+
+    #[test]
+    fn what_was_granted_by_its_path_is_told_as_it_is() {
+        let access = Access::Http { methods: vec!["GET".to_owned()], path: None };
+        let forbidden = "still denied: web → orders:8080 GET: no-root forbids it";
+        assert_eq!(told(&access, &never("GET", "forbidden"), false).unwrap(), forbidden);
+        assert_eq!(told(&access, &never("GET", "forbidden"), true).unwrap(), forbidden);
+        let undeclared = never("GET", "undeclared_route");
+        assert!(told(&access, &undeclared, false).is_some_and(|told| told.contains("no declared route")));
+        assert_eq!(told(&access, &undeclared, true), None, "another port may be meant");
+        assert_eq!(told(&access, &Prospect { node: String::new(), ..undeclared }, false), None);
+    }
+
+    #[test]
+    fn each_port_is_asked_about_where_there_are_several() {
+        let listener = |port: u32| Listener {
+            port_mapping: Some(PortMapping { port: Some(port), protocol: "http".to_owned() }),
+            ..Listener::default()
+        };
+        let spec = VirtualNodeSpec { listeners: vec![listener(8080), listener(9090)], ..Default::default() };
+        let node = Resource { spec: Some(Spec::VirtualNode(spec)), ..Resource::default() };
+        assert_eq!(declared(&node), [8080, 9090]);
+        assert_eq!(provider(&node), None);
     }
 }

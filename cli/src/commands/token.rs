@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
 use hauberk_identity::NodeName;
+use hauberk_policy::shell_quote;
 use hauberk_proto::admin::v1 as api;
 use hauberk_proto::mesh::v1::{Kind, resource::Spec};
 
@@ -67,8 +68,12 @@ struct Made {
     record: api::Token,
     root_fingerprint: String,
     trust_domain: String,
-    /// How an agent is started with it.
+    /// How an agent is started with it, its listeners left aside.
     command: String,
+    /// The ports of its listeners.
+    listeners: Vec<u32>,
+    /// The agent listens where its app would, unless that is told to listen elsewhere.
+    is_beside_app: bool,
 }
 
 impl Made {
@@ -108,15 +113,31 @@ impl Made {
         let node = if made.is_empty() { node } else { made };
         let file =
             arguments.out.as_ref().map_or_else(|| TOKEN_FILE.to_owned(), |path| path.display().to_string());
+        let agent_api = agent_api(&status, &session.context.server);
         let command = format!(
-            "hauberk-agent run --control-plane {} --root-fingerprint {root_fingerprint}{} --join-token-file {file}{}",
-            agent_api(&status, &session.context.server),
+            "hauberk-agent run --control-plane {agent_api} --root-fingerprint {root_fingerprint}{} --join-token-file {}",
             of_trust_domain(&trust_domain),
-            listeners(session, &mesh, &node, is_on_loopback(&agent_api(&status, &session.context.server)))
-                .await
+            shell_quote(&file)
         );
+        let (listeners, is_beside_app) = (ports(session, &mesh, &node).await, is_on_loopback(&agent_api));
         let record = record.unwrap_or_default();
-        Ok(Self { mesh, node, token, record, root_fingerprint, trust_domain, command })
+        Ok(Self {
+            mesh,
+            node,
+            token,
+            record,
+            root_fingerprint,
+            trust_domain,
+            command,
+            listeners,
+            is_beside_app,
+        })
+    }
+
+    /// The whole command, with this behind the port of each listener.
+    fn command(&self, app: &str) -> String {
+        let listeners = self.listeners.iter().map(|port| format!(" --listener {port}{app}"));
+        format!("{}{}", self.command, listeners.collect::<String>())
     }
 
     /// For programs; with the secret where that is nowhere else.
@@ -126,7 +147,8 @@ impl Made {
             ("mesh", Tree::text(&self.mesh)),
             ("node", Tree::text(&self.node)),
             ("rootFingerprint", Tree::text(&self.root_fingerprint)),
-            ("command", Tree::text(&self.command)),
+            // Nobody fills anything in there.
+            ("command", Tree::text(self.command(""))),
         ];
         if !self.record.enrollment.is_empty() {
             let labels = sorted(&self.record.labels).map(|(name, value)| (name.as_str(), Tree::text(value)));
@@ -168,8 +190,9 @@ impl Made {
                 "put it into a file of mode 0600, {TOKEN_FILE} say, on the node; then there:"
             ));
         }
-        output::note(format_args!("  {}", self.command));
-        if self.command.contains(APP) {
+        let app = if self.is_beside_app { APP } else { "" };
+        output::note(format_args!("  {}", self.command(app)));
+        if self.is_beside_app && !self.listeners.is_empty() {
             output::note(
                 "PORT is where the app listens: on one host with the control plane the agent takes the listener's own number. A \
                  second agent of the host needs --state-dir, --outbound, --admin and --health of its own",
@@ -180,21 +203,16 @@ impl Made {
 }
 
 /// The ports of a node, as its agent is told of them. Where they cannot be had nothing is lost but these words.
-/// `is_on_loopback`: the agent listens where its app would, unless that is told to listen elsewhere.
-async fn listeners(session: &Session, mesh: &str, node: &str, is_on_loopback: bool) -> String {
-    let app = if is_on_loopback { APP } else { "" };
+async fn ports(session: &Session, mesh: &str, node: &str) -> Vec<u32> {
     let node = match NodeName::parse(node) {
         Ok(NodeName::Node(name)) => session.get(Kind::VirtualNode, mesh, name.as_str()).await.ok(),
         Ok(NodeName::Gateway(_)) | Err(_) => None,
     };
     match node.and_then(|node| node.spec) {
-        Some(Spec::VirtualNode(spec)) => spec
-            .listeners
-            .iter()
-            .filter_map(|listener| listener.port_mapping.as_ref()?.port)
-            .map(|port| format!(" --listener {port}{app}"))
-            .collect(),
-        _ => String::new(),
+        Some(Spec::VirtualNode(spec)) => {
+            spec.listeners.iter().filter_map(|listener| listener.port_mapping.as_ref()?.port).collect()
+        }
+        _ => Vec::new(),
     }
 }
 
@@ -250,6 +268,26 @@ mod tests {
         ] {
             assert_eq!(is_on_loopback(agent_api), is_loopback, "{agent_api}");
         }
+    }
+
+    #[test]
+    fn programs_are_given_a_command_without_anything_to_fill_in() {
+        let made = Made {
+            mesh: "shop".to_owned(),
+            node: "orders".to_owned(),
+            token: "secret".to_owned(),
+            record: api::Token::default(),
+            root_fingerprint: "ab".to_owned(),
+            trust_domain: String::new(),
+            command: "hauberk-agent run".to_owned(),
+            listeners: vec![8080, 9090],
+            is_beside_app: true,
+        };
+        let told = to_json(&made.tree(true));
+        assert!(told.contains("\"hauberk-agent run --listener 8080 --listener 9090\""), "{told}");
+        let for_people =
+            "hauberk-agent run --listener 8080,app=127.0.0.1:PORT --listener 9090,app=127.0.0.1:PORT";
+        assert_eq!(made.command(APP), for_people);
     }
 
     #[test]

@@ -112,8 +112,10 @@ fn laggards(last: Option<WaitResponse>, timeout: Duration) -> CommandError {
             ]
         })
         .collect();
-    let headers = ["INSTANCE", "SPIFFE-ID", "REASON", "ACKNOWLEDGED", "CERTIFICATE-EXPIRES"];
-    output::note(output::table(&headers, rows).trim_end());
+    if !state.laggards.is_empty() {
+        let headers = ["INSTANCE", "SPIFFE-ID", "REASON", "ACKNOWLEDGED", "CERTIFICATE-EXPIRES"];
+        output::note(output::table(&headers, rows).trim_end());
+    }
     let mut help = advice(&state.laggards);
     if !state.lacking_fix.is_empty() {
         help.insert(0, output::printable(&state.lacking_fix).to_string());

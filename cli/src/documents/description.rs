@@ -37,7 +37,7 @@ pub(super) const FILE_FIELDS: [FileField; 2] = [
     FileField {
         name: "openapiFile",
         comment: " Instead of openapi: a file with an OpenAPI document, beside the one that says this. Only what routes are made of is\n \
-                  sent. What path items and operations refer to in files below its folder is taken in.",
+                  sent. What path items, operations and parameters refer to in files below its folder is taken in.",
         stands_for: "openapi",
         read: openapi::reduced,
     },

@@ -80,6 +80,24 @@ fn an_authority_is_activated_once_whoever_does_not_come_back_is_revoked() {
     assert!(activated.stdout.contains("active"), "{activated:?}");
 }
 
+#[test]
+fn one_that_goes_on_by_itself_can_be_activated_by_hand_too() {
+    let mesh = MeshBox::start();
+    mesh.apply(SMALL_SHOP);
+    let token = dial::token(&mesh, "web", &[]);
+    let key = KeyPair::generate().unwrap();
+    let joined = Runtime::new().unwrap().block_on(dial::attest(&mesh, &token, &key)).unwrap();
+    let rotated = mesh.hauberk(&["authority", "rotate", "root"]).ok().stdout;
+    let serial = rotated.split(['/', ' ']).nth(1).unwrap_or_else(|| panic!("{rotated}"));
+    // Whichever is faster once nobody is late any longer, the command or the control plane: it is active.
+    let activated = std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| mesh.hauberk(&["authority", "activate", serial, "--wait=60s"]));
+        mesh.hauberk(&["revoke", "instance", &joined.instance_id, "--wait=20s"]).ok();
+        waiting.join().unwrap().ok()
+    });
+    assert!(activated.stdout.contains(&format!("authority/{serial} active")), "{activated:?}");
+}
+
 /// Waits in vain for a live instance of a deleted node, and checks that it is named with what to do.
 fn not_dismissed(mesh: &MeshBox, instance: &str) {
     let output = mesh.hauberk(&["wait", "--timeout", "1s"]);

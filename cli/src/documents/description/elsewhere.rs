@@ -14,8 +14,10 @@ use super::{Flaw, read_file};
 const MOST_FILES: usize = 1_000;
 /// The most bytes of these in all.
 const MOST_BYTES: u64 = 16 << 20;
+/// The most references that lead to one parameter, as the control plane follows them within a document.
+const MOST_STEPS: usize = 8;
 
-/// Takes in what path items and operations of `document`, which lies in `folder`, refer to in other files.
+/// Takes in what path items, operations and parameters of `document`, which lies in `folder`, refer to in other files.
 pub(super) fn take_in(document: &mut Value, folder: &Path) -> Result<(), Flaw> {
     let mut elsewhere = Elsewhere {
         folder,
@@ -24,6 +26,14 @@ pub(super) fn take_in(document: &mut Value, folder: &Path) -> Result<(), Flaw> {
         known: BTreeSet::new(),
         pending: Vec::new(),
     };
+    // What refers to one of these finds what it stands for.
+    if let Some(Value::Object(parameters)) = document.pointer_mut("/components/parameters") {
+        for (name, mut parameter) in std::mem::take(parameters) {
+            if elsewhere.parameter(&mut parameter, None, &format!("components.parameters.{name}"))? {
+                parameters.insert(name, parameter);
+            }
+        }
+    }
     for items in ["/paths", "/components/pathItems"] {
         let Some(items) = document.pointer_mut(items).and_then(Value::as_object_mut) else { continue };
         for (name, item) in items.iter_mut().filter(|(name, _)| !name.starts_with("x-")) {
@@ -40,7 +50,11 @@ pub(super) fn take_in(document: &mut Value, folder: &Path) -> Result<(), Flaw> {
         taken.insert(at, found);
     }
     if let (false, Value::Object(document)) = (taken.is_empty(), document) {
-        let components = document.entry("components").or_insert_with(|| Value::Object(Map::new()));
+        let components = document.entry("components").or_insert(Value::Null);
+        // Nothing may stand behind the key.
+        if !components.is_object() {
+            *components = Value::Object(Map::new());
+        }
         if let Value::Object(components) = components {
             components.insert(TAKEN.to_owned(), Value::Object(taken));
         }
@@ -85,7 +99,11 @@ impl Elsewhere<'_> {
             }
         }
         if let Some(Value::Array(parameters)) = fields.get_mut("parameters") {
-            parameters.retain_mut(|parameter| self.is_of_several_segments(parameter, file));
+            for (index, mut parameter) in std::mem::take(parameters).into_iter().enumerate() {
+                if self.parameter(&mut parameter, file, &format!("{at}.parameters[{index}]"))? {
+                    parameters.push(parameter);
+                }
+            }
         }
         if part != Part::PathItem {
             return Ok(());
@@ -105,18 +123,27 @@ impl Elsewhere<'_> {
         Ok(())
     }
 
-    /// Whether a parameter may be several segments. One of another file is put in the place of its reference; where it cannot be
-    /// read nothing is asked of it.
-    fn is_of_several_segments(&mut self, parameter: &mut Value, file: Option<&Path>) -> bool {
-        if let Some(reference) = parameter.get("$ref").and_then(Value::as_str) {
-            if file.is_none() && reference.starts_with('#') {
-                return true;
+    /// Whether a parameter may be several segments. One of another file is put in the place of its reference: a route that lost
+    /// its rest would not be what forbids are about.
+    fn parameter(&mut self, parameter: &mut Value, file: Option<&Path>, at: &str) -> Result<bool, Flaw> {
+        let mut of = file.map(Path::to_owned);
+        for _ in 0..=MOST_STEPS {
+            let Some(reference) = parameter.get("$ref").and_then(Value::as_str) else {
+                return Ok(parameter.get(SEVERAL_SEGMENTS).is_some());
+            };
+            if of.is_none() && reference.starts_with('#') {
+                return Ok(true);
             }
-            let Ok(Place { file, pointer }) = self.place(reference, file) else { return false };
+            let Place { file, pointer } = self
+                .place(reference, of.as_deref())
+                .map_err(|message| Flaw::whole(format!("{at}.$ref: {reference:?} {message}")))?;
             let found = self.files.get(&file).and_then(|document| document.pointer(&pointer));
-            *parameter = found.map(|found| kept(found, Part::Parameter)).unwrap_or_default();
+            let found = found.map(|found| kept(found, Part::Parameter));
+            *parameter = found
+                .ok_or_else(|| Flaw::whole(format!("{at}.$ref: there is no {}#{pointer}", file.display())))?;
+            of = Some(file);
         }
-        parameter.get(SEVERAL_SEGMENTS).is_some()
+        Err(Flaw::whole(format!("{at}.$ref: it leads through more than {MOST_STEPS} references")))
     }
 
     /// What a reference within `file` refers to, once its file was read.

@@ -228,7 +228,7 @@ components: {parameters: {page: {name: page, in: query}}}
             "api/paths/users.yaml",
             b"get: {summary: s, responses: {'200': {$ref: ../responses.yaml}}}
 post: {$ref: ../operations.json#/get}
-parameters: [{$ref: ../parameters.yaml#/page}, {$ref: 'https://a.example/x.yaml'}]
+parameters: [{$ref: ../parameters.yaml#/page}]
 gett: {a: b}
 /one: {$ref: '#/~1two', delete: {}}
 /two: {patch: {x-hauberk-data-classes: [money]}}
@@ -275,6 +275,68 @@ gett: {a: b}
         }},
     });
     assert_eq!(sent, expected);
+}
+
+#[test]
+fn parameters_of_several_segments_are_found_through_files() {
+    let of = |parameter: &str, components: &str| {
+        let text = format!(
+            "openapi: 3.1.0\npaths:\n  /files/{{rest}}:\n    get: {{parameters: [{parameter}]}}\ncomponents: {components}\n"
+        );
+        let files: [(&str, &[u8]); 4] = [
+            ("o.yaml", text.as_bytes()),
+            ("p.yaml", b"rest: {$ref: 'more/rest.yaml'}\nround: {$ref: '#/round'}\ngone: {$ref: gone.yaml}"),
+            (
+                "more/rest.yaml",
+                b"$ref: '#/it'\nit: {name: rest, in: path, x-multi-segment: true, schema: {}}",
+            ),
+            ("broken.yaml", b"rest: {name"),
+        ];
+        match describe("{openapiFile: o.yaml}", &files)? {
+            Description::Openapi(text) => Ok(serde_json::from_str::<serde_json::Value>(&text).unwrap()),
+            other @ Description::Protobuf(_) => panic!("{other:?}"),
+        }
+    };
+    let rest = serde_json::json!({"name": "rest", "in": "path", "x-multi-segment": "true"});
+    // By a file that refers to another one, and that within itself.
+    let sent: Result<_, String> = of("{$ref: 'p.yaml#/rest'}", "{}");
+    assert_eq!(sent.unwrap()["paths"]["/files/{rest}"]["get"]["parameters"], serde_json::json!([rest]));
+    // By a component that does.
+    let here = "#/components/parameters/rest";
+    let sent = of(&format!("{{$ref: '{here}'}}"), "{parameters: {rest: {$ref: 'p.yaml#/rest'}}}").unwrap();
+    assert_eq!(sent["paths"]["/files/{rest}"]["get"]["parameters"], serde_json::json!([{"$ref": here}]));
+    assert_eq!(sent["components"]["parameters"]["rest"], rest);
+    // Where it cannot be found that is told: without its rest the route would be another one.
+    for (reference, told) in [
+        (
+            "p.yaml#/round",
+            "paths./files/{rest}.get.parameters[0].$ref: it leads through more than 8 references",
+        ),
+        ("p.yaml#/nowhere", "parameters[0].$ref: there is no p.yaml#/nowhere"),
+        ("p.yaml#/gone", "cannot be read: gone.yaml: No such file"),
+        ("nowhere.yaml", "parameters[0].$ref: \"nowhere.yaml\" cannot be read: nowhere.yaml: No such file"),
+        ("broken.yaml#/rest", "cannot be read: broken.yaml:"),
+        ("https://a.example/x.yaml", "is a URL, and nothing is fetched"),
+    ] {
+        let found = of(&format!("{{$ref: '{reference}'}}"), "{}").unwrap_err();
+        assert!(found.contains(told), "{reference}: {found}");
+    }
+    let found = of("", "{parameters: {rest: {$ref: nowhere.yaml}}}").unwrap_err();
+    assert!(found.contains("components.parameters.rest.$ref: \"nowhere.yaml\" cannot be read"), "{found}");
+}
+
+#[test]
+fn what_is_taken_in_stands_also_where_there_are_no_components() {
+    for components in ["components:", "components: {}", "x-none: {}"] {
+        let text = format!("openapi: 3.1.0\npaths: {{/a: {{$ref: a.yaml}}}}\n{components}\n");
+        let files: [(&str, &[u8]); 2] = [("o.yaml", text.as_bytes()), ("a.yaml", b"get: {}")];
+        let Description::Openapi(sent) = describe("{openapiFile: o.yaml}", &files).unwrap() else {
+            panic!("openapi")
+        };
+        let sent: serde_json::Value = serde_json::from_str(&sent).unwrap();
+        let taken = serde_json::json!({"x-files": {"a.yaml#": {"get": {}}}});
+        assert_eq!(sent["components"], taken, "{components}");
+    }
 }
 
 #[test]

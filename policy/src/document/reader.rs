@@ -166,32 +166,32 @@ impl Reader<'_> {
         let mut statements = Vec::with_capacity(policies.len());
         let mut references = Vec::new();
         // Cedar's own samples write sentences there: those stay in the text, and name nothing.
-        let written = policies
-            .iter()
-            .map(|policy| policy.annotation("id").filter(|id| Name::parse(id).is_ok()).map(str::to_owned));
-        let written: Vec<Option<String>> = written.collect();
-        // Where each stands, and whether it is written there.
-        let mut places: HashMap<String, (usize, bool)> = HashMap::new();
+        let written =
+            |policy: &Policy| policy.annotation("id").filter(|id| Name::parse(id).is_ok()).map(str::to_owned);
+        let mut places: HashMap<String, usize> = HashMap::new();
+        for policy in &policies {
+            if let Some(id) = written(policy) {
+                places.entry(id).or_insert_with(|| self.extent_of(policy.id()).start);
+            }
+        }
+        let mut others = (policies.len() + 1..).map(|number| number.to_string());
         for (index, policy) in policies.iter().enumerate() {
             let extent = self.extent_of(policy.id());
             self.check_reach(policy, mode, extent);
-            let own = written.get(index).cloned().flatten();
-            let is_written = own.is_some();
-            let mut id = own.unwrap_or_else(|| (index + 1).to_string());
-            if let Some((first, is_first_written)) = places.get(&id).copied() {
+            let own = written(policy);
+            // Earlier releases took sentences for ids: what they admitted did not collide then.
+            let grade = if own.is_some() { Grade::Mistake } else { Grade::Untidy };
+            let (is_written, mut id) = (own.is_some(), own.unwrap_or_else(|| (index + 1).to_string()));
+            if let Some(first) =
+                places.get(&id).copied().filter(|first| !is_written || *first != extent.start)
+            {
                 let (line, _) = line_and_column(self.text, first);
                 let place = self.place_of(extent, "@id");
-                // Earlier releases took sentences for ids: what they admitted did not collide then.
-                let grade = if is_written && is_first_written { Grade::Mistake } else { Grade::Untidy };
                 let message = format!("the id {id:?} is already that of line {line}");
                 self.report_as(grade, place.0, place.1, message, None);
-                let mut others = (policies.len() + 1..).map(|number| number.to_string());
-                let is_free = |other: &String| {
-                    !places.contains_key(other) && !written.iter().flatten().any(|id| id == other)
-                };
-                id = others.find(is_free).unwrap_or(id);
+                // What is written keeps its name.
+                id = others.find(|other| !places.contains_key(other)).unwrap_or(id);
             }
-            places.insert(id.clone(), (extent.start, is_written));
             let name = if policies.len() == 1 { document.to_owned() } else { format!("{document}/{id}") };
             match qualify(policy, names) {
                 Ok(qualified) => {

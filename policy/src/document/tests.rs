@@ -550,7 +550,7 @@ fn statements_of_a_stored_text_have_names_of_their_own() {
         ["p/2", "p/5", "p/4"],
         "neither what is written nor what was given"
     );
-    assert_eq!(of(["no name", "1", "no other"]), ["p/1", "p/4", "p/3"]);
+    assert_eq!(of(["no name", "1", "no other"]), ["p/4", "p/1", "p/3"], "what is written keeps its name");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use hauberk_identity::{Name, NodeName, TrustDomain};
 use hauberk_policy::{
-    Bundle, CompileError, Engine, Issuers, Mode, NodeScope, PolicySlice, PortScope, Vouching,
+    Bundle, Caller, CompileError, Engine, Issuers, Mode, NodeScope, PolicySlice, PortScope, Vouching,
 };
 use hauberk_proto::convert::{External, FederatedBundle, JwtIssuer, NodeView};
 
@@ -23,6 +23,26 @@ pub(super) struct Enforced {
     followed: BTreeSet<TrustDomain>,
     /// What is called, where that is outside.
     external: Option<External>,
+}
+
+/// Whose members are let in now, and by a draft: all agents refuse those of other trust domains, whatever policies permit.
+pub(super) struct Strangers {
+    now: BTreeSet<TrustDomain>,
+    draft: BTreeSet<TrustDomain>,
+}
+
+impl Strangers {
+    pub(super) fn of(own: &TrustDomain, now: &Enforced, draft: &Enforced) -> Self {
+        let known = |of: &Enforced| of.followed.iter().chain([own]).cloned().collect();
+        Self { now: known(now), draft: known(draft) }
+    }
+
+    /// Whether somebody is refused now, and by the draft.
+    pub(super) fn are_refused(&self, caller: &Caller) -> (bool, bool) {
+        let Caller::Peer(id) = caller else { return (false, false) };
+        let is_stranger = |known: &BTreeSet<TrustDomain>| !known.iter().any(|domain| id.is_member_of(domain));
+        (is_stranger(&self.now), is_stranger(&self.draft))
+    }
 }
 
 /// What is enforced now, and by a draft.

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use hauberk_identity::{Name, NodeName, TrustDomain};
-use hauberk_policy::{CompileError, Decision, Effect, Reason, Replay, Undecidable};
+use hauberk_policy::{CompileError, Decision, Effect, Reason, Replay, Replayed, Undecidable};
 use hauberk_proto::agent::v1 as agent;
 use hauberk_proto::convert::decode_flow;
 use thiserror::Error;
@@ -21,7 +21,7 @@ use crate::resources::{Catalog, Kind, MeshCatalog};
 
 use conditions::Conditions;
 use elsewhere::{Lost, other_callers};
-use engines::{Enforced, Sides};
+use engines::{Enforced, Sides, Strangers};
 use flips::Flips;
 pub use flips::{Flip, Verdict};
 pub use suggest::{Suggestion, suggest};
@@ -138,21 +138,30 @@ pub fn simulate(
                 // Of an external service that is in neither nothing is let out by either.
                 let Some((now, draft)) = enforced else { continue };
                 let Lost { elsewhere, not_called } = Lost::of(&now, &draft, &by_draft);
+                let strangers = Strangers::of(trust_domain, &now, &draft);
                 // Where ports and policies stay as they are, and whoever vouches for callers, so does all that is decided.
                 let sides = engines::sides(now, draft, not_called).map_err(failed)?;
                 let Some(Sides { now, draft, vouching }) = sides else { continue };
                 let mut replay = Replay::new(&now, &draft, &vouching);
                 let conditions = Conditions::of([&now, &draft]);
                 for flow in flows {
-                    if u16::try_from(flow.port).is_ok_and(|port| elsewhere.contains(&port)) {
+                    // It was looked at as it came.
+                    let Some(mut recorded) = decode_flow(flow) else { continue };
+                    let (is_refused_now, is_refused_then) = strangers.are_refused(&recorded.caller);
+                    // Whatever policies say, and whoever else is called.
+                    if is_refused_now && is_refused_then {
+                        continue;
+                    }
+                    let is_elsewhere = u16::try_from(flow.port).is_ok_and(|port| elsewhere.contains(&port));
+                    if is_elsewhere && !is_refused_then {
                         flips.add_unknown(flow, Undecidable::CalledElsewhere);
                         continue;
                     }
-                    // It was looked at as it came.
-                    let Some(mut recorded) = decode_flow(flow) else { continue };
                     recorded.outcomes = conditions.outcomes(flow);
                     replay.flow(&recorded, |replayed, count, call| {
-                        flips.add(flow, replayed, count, call);
+                        if !is_refused_now || matches!(replayed, Replayed::Undecidable(_)) {
+                            flips.add(flow, replayed, count, call);
+                        }
                     });
                 }
             }

@@ -669,6 +669,18 @@ fn whose_trust_domain_is_followed_no_longer_is_surely_denied() {
     // One that comes lets in whom it lets in.
     assert_eq!(told(&without, &before), ((0, 4, 0), unknown.clone()));
 
+    // Of whom nobody follows nothing changes, whatever policies do.
+    let members = Name::parse("members").unwrap();
+    let members = ResourceKey { kind: Kind::Policy, mesh: key.mesh.clone(), name: members };
+    let mut neither = without.clone();
+    neither.remove(&members);
+    assert_eq!(told(&without, &neither), ((0, 0, 0), vec![]));
+    assert_eq!(told(&neither, &without), ((0, 0, 0), vec![]));
+    // Nor where one that comes permits nothing.
+    let mut forbidding = before.clone();
+    forbidding.remove(&members);
+    assert_eq!(told(&without, &forbidding), ((0, 0, 0), vec![]));
+
     // What was fetched counts no longer once the endpoint is another: a bundle from there is still to come.
     let mut before = catalog(&partner());
     let entry = before.mesh("shop").unwrap().of_kind(Kind::FederatedTrustDomain)[&partner_name].clone();

@@ -43,7 +43,7 @@ fn still_named(key: &ResourceKey, after: &MeshCatalog) -> Option<String> {
     let (told, them) = match named.len() {
         0 => return None,
         1 => (format!("{told} still names"), "it"),
-        ..=MOST_TOLD => (format!("{told} still name"), "these"),
+        2..=MOST_TOLD => (format!("{told} still name"), "these"),
         all => (format!("{told} and {} more still name", all - MOST_TOLD), "these"),
     };
     Some(format!(

@@ -28,6 +28,7 @@ const MOST_FEDERATED: usize = 32;
 pub(super) fn check(step: &Step<'_>, problems: &mut Problems, warnings: &mut Vec<String>) {
     // Made once for each mesh: all other changes wait while thousands of nodes are looked at.
     let mut provided: BTreeMap<&Name, Provided<'_>> = BTreeMap::new();
+    let mut are_followed: BTreeSet<&Name> = BTreeSet::new();
     for (key, index) in step.places {
         problems.about(*index);
         if key.kind != Kind::Mesh && !step.exists(Kind::Mesh, &key.mesh, &key.mesh) {
@@ -60,7 +61,9 @@ pub(super) fn check(step: &Step<'_>, problems: &mut Problems, warnings: &mut Vec
             }
             Model::VirtualService(service) => warn_of_silence(key, mesh, service, warnings),
             Model::FederatedTrustDomain(followed) => {
-                check_followed(mesh, problems, warnings);
+                if are_followed.insert(&key.mesh) {
+                    check_followed(mesh, problems, warnings);
+                }
                 step.check_vouched(key, mesh, followed, problems);
             }
             Model::Enrollment(Enrollment::Workload(workload)) => warn_of_anybody(key, workload, warnings),

@@ -149,7 +149,9 @@ fn is_trusted(state: &api::WaitForAuthoritiesResponse) -> bool {
 /// An authority, if it is the active one of its kind.
 async fn active(session: &Session, serial: &str) -> Result<Option<api::Authority>, CommandError> {
     let listed = session.authorities().list_authorities(api::ListAuthoritiesRequest {}).await?.into_inner();
-    Ok(listed.authorities.into_iter().find(|own| own.serial == serial && own.state == "active"))
+    Ok(listed.authorities.into_iter().find(|own| {
+        own.serial == serial && own.state == "active" && own.kind() != api::AuthorityKind::ViewKey
+    }))
 }
 
 fn not_activated(error: CommandError) -> CommandError {

@@ -53,7 +53,7 @@ pub(crate) async fn revoke(global: &Global, command: Revoke) -> Result<(), Comma
         count => output::line(format_args!("{said} revoked ({count} certificates)"))?,
     }
     if answer.left > 0 {
-        output::note(left_in_words(answer.left, &answer.left_of_admin));
+        output::note(left_in_words(answer.left, &answer.left_of_admin, &session.of_context()));
         for serial in &answer.left_serials {
             output::note(format_args!("  {}", output::printable(serial)));
         }
@@ -82,17 +82,17 @@ fn check_whole(serial: &str) -> Result<(), CommandError> {
 }
 
 /// What stays good beside a certificate, and what takes that too. `admin`: whose it is; empty: an instance's.
-fn left_in_words(count: u32, admin: &str) -> String {
+fn left_in_words(count: u32, admin: &str, of_context: &str) -> String {
     let what = if admin.is_empty() { "certificate" } else { "credential" };
     let more = if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") };
     if admin.is_empty() {
         return format!(
-            "the instance holds {more} more that stay good; `hauberk revoke instance` takes them all"
+            "the instance holds {more} more that stay good; `hauberk revoke instance{of_context}` takes them all"
         );
     }
     let admin = output::printable(admin);
     format!(
-        "the admin {admin} holds {more} more that stay good; `hauberk admin delete {admin}` takes them all"
+        "the admin {admin} holds {more} more that stay good; `hauberk admin delete {admin}{of_context}` takes them all"
     )
 }
 
@@ -177,12 +177,12 @@ mod tests {
     #[test]
     fn what_stays_good_is_said_with_what_takes_it() {
         assert_eq!(
-            left_in_words(1, ""),
+            left_in_words(1, "", ""),
             "the instance holds 1 certificate more that stay good; `hauberk revoke instance` takes them all"
         );
         assert_eq!(
-            left_in_words(2, "ada"),
-            "the admin ada holds 2 credentials more that stay good; `hauberk admin delete ada` takes them all"
+            left_in_words(2, "ada", " --context prod"),
+            "the admin ada holds 2 credentials more that stay good; `hauberk admin delete ada --context prod` takes them all"
         );
     }
 }

@@ -147,8 +147,11 @@ impl Made {
             ("mesh", Tree::text(&self.mesh)),
             ("node", Tree::text(&self.node)),
             ("rootFingerprint", Tree::text(&self.root_fingerprint)),
-            // Nobody fills anything in there.
-            ("command", Tree::text(self.command(""))),
+            // Nobody fills anything in there: where the agent is beside its app, any free port is its own.
+            (
+                "command",
+                Tree::text(self.command(if self.is_beside_app { ",inbound=127.0.0.1:0" } else { "" })),
+            ),
         ];
         if !self.record.enrollment.is_empty() {
             let labels = sorted(&self.record.labels).map(|(name, value)| (name.as_str(), Tree::text(value)));
@@ -284,7 +287,7 @@ mod tests {
             is_beside_app: true,
         };
         let told = to_json(&made.tree(true));
-        assert!(told.contains("\"hauberk-agent run --listener 8080 --listener 9090\""), "{told}");
+        assert!(told.contains("\"hauberk-agent run --listener 8080,inbound=127.0.0.1:0 --listener 9090,inbound=127.0.0.1:0\""), "{told}");
         let for_people =
             "hauberk-agent run --listener 8080,app=127.0.0.1:PORT --listener 9090,app=127.0.0.1:PORT";
         assert_eq!(made.command(APP), for_people);

@@ -139,8 +139,16 @@ impl Elsewhere<'_> {
                 .map_err(|message| Flaw::whole(format!("{at}.$ref: {reference:?} {message}")))?;
             let found = self.files.get(&file).and_then(|document| document.pointer(&pointer));
             let found = found.map(|found| kept(found, Part::Parameter));
-            *parameter = found
+            let mut found = found
                 .ok_or_else(|| Flaw::whole(format!("{at}.$ref: there is no {}#{pointer}", file.display())))?;
+            // What stands beside a reference counts, as in references that the control plane follows.
+            if let (Value::Object(own), Value::Object(found)) = (std::mem::take(parameter), &mut found) {
+                found.extend(
+                    own.into_iter()
+                        .filter(|(name, _)| name != "$ref" && Part::Parameter.under(name).is_some()),
+                );
+            }
+            *parameter = found;
             of = Some(file);
         }
         Err(Flaw::whole(format!("{at}.$ref: it leads through more than {MOST_STEPS} references")))

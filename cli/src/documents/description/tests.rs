@@ -285,7 +285,7 @@ fn parameters_of_several_segments_are_found_through_files() {
         );
         let files: [(&str, &[u8]); 4] = [
             ("o.yaml", text.as_bytes()),
-            ("p.yaml", b"rest: {$ref: 'more/rest.yaml'}\nround: {$ref: '#/round'}\ngone: {$ref: gone.yaml}"),
+            ("p.yaml", b"rest: {$ref: 'more/rest.yaml'}\nround: {$ref: '#/round'}\ngone: {$ref: gone.yaml}\nplain: {name: rest, in: path}"),
             (
                 "more/rest.yaml",
                 b"$ref: '#/it'\nit: {name: rest, in: path, x-multi-segment: true, schema: {}}",
@@ -301,6 +301,9 @@ fn parameters_of_several_segments_are_found_through_files() {
     // By a file that refers to another one, and that within itself.
     let sent: Result<_, String> = of("{$ref: 'p.yaml#/rest'}", "{}");
     assert_eq!(sent.unwrap()["paths"]["/files/{rest}"]["get"]["parameters"], serde_json::json!([rest]));
+    // What stands beside the reference counts too.
+    let sent = of("{$ref: 'p.yaml#/plain', x-multi-segment: true}", "{}").unwrap();
+    assert_eq!(sent["paths"]["/files/{rest}"]["get"]["parameters"], serde_json::json!([rest]));
     // By a component that does.
     let here = "#/components/parameters/rest";
     let sent = of(&format!("{{$ref: '{here}'}}"), "{parameters: {rest: {$ref: 'p.yaml#/rest'}}}").unwrap();

@@ -31,6 +31,9 @@ const LOOK: Duration = Duration::from_secs(15);
 /// How long after the disk has refused a certificate it is asked again to take it: at first, and at the most.
 const SAVE_AGAIN: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(30)];
 
+/// Why nothing is renewed for whoever is.
+const REVOKED: &str = "this instance was revoked";
+
 /// What renewal needs.
 #[derive(Debug)]
 pub struct Renewal {
@@ -162,8 +165,18 @@ impl Renewal {
 
     /// The tokens that do not let us in again once we are revoked: the one that we had, as far as that is known, and the
     /// one that was there when we heard of it, which nobody has made because of that.
-    fn spent_tokens(&self) -> Vec<TokenDigest> {
-        [self.used_token, self.revocation.spent_token()].into_iter().flatten().collect()
+    ///
+    /// # Errors
+    /// That one is not known yet.
+    fn spent_tokens(&self) -> Result<Vec<TokenDigest>, NotJoined> {
+        let found = self.revocation.spent_token().map_err(|kind| NotJoined::ByNothing {
+            problem: format!(
+                "{kind}; until it can be read it is not known which token is of before the revocation, and the one that it \
+                 holds then is taken for that"
+            ),
+            kind,
+        })?;
+        Ok([self.used_token, found].into_iter().flatten().collect())
     }
 
     /// Sleeps until the instant, or until the control plane says that it has no record of our certificate, that we are
@@ -203,9 +216,10 @@ impl Renewal {
     async fn renew_once(&mut self) -> Result<(), RenewError> {
         let is_expired = self.clock.now() >= self.credentials.not_after();
         let is_revoked = self.revocation.waits_for_a_token();
-        let spent = if is_revoked { self.spent_tokens() } else { Vec::new() };
+        let spent = if is_revoked { self.spent_tokens() } else { Ok(Vec::new()) };
+        let spent = spent.map_err(|problem| RenewError::NotJoined { why: REVOKED, problem })?;
         let signed = match (is_revoked, is_expired) {
-            (true, _) => Signed::Never("this instance was revoked"),
+            (true, _) => Signed::Never(REVOKED),
             (false, true) => Signed::Never("the certificate has expired"),
             (false, false) => self.sign_again().await?,
         };

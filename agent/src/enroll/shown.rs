@@ -1,5 +1,6 @@
 //! What a control plane is shown by whoever joins: a token, or evidence of where the agent runs.
 
+use std::io;
 use std::path::Path;
 
 use zeroize::Zeroizing;
@@ -33,9 +34,19 @@ pub(super) async fn read_evidence(config: &Config) -> Result<Evidence, Attempt> 
 }
 
 /// The token that stands where one is looked for, if there is any.
-pub(crate) fn token_in(config: &Config) -> Option<TokenDigest> {
-    let Some(Join::TokenFile(path)) = &config.join else { return None };
-    read_token(path).ok().map(|token| TokenDigest::of(&token))
+///
+/// # Errors
+/// There may be one: its file is there and cannot be read, or not now.
+pub(crate) fn token_in(config: &Config) -> Result<Option<TokenDigest>, String> {
+    let Some(Join::TokenFile(path)) = &config.join else { return Ok(None) };
+    match read_text(path) {
+        Ok(text) => Ok(token_of(&text).map(TokenDigest::of)),
+        // What is no text is no token either.
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) => {
+            Ok(None)
+        }
+        Err(error) => Err(format!("{}: {error}", path.display())),
+    }
 }
 
 /// # Errors
@@ -56,15 +67,22 @@ pub(super) fn another_token(config: &Config, spent: &[TokenDigest]) -> Result<()
 }
 
 fn read_token(path: &Path) -> Result<Zeroizing<String>, Attempt> {
+    // A file that is not there yet may be on its way: whoever mints tokens need not be faster than we.
+    let none = |problem: &dyn std::fmt::Display| Attempt::Nothing(format!("{}: {problem}", path.display()));
+    let text = read_text(path).map_err(|error| none(&error))?;
+    let token = token_of(&text).ok_or_else(|| none(&"the file is empty"))?;
+    Ok(Zeroizing::new(token.to_owned()))
+}
+
+fn read_text(path: &Path) -> io::Result<Zeroizing<String>> {
     use std::io::Read;
 
     let mut text = Zeroizing::new(String::with_capacity(MAX_TOKEN_LEN as usize));
-    // A file that is not there yet may be on its way: whoever mints tokens need not be faster than we.
-    let none = |problem: &dyn std::fmt::Display| Attempt::Nothing(format!("{}: {problem}", path.display()));
-    let file = std::fs::File::open(path).map_err(|error| none(&error))?;
-    file.take(MAX_TOKEN_LEN).read_to_string(&mut text).map_err(|error| none(&error))?;
-    match text.trim() {
-        "" => Err(none(&"the file is empty")),
-        token => Ok(Zeroizing::new(token.to_owned())),
-    }
+    std::fs::File::open(path)?.take(MAX_TOKEN_LEN).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// Whatever stands around it.
+fn token_of(text: &str) -> Option<&str> {
+    Some(text.trim()).filter(|token| !token.is_empty())
 }

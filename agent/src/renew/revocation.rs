@@ -23,6 +23,8 @@ pub struct Revocation {
     denied: Arc<Denied>,
     /// What the disk had as we began.
     kept: Option<SpentToken>,
+    /// What it had was damaged, and is there still.
+    is_damaged: bool,
     spent: watch::Sender<Option<SpentToken>>,
 }
 
@@ -34,12 +36,15 @@ impl Revocation {
         credentials: Credentials,
         denied: Arc<Denied>,
     ) -> Self {
-        let kept = state.spent_token().unwrap_or_else(|error| {
+        let (kept, is_damaged) = match state.spent_token() {
+            Ok(kept) => (kept, false),
             // What is there now is then taken for what was: the revocation lasts until somebody makes a token.
-            tracing::error!(event = "state_damaged", %error);
-            None
-        });
-        Self { config, state, credentials, denied, kept, spent: watch::Sender::new(kept) }
+            Err(error) => {
+                tracing::error!(event = "state_damaged", %error);
+                (None, matches!(error, StateError::Damaged { .. }))
+            }
+        };
+        Self { config, state, credentials, denied, kept, is_damaged, spent: watch::Sender::new(kept) }
     }
 
     /// Whether we are revoked, and may be let in again by a token. Evidence is not shown anew: whoever has revoked us
@@ -49,15 +54,24 @@ impl Revocation {
             && self.denied.denial_of_us(&self.credentials.live().current()) == Some(Denial::Revoked)
     }
 
+    /// Whether what the disk had of it as we began cannot be.
+    #[cfg(test)]
+    pub(super) fn is_damaged(&self) -> bool {
+        self.is_damaged
+    }
+
     /// Whenever that may have changed.
     pub(super) fn changes(&self) -> watch::Receiver<Mark> {
         self.denied.changes()
     }
 
     /// The token that was there when we heard of it, if there was any: now, where we have not.
-    pub(super) fn spent_token(&self) -> Option<TokenDigest> {
-        self.note();
-        (*self.spent.borrow())?.found
+    ///
+    /// # Errors
+    /// That is not known yet, for there may be one and it cannot be read now.
+    pub(super) fn spent_token(&self) -> Result<Option<TokenDigest>, String> {
+        self.note()?;
+        Ok(self.spent.borrow().and_then(|spent| spent.found))
     }
 
     /// Forgets it: we are somebody else by now.
@@ -68,14 +82,17 @@ impl Revocation {
     /// Notes what is spent when we hear that we are revoked, and keeps it, for as long as this is polled.
     pub(super) async fn follow(&self) {
         let (mut denied, mut spent) = (self.changes(), self.spent.subscribe());
-        let mut kept = self.kept;
+        let (mut kept, mut is_damaged) = (self.kept, self.is_damaged);
         loop {
-            if self.waits_for_a_token() {
-                self.note();
-            }
+            // What cannot be read is told by the renewal, which does nothing without it.
+            let is_noted = !self.waits_for_a_token() || self.note().is_ok();
             let wanted = *spent.borrow_and_update();
-            if wanted != kept && self.keep(wanted).await {
-                kept = wanted;
+            // What is damaged goes by itself only once it is known that something else does not take its place.
+            let is_left = is_damaged && self.denied.is_known() && !self.waits_for_a_token();
+            let is_due = wanted != kept || is_left;
+            let is_kept = !is_due || self.keep(wanted).await;
+            if is_due && is_kept {
+                (kept, is_damaged) = (wanted, false);
             }
             let [_, again] = SAVE_AGAIN;
             tokio::select! {
@@ -85,25 +102,45 @@ impl Revocation {
                 Ok(()) = denied.changed() => if !self.waits_for_a_token() {
                     self.forget();
                 },
-                () = tokio::time::sleep(again), if wanted != kept => {}
+                () = tokio::time::sleep(again), if !is_kept || !is_noted => {}
             }
         }
     }
 
     /// Once for each certificate.
-    fn note(&self) {
-        let Some(certificate) = self.credentials.live().current().svid().map(Svid::serial) else { return };
+    ///
+    /// # Errors
+    /// There may be a token and it cannot be read now. Nothing is noted then: that there was none would let in by that
+    /// very token.
+    fn note(&self) -> Result<(), String> {
+        let Some(certificate) = self.credentials.live().current().svid().map(Svid::serial) else {
+            return Ok(());
+        };
+        let mut outcome = Ok(());
         self.spent.send_if_modified(|spent| {
-            let is_new = spent.is_none_or(|spent| spent.certificate != certificate);
-            if is_new {
-                *spent = Some(SpentToken { certificate, found: enroll::token_in(&self.config) });
+            if spent.is_some_and(|spent| spent.certificate == certificate) {
+                return false;
             }
-            is_new
+            match enroll::token_in(&self.config) {
+                Ok(found) => {
+                    *spent = Some(SpentToken { certificate, found });
+                    true
+                }
+                Err(problem) => {
+                    outcome = Err(problem);
+                    false
+                }
+            }
         });
+        outcome
     }
 
-    /// Off the runtime's threads: a disk may hang.
-    async fn keep(&self, spent: Option<SpentToken>) -> bool {
+    /// Whether the disk has it, or what it has is of no account. Off the runtime's threads: a disk may hang.
+    pub(super) async fn keep(&self, spent: Option<SpentToken>) -> bool {
+        // Until the disk has who we are by now, a restart finds who was revoked, and needs it.
+        if spent.is_none() && self.credentials.is_unsaved() {
+            return false;
+        }
         let state = Arc::clone(&self.state);
         let keeping = tokio::task::spawn_blocking(move || match spent {
             Some(spent) => state.keeping()?.save_spent_token(spent),

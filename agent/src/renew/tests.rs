@@ -526,6 +526,10 @@ async fn what_lay_there_when_we_heard_is_known_after_a_restart_until_we_have_joi
     agent.renewal.revocation = Arc::new(agent.restarted());
     within(Box::pin(agent.renewal.renew_once())).await.unwrap();
     assert_eq!(shown(&plane), ["hbk1-made"]);
+    // A restart would find who was revoked, until the disk has who we are by now.
+    assert!(!agent.renewal.revocation.keep(None).await);
+    assert!(state.spent_token().unwrap().is_some());
+    agent.credentials.save().unwrap();
     tokio::select! {
         () = agent.renewal.revocation.follow() => {}
         () = within(kept(false)) => {}
@@ -539,6 +543,79 @@ async fn what_lay_there_when_we_heard_is_known_after_a_restart_until_we_have_joi
     agent.renewal.used_token = None;
     agent.renewal.revocation = Arc::new(agent.restarted());
     assert!(agent.refused().await.contains("another one is needed"));
+}
+
+/// As by what the system refuses for a moment, or what an administrator has set.
+#[tokio::test]
+async fn a_token_that_could_not_be_read_when_we_were_revoked_does_not_undo_that_later() {
+    let authorities = Authorities::new();
+    let plane = ControlPlane::start(&authorities).await;
+    let mut agent = agent(&authorities, &plane, Duration::ZERO, &["token"]);
+    let path = agent.directory.path().join("token");
+    // It leads to itself: so it cannot be read by whoever may read everything either.
+    std::fs::remove_file(&path).unwrap();
+    std::os::unix::fs::symlink(&path, &path).unwrap();
+    agent.revoke();
+    for _ in 0..2 {
+        let problem = agent.refused().await;
+        assert!(problem.contains("token: ") && problem.contains("not known which token"), "{problem}");
+    }
+    std::fs::remove_file(&path).unwrap();
+    agent.put_token("hbk1-secret");
+    assert!(agent.refused().await.contains("another one is needed"));
+    assert!(shown(&plane).is_empty());
+    agent.put_token("hbk1-made");
+    within(Box::pin(agent.renewal.renew_once())).await.unwrap();
+    assert_eq!(shown(&plane), ["hbk1-made"]);
+    // What is no text was none.
+    std::fs::write(&path, [0xff]).unwrap();
+    agent.renewal.used_token = None;
+    agent.revoke();
+    assert!(agent.refused().await.contains("token: "));
+    agent.put_token("hbk1-next");
+    within(Box::pin(agent.renewal.renew_once())).await.unwrap();
+    assert_eq!(shown(&plane), ["hbk1-made", "hbk1-next"]);
+}
+
+#[tokio::test]
+async fn what_is_damaged_is_cleared_away_once_it_is_known_that_we_are_not_revoked() {
+    let authorities = Authorities::new();
+    let plane = ControlPlane::start(&authorities).await;
+    let agent = agent(&authorities, &plane, Duration::ZERO, &["token"]);
+    let state = Arc::clone(&agent.renewal.state);
+    let path = state.directory().join("spent-token");
+    std::fs::write(&path, "x").unwrap();
+    let revocation = agent.restarted();
+    agent.mesh.denied.lose();
+    let cleared = async {
+        for _ in 0..1_000 {
+            tokio::task::yield_now().await;
+        }
+        assert!(path.exists(), "we may be revoked");
+        agent.mesh.denied.replace(Denylist::default());
+        while path.exists() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        () = revocation.follow() => {}
+        () = within(cleared) => {}
+    }
+    assert!(!agent.restarted().is_damaged());
+    // Whoever is revoked writes over it.
+    std::fs::write(&path, "x").unwrap();
+    let revocation = agent.restarted();
+    assert!(revocation.is_damaged());
+    agent.revoke();
+    let noted = async {
+        while !matches!(state.spent_token(), Ok(Some(_))) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        () = revocation.follow() => {}
+        () = within(noted) => {}
+    }
 }
 
 /// All who are told so renew within that time: a rotation waits for the last of them.

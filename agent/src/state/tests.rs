@@ -117,15 +117,24 @@ fn a_pending_key_is_the_same_until_there_is_a_certificate() {
 fn nothing_of_an_identity_is_left_when_its_node_is_gone() {
     let (_directory, state) = opened();
     state.pending_key().unwrap();
-    let names = [IDENTITY, ".identity.new", PENDING_KEY, ".pending-key.new", NODE_VIEW, ENDPOINTS];
+    let names = [
+        IDENTITY,
+        ".identity.new",
+        PENDING_KEY,
+        ".pending-key.new",
+        SPENT_TOKEN,
+        ".spent-token.new",
+        NODE_VIEW,
+        ENDPOINTS,
+    ];
     for name in names {
         fs::write(state.directory().join(name), b"left").unwrap();
     }
     state.forget_node().unwrap();
-    assert_eq!(names.map(|name| state.directory().join(name).exists()), [true; 6], "it is there");
+    assert_eq!(names.map(|name| state.directory().join(name).exists()), [true; 8], "it is there");
     state.node_is_gone();
     state.forget_node().unwrap();
-    assert_eq!(names.map(|name| state.directory().join(name).exists()), [false; 6]);
+    assert_eq!(names.map(|name| state.directory().join(name).exists()), [false; 8]);
     assert!(matches!(state.membership(), Err(StateError::NodeGone)));
     assert!(matches!(state.keeping(), Err(StateError::NodeGone)));
     state.node_is_back();

@@ -36,11 +36,20 @@ pub(super) struct Served {
 
 impl Served {
     pub(super) fn new() -> Self {
-        Self::with(SocketAddr::from(([127, 0, 0, 1], 1)))
+        Self::by(Clock::system())
+    }
+
+    /// The same by this clock.
+    pub(super) fn by(clock: Clock) -> Self {
+        Self::with_both(SocketAddr::from(([127, 0, 0, 1], 1)), clock)
     }
 
     /// The same with a control plane at this address.
     pub(super) fn with(control_plane: SocketAddr) -> Self {
+        Self::with_both(control_plane, Clock::system())
+    }
+
+    fn with_both(control_plane: SocketAddr, clock: Clock) -> Self {
         hauberk_tls::install_provider();
         let (authorities, folder) = (Authorities::new(), tempfile::tempdir().unwrap());
         let state = Arc::new(State::open(folder.path()).unwrap());
@@ -49,7 +58,7 @@ impl Served {
         let credentials = Credentials::new(issued, Arc::clone(&state)).unwrap();
         let (board, live) = (Board::new(true), credentials.live().clone());
         let control_plane = HostPort { host: control_plane.ip().to_string(), port: control_plane.port() };
-        let (mesh, clock, stop) = (Mesh::new(), Clock::system(), CancellationToken::new());
+        let (mesh, stop) = (Mesh::new(), CancellationToken::new());
         let mesh = (mesh.denied, mesh.issuers);
         let keeper = Keeper::new(control_plane.clone(), credentials.clone(), clock, board.entries(), mesh);
         let tokens = Tokens::new(control_plane, credentials, clock);

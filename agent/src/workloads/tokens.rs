@@ -10,8 +10,8 @@ use hauberk_proto::agent::v1 as pb;
 use hauberk_proto::agent::v1::workloads_client::WorkloadsClient;
 use hauberk_proto::refusal;
 use hauberk_tls::jwt::{MAX_TOKEN_BYTES, unverified_key_id};
-use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::sync::{AcquireError, Semaphore, SemaphorePermit};
+use tokio::time::{Instant, timeout_at};
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 use zeroize::Zeroizing;
@@ -23,7 +23,7 @@ use super::keeper::connect;
 use super::nobody::no_identity;
 use super::token_cache::{HeldToken, Terms, Token, TokenCache, UNMINTED};
 use super::told::Board;
-use crate::clock::Clock;
+use crate::clock::{Clock, millis};
 use crate::config::HostPort;
 use crate::credentials::Credentials;
 
@@ -31,8 +31,11 @@ use crate::credentials::Credentials;
 /// connection.
 const AT_ONCE: usize = 16;
 
-/// How long minting one may take, whether or not somebody waits.
+/// How long minting one may take, whether or not somebody waits, the wait for a turn among it.
 const MINTED_WITHIN: Duration = Duration::from_secs(10);
+
+/// Why one that had no turn by then was not asked for.
+const NO_TURN: &str = "it was not asked for: those that were wanted before it have taken all the time, and the agent asks for a few at once";
 
 /// Has tokens minted.
 pub(crate) struct Tokens {
@@ -81,11 +84,7 @@ impl Tokens {
         let terms = Terms { id: identity.id.clone(), life: identity.token_life };
         let (mint, identity, audience) = (Arc::clone(&self.mint), identity.clone(), audience.clone());
         let clock = mint.clock;
-        let minted = async move {
-            let minted = timeout(MINTED_WITHIN, mint.mint(&identity, &audience, &turns)).await;
-            minted
-                .unwrap_or_else(|_| Err(unavailable(&identity, "the control plane does not answer in time")))
-        };
+        let minted = async move { mint.mint(&identity, &audience, &turns).await };
         self.cache.token(&place, &terms, (board, clock), minted).await
     }
 
@@ -103,10 +102,31 @@ impl Mint {
         audience: &Audience,
         of_one: &Semaphore,
     ) -> Result<HeldToken, Status> {
+        let until = Instant::now() + MINTED_WITHIN;
+        let _turns = self.turns(of_one, until).await.map_err(|problem| unavailable(identity, problem))?;
+        let asked = Instant::now();
+        timeout_at(until, self.ask(identity, audience)).await.unwrap_or_else(|_| {
+            let had = millis(until.saturating_duration_since(asked));
+            Err(unavailable(identity, &format!("the control plane does not answer in time: it had {had} ms")))
+        })
+    }
+
+    /// Waits for its turns until then.
+    ///
+    /// # Errors
+    /// They have not come.
+    async fn turns<'a>(
+        &'a self,
+        of_one: &'a Semaphore,
+        until: Instant,
+    ) -> Result<[SemaphorePermit<'a>; 2], &'static str> {
+        let both = async { Ok([of_one.acquire().await?, self.at_once.acquire().await?]) };
+        let both = timeout_at(until, both).await.map_err(|_| NO_TURN)?;
+        both.map_err(|_: AcquireError| "the agent is stopping")
+    }
+
+    async fn ask(&self, identity: &Identity, audience: &Audience) -> Result<HeldToken, Status> {
         let unavailable = |problem: &str| unavailable(identity, problem);
-        let stopping = |_| unavailable("the agent is stopping");
-        let _turns =
-            (of_one.acquire().await.map_err(stopping)?, self.at_once.acquire().await.map_err(stopping)?);
         // Held until the answer is there, so that others find it.
         let connection = self.connection();
         let channel = connection.clone().await.map_err(|problem| unavailable(&problem))?;
@@ -193,18 +213,21 @@ mod tests {
     /// A token of one header, which names the key `k`.
     const TOKEN: &str = "eyJraWQiOiJrIn0.e30.AA";
 
+    fn identity(enrollment: &str) -> Identity {
+        Identity {
+            enrollment: Name::parse(enrollment).unwrap(),
+            id: SpiffeId::parse("spiffe://shop.local/workload/a").unwrap(),
+            hint: String::new(),
+            token_life: None,
+        }
+    }
+
     #[tokio::test]
     async fn whoever_asks_for_many_leaves_turns_to_others_also_once_it_has_gone() {
         // Whoever connects to it hears nothing.
         let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let served = Served::with(silent.local_addr().unwrap());
         let tokens = &served.shared.tokens;
-        let identity = |enrollment: &str| Identity {
-            enrollment: Name::parse(enrollment).unwrap(),
-            id: SpiffeId::parse("spiffe://shop.local/workload/a").unwrap(),
-            hint: String::new(),
-            token_life: None,
-        };
         let (one, other) = (identity("one"), identity("other"));
         let audience = |number: usize| Audience::new(vec![number.to_string()]).unwrap();
         let left = async || {
@@ -223,6 +246,27 @@ mod tests {
         assert!(left_by_one < AT_ONCE, "some are asked for, though nobody waits");
         assert!(tokens.token(&other, &audience(0), &served.board).now_or_never().is_none());
         assert_eq!(left().await, left_by_one - 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_turn_that_does_not_come_is_waited_for_no_longer_than_an_answer_and_told_as_such() {
+        // Whoever connects to it hears nothing.
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let served = Served::with(silent.local_addr().unwrap());
+        let mint = &served.shared.tokens.mint;
+        let (none, since) = (Semaphore::new(0), Instant::now());
+        assert_eq!(mint.turns(&none, since + MINTED_WITHIN).await.unwrap_err(), NO_TURN);
+        // Timers go by whole milliseconds.
+        let in_time = MINTED_WITHIN + Duration::from_millis(10);
+        assert!((MINTED_WITHIN..=in_time).contains(&since.elapsed()), "{:?}", since.elapsed());
+        // Nor is what is left after that any longer.
+        let (free, audience) = (Semaphore::new(1), Audience::new(vec!["db".to_owned()]).unwrap());
+        for turns in [&none, &free] {
+            let since = Instant::now();
+            let refused = mint.mint(&identity("one"), &audience, turns).await.err().unwrap();
+            assert_eq!((refused.code(), refused.message()), (Code::Unavailable, UNMINTED));
+            assert!(since.elapsed() <= in_time, "{:?}", since.elapsed());
+        }
     }
 
     #[test]

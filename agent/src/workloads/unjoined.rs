@@ -19,9 +19,9 @@ use crate::clock::Clock;
 use crate::metrics::{Metrics, WorkloadMetrics};
 use crate::state::State;
 
-/// How long after it was looked at the agent's certificate is held against the clock again, for whoever watches whether
-/// the agent serves.
-const LOOK: Duration = Duration::from_secs(1);
+/// The longest that whoever watches whether the agent serves sleeps without a look at the clock, which may be set or
+/// stand still while the host sleeps.
+const LOOK: Duration = Duration::from_secs(15);
 
 /// What connections are accepted with from the start.
 #[derive(Debug)]
@@ -75,6 +75,14 @@ pub(super) fn has_certificate(us: &LiveState, now: UnixMillis) -> Result<(), Sta
         )));
     }
     Ok(())
+}
+
+/// How long that stays as it is, unless there is another certificate, and how long it is not looked at at the most. There
+/// may be many who watch.
+fn until_next_look(us: &LiveState, now: UnixMillis) -> Duration {
+    let bounds = us.svid().map(Svid::validity).map(|validity| [validity.not_before(), validity.not_after()]);
+    let next = bounds.and_then(|bounds| bounds.into_iter().find(|bound| now < *bound));
+    next.map_or(LOOK, |next| next.since(now).clamp(Duration::from_millis(1), LOOK))
 }
 
 fn not_joined(message: &str) -> Status {
@@ -151,8 +159,10 @@ impl Front {
             };
             // Before it is looked at, so that no change slips in between.
             let mut live = shared.as_ref().map(|shared| shared.live.subscribe());
-            let serves = shared
-                .is_some_and(|shared| has_certificate(&shared.live.current(), shared.tokens.now()).is_ok());
+            let (serves, wait) = shared.map_or((false, LOOK), |shared| {
+                let (us, now) = (shared.live.current(), shared.tokens.now());
+                (has_certificate(&us, now).is_ok(), until_next_look(&us, now))
+            });
             if before != Some(serves) {
                 return serves;
             }
@@ -166,7 +176,7 @@ impl Front {
                 // The senders are ours.
                 Ok(()) = stages.changed() => {}
                 Ok(()) = renewed => {}
-                () = sleep(LOOK) => {}
+                () = sleep(wait) => {}
             }
         }
     }
@@ -210,6 +220,7 @@ mod tests {
     use super::super::socket::ApiSocket;
     use super::super::testing::{Served, worker};
     use super::*;
+    use crate::state::StoredIdentity;
     use crate::testing::{Authorities, HOUR, now};
 
     /// An agent that is nobody, and a program that asks it.
@@ -292,6 +303,34 @@ mod tests {
                 assert_eq!(refusal::reason(&status).as_deref(), Some(reason));
             }
         }
+    }
+
+    /// One user may watch by a hundred thousand streams.
+    #[tokio::test(start_paused = true)]
+    async fn whoever_watches_hears_at_the_very_moment_and_wakes_seldom_until_then() {
+        let clock = Clock::starting_at(now());
+        let served = Served::by(clock);
+        let validity =
+            Validity::new(now().plus(Duration::from_secs(40)), now().plus(Duration::from_secs(100))).unwrap();
+        let StoredIdentity { svid, key, .. } = Authorities::new().identity("mesh/shop/node/web", validity);
+        // As it says: in whole seconds.
+        let validity = svid.validity();
+        served.live.publish(svid, &key).unwrap();
+        for (before, bound) in [(false, validity.not_before()), (true, validity.not_after())] {
+            let mut polls = 0;
+            let mut watched = std::pin::pin!(served.front.serves_other_than(Some(before)));
+            let counted = std::future::poll_fn(|context| {
+                polls += 1;
+                watched.as_mut().poll(context)
+            });
+            assert_eq!(counted.await, !before);
+            let told_at = clock.now();
+            assert!(bound <= told_at, "{bound} {told_at}");
+            assert!(told_at.since(bound) <= Duration::from_millis(100), "{bound} {told_at}");
+            assert!(polls <= 7, "{polls}");
+        }
+        // Nothing is awaited here but that the clock is set.
+        assert_eq!(until_next_look(&served.live.current(), clock.now()), LOOK);
     }
 
     #[tokio::test(start_paused = true)]

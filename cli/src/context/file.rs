@@ -85,7 +85,7 @@ impl ContextError {
             Self::None { .. } => vec![
                 "on the control plane's host:  hauberk-control-plane init --data-dir DIR --trust-domain NAME".to_owned(),
                 "elsewhere, with a login token: hauberk login --server HOST:PORT --root-fingerprint HEX --token-file FILE".to_owned(),
-                "or just to look around:        hauberk demo up".to_owned(),
+                "to look around first:          hauberk demo up".to_owned(),
             ],
             Self::Expired { admin, .. } => vec![
                 format!("on the control plane's host: hauberk-control-plane admin issue {admin}"),

@@ -1,6 +1,7 @@
 //! From a TCP socket to a verified connection: limits before the handshake, a deadline for it, and an end at the
 //! expiry of the certificate that the peer proved.
 
+mod gathered;
 mod places;
 
 use std::future::Future;
@@ -28,6 +29,7 @@ use crate::clock::Clock;
 use crate::issuance::Ledger;
 use crate::metrics::{ListenerLabel, Metrics};
 use crate::revocation::Revocations;
+use gathered::Gathered;
 pub use places::Limits;
 use places::{Counts, Place};
 
@@ -200,7 +202,7 @@ impl Handshake {
                     calls: self.place.calls_of_stranger(),
                 };
                 let connection = Connection {
-                    stream,
+                    stream: Gathered::new(stream),
                     info,
                     expiry: Box::pin(tokio::time::sleep(life)),
                     preface: Some(Preface {
@@ -275,7 +277,7 @@ async fn until_distrusted(authority: &Authority, clock: &Clock, peer: &PeerIdent
 /// whose certificate or authority is revoked, when its peer has none and others need its place, and when its peer does not begin to
 /// speak in time.
 pub(super) struct Connection {
-    stream: TlsStream<TcpStream>,
+    stream: Gathered<TlsStream<TcpStream>>,
     info: ConnectionInfo,
     expiry: Pin<Box<Sleep>>,
     preface: Option<Preface>,

@@ -32,15 +32,15 @@ impl<'a> Detours<'a> {
     }
 
     /// The listeners where some permit may let through what matches no route. Who forbids is looked up for those alone that are told.
-    pub(crate) fn listeners(&self) -> impl Iterator<Item = GoneRound<'_>> {
+    pub(crate) fn listeners(&self) -> impl Iterator<Item = Detour<'_>> {
         let Self { mesh, permitted, forbidden } = self;
         let all = mesh.nodes().flat_map(move |(node, resource)| {
             resource.listeners().iter().map(move |listener| {
                 let is_by_users = asks_users_of_some(listener);
-                GoneRound { node, listener, forbidden, is_by_users }
+                Detour { node, listener, forbidden, is_by_users }
             })
         });
-        let is_concerned = |one: &GoneRound<'_>| {
+        let is_concerned = |one: &Detour<'_>| {
             matches!(one.listener.protocol(), Protocol::Http | Protocol::Http2)
                 && one.listener.undeclared() == Undeclared::Decide
                 && !one.listener.routes().is_empty()
@@ -50,8 +50,8 @@ impl<'a> Detours<'a> {
     }
 }
 
-/// One such listener.
-pub(crate) struct GoneRound<'a> {
+/// A listener at which what is said of some routes is gone round.
+pub(crate) struct Detour<'a> {
     pub(crate) node: &'a Name,
     listener: &'a Listener,
     forbidden: &'a RouteForbids<'a>,
@@ -59,7 +59,7 @@ pub(crate) struct GoneRound<'a> {
     is_by_users: bool,
 }
 
-impl GoneRound<'_> {
+impl Detour<'_> {
     /// Whether one of these forbids is gone round.
     pub(crate) fn is_by(&self, forbids: &RouteForbids<'_>) -> bool {
         let mut classes = self.listener.routes().iter().flat_map(|route| &route.classes);
@@ -92,7 +92,7 @@ fn order(document: &PolicyDocument) -> (bool, &Name) {
     (document.mode() == Mode::Boundary, document.name())
 }
 
-impl fmt::Display for GoneRound<'_> {
+impl fmt::Display for Detour<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let all = self.by();
         let mut by: Vec<String> = all.iter().take(MOST_TOLD).map(|document| document.label()).collect();

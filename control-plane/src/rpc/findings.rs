@@ -6,7 +6,7 @@ mod lists;
 mod stored;
 mod tokens;
 
-pub(super) use detours::GoneRound;
+pub(super) use detours::ToldDetours;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -68,7 +68,7 @@ pub(super) struct Facts<'a> {
     pub(super) compilation: &'a Compilation,
     pub(super) catalog: &'a Catalog,
     pub(super) heavy: &'a [HeavyPatterns],
-    pub(super) gone_round: &'a GoneRound,
+    pub(super) detours: &'a ToldDetours,
     pub(super) rollout: &'a Rollout,
     pub(super) reports: &'a [Report],
     pub(super) followed: &'a [Followed],
@@ -131,7 +131,7 @@ pub(super) fn collect(facts: &Facts<'_>) -> Vec<Finding> {
     findings.extend(each(late, "instances do not renew", ALL_INSTANCES));
     findings.extend(crowds(live()));
     findings.extend(audit_listeners(facts.compilation));
-    findings.extend(facts.gone_round.findings());
+    findings.extend(facts.detours.findings());
     findings.extend(facts.followed.iter().filter_map(|followed| followed::federation(followed, facts.now)));
     findings.extend(facts.issuers.iter().filter_map(followed::issuer));
     findings.extend(facts.issuers.iter().filter_map(|issuer| followed::lists_ours(issuer, facts.own_keys)));

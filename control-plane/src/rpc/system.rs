@@ -85,7 +85,7 @@ impl System for SystemService {
             compilation: &compilation,
             catalog: &catalog,
             heavy: &found.heavy,
-            gone_round: &found.gone_round,
+            detours: &found.detours,
             rollout: &self.push.instances().rollout(&compilation, compilation.revision, None, now),
             reports: &self.push.instances().reports(|_| true),
             followed: &self.federation.followed(&catalog),

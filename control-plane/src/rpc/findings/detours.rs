@@ -5,14 +5,14 @@ use hauberk_proto::admin::v1::Finding;
 use super::{EACH_AT_MOST, warning};
 use crate::resources::{Catalog, Detours, GONE_ROUND_MEND};
 
-/// The first of them, as many as are told, and how many more there are.
+/// The first such listeners, as many as are told, and how many more there are.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(in crate::rpc) struct GoneRound {
+pub(in crate::rpc) struct ToldDetours {
     told: Vec<String>,
     more: usize,
 }
 
-impl GoneRound {
+impl ToldDetours {
     /// Looks at every listener of all meshes.
     pub(in crate::rpc) fn of(catalog: &Catalog) -> Self {
         let mut found = Self::default();
@@ -48,7 +48,7 @@ mod tests {
         let many = |count: u32| {
             let card = |port| classified(listener(port, "http"), "/card", &["pii"]);
             let listeners: Vec<_> = (1..=count).map(card).collect();
-            let found = GoneRound::of(&catalog_of(&[
+            let found = ToldDetours::of(&catalog_of(&[
                 mesh("shop"),
                 data_class("pii", &[]),
                 node("orders", listeners),

@@ -121,7 +121,7 @@ impl World {
             compilation: &self.compilation,
             catalog: &self.catalog,
             heavy: &heavy_patterns(self.own_keys.trust_domain(), &self.catalog),
-            gone_round: &GoneRound::of(&self.catalog),
+            detours: &ToldDetours::of(&self.catalog),
             rollout: &self.rollout,
             reports: &self.reports,
             followed: &self.followed,

@@ -9,7 +9,7 @@ use crate::bulkhead::Bulkhead;
 use crate::compile::{HeavyPatterns, heavy_patterns};
 use crate::registry::Revision;
 use crate::resources::Catalog;
-use crate::rpc::findings::GoneRound;
+use crate::rpc::findings::ToldDetours;
 use crate::rpc::status;
 
 /// What is found.
@@ -18,7 +18,7 @@ pub(super) struct Found {
     /// Nodes that have too many patterns.
     pub(super) heavy: Vec<HeavyPatterns>,
     /// Listeners at which what is said of some routes is gone round.
-    pub(super) gone_round: GoneRound,
+    pub(super) detours: ToldDetours,
 }
 
 /// Finds it out, and knows what was found last.
@@ -57,7 +57,7 @@ impl Looker {
             // Whose turn came before has found out the same.
             known(&last, &catalog).unwrap_or_else(|| {
                 let heavy = heavy_patterns(&trust_domain, &catalog);
-                let found = Arc::new(Found { heavy, gone_round: GoneRound::of(&catalog) });
+                let found = Arc::new(Found { heavy, detours: ToldDetours::of(&catalog) });
                 let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
                 // Whoever asks next asks of the newest.
                 if last.1 <= catalog.revision() {
@@ -98,7 +98,7 @@ mod tests {
             policy("pii", "forbid(principal, action, resource in DataClass::\"pii\");"),
         ]));
         let first = looker.of(&catalog, &trust_domain(), "ada").await.unwrap();
-        assert_ne!(first.gone_round, GoneRound::default());
+        assert_ne!(first.detours, ToldDetours::default());
         // Whatever else is under way, what is known is answered.
         let turn = looker.bulkhead.turn("ada").await.unwrap();
         let again = looker.of(&catalog, &trust_domain(), "ada").now_or_never();

@@ -5,6 +5,8 @@ use std::fmt;
 
 use thiserror::Error;
 
+use crate::escapes::hex_value;
+
 /// The path of a request in its only accepted spelling, and the query beside it.
 ///
 /// Policies and routes are matched against [`path`](Self::path), and the same bytes are forwarded, so that no server
@@ -320,10 +322,6 @@ fn decode(path: &str, escaped: EscapedSlashes) -> Result<Vec<Unit>, AmbiguousPat
         return Err(AmbiguousPath::Control);
     }
     Ok(units)
-}
-
-fn hex_value(digit: u8) -> Option<u8> {
-    char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok())
 }
 
 fn push_escape(out: &mut String, byte: u8) {

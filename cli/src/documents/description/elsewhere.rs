@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
+use hauberk_policy::unescaped;
 use serde_json::{Map, Value};
 
 use super::openapi::{Part, SEVERAL_SEGMENTS, tree};
@@ -250,16 +251,4 @@ fn kept(value: &Value, part: Part) -> Value {
 /// A name as a pointer in a fragment spells it.
 fn escaped(name: &str) -> String {
     name.replace('~', "~0").replace('/', "~1").replace('%', "%25")
-}
-
-/// Without the escapes of URLs; nothing where one is broken.
-fn unescaped(text: &str) -> Option<String> {
-    let mut pieces = text.split('%');
-    let mut bytes = pieces.next()?.as_bytes().to_vec();
-    for piece in pieces {
-        let (digits, rest) = piece.split_at_checked(2)?;
-        bytes.push(u8::from_str_radix(digits, 16).ok()?);
-        bytes.extend(rest.as_bytes());
-    }
-    String::from_utf8(bytes).ok()
 }

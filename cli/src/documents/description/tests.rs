@@ -369,6 +369,7 @@ fn nothing_beside_or_above_the_document_is_read() {
         ("o.yaml#/nowhere", "there is no o.yaml#/nowhere"),
         ("o.yaml#nowhere", "is not understood"),
         ("a%zz.yaml", "has an escape with %"),
+        ("a%+a.yaml", "has an escape with %"),
         ("../api", out),
     ] {
         let told = told(reference);

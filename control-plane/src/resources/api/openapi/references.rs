@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use hauberk_policy::unescaped;
 use serde_json::Value;
 
 use super::{CLASSES, Flaw, METHODS};
@@ -83,16 +84,4 @@ impl<'d> References<'d> {
 /// Whether a field says anything that routes are made of. Of two of others it does not matter which one counts.
 fn matters(field: &str) -> bool {
     METHODS.contains(&field) || matches!(field, "servers" | "additionalOperations" | CLASSES)
-}
-
-/// A URL's fragment without its escapes; nothing where one is broken.
-fn unescaped(fragment: &str) -> Option<String> {
-    let mut pieces = fragment.split('%');
-    let mut bytes = pieces.next()?.as_bytes().to_vec();
-    for piece in pieces {
-        let (digits, rest) = piece.split_at_checked(2)?;
-        bytes.push(u8::from_str_radix(digits, 16).ok()?);
-        bytes.extend(rest.as_bytes());
-    }
-    String::from_utf8(bytes).ok()
 }

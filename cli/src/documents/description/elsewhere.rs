@@ -16,7 +16,7 @@ const MOST_FILES: usize = 1_000;
 /// The most bytes of these in all.
 const MOST_BYTES: u64 = 16 << 20;
 /// The most references that lead to one parameter, as the control plane follows them within a document.
-const MOST_STEPS: usize = 8;
+pub(super) const MOST_STEPS: usize = 8;
 
 /// Takes in what path items, operations and parameters of `document`, which lies in `folder`, refer to in other files.
 pub(super) fn take_in(document: &mut Value, folder: &Path) -> Result<(), Flaw> {
@@ -29,10 +29,8 @@ pub(super) fn take_in(document: &mut Value, folder: &Path) -> Result<(), Flaw> {
     };
     // What refers to one of these finds what it stands for.
     if let Some(Value::Object(parameters)) = document.pointer_mut("/components/parameters") {
-        for (name, mut parameter) in std::mem::take(parameters) {
-            if elsewhere.parameter(&mut parameter, None, &format!("components.parameters.{name}"))? {
-                parameters.insert(name, parameter);
-            }
+        for (name, parameter) in parameters.iter_mut() {
+            elsewhere.parameter(parameter, None, &format!("components.parameters.{name}"))?;
         }
     }
     for items in ["/paths", "/components/pathItems"] {

@@ -187,7 +187,7 @@ components:
             "/b": "text",
             "/c/{p}": {
                 "parameters": [{"name": "p", "in": "path", "x-multi-segment": "true"}],
-                "get": {"parameters": [{"$ref": "#/components/parameters/p"}, {"$ref": "#/x"}]},
+                "get": {"parameters": [{"$ref": "#/components/parameters/p"}]},
                 "additionalOperations": {"COPY": {}},
             },
         },
@@ -326,6 +326,52 @@ fn parameters_of_several_segments_are_found_through_files() {
     }
     let found = of("", "{parameters: {rest: {$ref: nowhere.yaml}}}").unwrap_err();
     assert!(found.contains("components.parameters.rest.$ref: \"nowhere.yaml\" cannot be read"), "{found}");
+}
+
+#[test]
+fn what_is_sent_refers_to_no_component_that_is_not() {
+    let text = "openapi: 3.1.0
+paths:
+  /files/{rest}:
+    parameters: [{$ref: '#/components/parameters/page'}]
+    get: {parameters: [{$ref: '#/components/parameters/through'}, {$ref: '#/components/parameters/a%20page'}]}
+    put: {parameters: [{$ref: '#/components/parameters/far'}, {$ref: '#/components/headers/rest'}]}
+    post: {parameters: [{$ref: '#/components/parameters/plain', x-multi-segment: true}]}
+    head: {parameters: [{$ref: '#/components/parameters/round'}, {$ref: '#/components/parameters/none'}]}
+components:
+  parameters:
+    page: {$ref: 'p.yaml#/page'}
+    through: {$ref: '#/components/parameters/page'}
+    a page: {name: page, in: query}
+    far: {$ref: '#/components/parameters/the~1rest'}
+    the/rest: {name: rest, in: path, x-multi-segment: true}
+    plain: {name: rest, in: path}
+    round: {$ref: '#/components/parameters/round'}
+  headers:
+    rest: {schema: {}}
+";
+    let files: [(&str, &[u8]); 2] =
+        [("o.yaml", text.as_bytes()), ("p.yaml", b"page: {name: page, in: query}")];
+    let Description::Openapi(sent) = describe("{openapiFile: o.yaml}", &files).unwrap() else {
+        panic!("openapi")
+    };
+    let sent: serde_json::Value = serde_json::from_str(&sent).unwrap();
+    let to = |name: &str| format!("#/components/parameters/{name}");
+    let expected = serde_json::json!({
+        "openapi": "3.1.0",
+        "paths": {"/files/{rest}": {
+            "get": {},
+            "put": {"parameters": [{"$ref": to("far")}]},
+            "post": {"parameters": [{"$ref": to("plain"), "x-multi-segment": "true"}]},
+            "head": {},
+        }},
+        "components": {"parameters": {
+            "far": {"$ref": to("the~1rest")},
+            "the/rest": {"name": "rest", "in": "path", "x-multi-segment": "true"},
+            "plain": {"name": "rest", "in": "path"},
+        }},
+    });
+    assert_eq!(sent, expected);
 }
 
 #[test]

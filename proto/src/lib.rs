@@ -4,6 +4,7 @@
 
 pub mod convert;
 pub mod refusal;
+pub mod turned_away;
 
 /// Resources: what files hold and what the admin API moves.
 pub mod mesh {

@@ -1,6 +1,7 @@
 //! How it is shown what would be decided where something is left open.
 
 use hauberk_proto::admin::v1::{CheckResponse, Clause, Outlook, Prospect};
+use hauberk_proto::turned_away::OfCaller;
 use owo_colors::OwoColorize as _;
 
 use crate::commands::decision::{caller_name, short_name};
@@ -142,6 +143,9 @@ fn is_by_default(prospect: &Prospect) -> bool {
 
 /// Why it always or never is.
 pub(crate) fn settled(prospect: &Prospect) -> String {
+    if let Some(why) = OfCaller::named(&prospect.reason) {
+        return turned_away(why).to_owned();
+    }
     let policies = prospect.policies.iter().map(|name| printable(name)).collect::<Vec<_>>().join(", ");
     match prospect.reason.as_str() {
         "permitted" => policies,
@@ -153,17 +157,21 @@ pub(crate) fn settled(prospect: &Prospect) -> String {
         "user_missing" => "the route is for users, and it is made for none".to_owned(),
         "user_token_issuer_not_taken" => "the port takes no users of that issuer".to_owned(),
         "not_a_principal" => "such an identity never calls services".to_owned(),
-        "anonymous_not_taken" => "no listener takes callers without a certificate".to_owned(),
-        "trust_domain_not_federated" => {
-            "every agent refuses it: the mesh has no keys of its trust domain".to_owned()
-        }
-        "quarantined" => "every agent refuses it: its node is in quarantine".to_owned(),
-        "called_quarantined" => "what is called is in quarantine".to_owned(),
         "identity_revoked" => "who passed the user on is in quarantine".to_owned(),
         "user_token_unknown_key" => {
             "every agent refuses the user: the mesh has no keys of the issuer".to_owned()
         }
         other => printable(other).replace('_', " "),
+    }
+}
+
+/// Why somebody is turned away whatever it asks for.
+fn turned_away(why: OfCaller) -> &'static str {
+    match why {
+        OfCaller::Anonymous => "no listener takes callers without a certificate",
+        OfCaller::Unfederated => "every agent refuses it: the mesh has no keys of its trust domain",
+        OfCaller::Quarantined => "every agent refuses it: its node is in quarantine",
+        OfCaller::CalledQuarantined => "what is called is in quarantine",
     }
 }
 

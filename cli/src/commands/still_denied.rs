@@ -3,16 +3,13 @@
 use hauberk_policy::{Access, Grant, GrantCaller, GrantTarget};
 use hauberk_proto::admin::v1::{CheckRequest, Outlook, Prospect};
 use hauberk_proto::mesh::v1::{Kind, Resource, resource::Spec, virtual_service_provider::Provider};
+use hauberk_proto::turned_away::OfCaller;
 use tonic::{Code, Status};
 
 use crate::commands::{apply, prospect};
 use crate::error::CommandError;
 use crate::output;
 use crate::session::Session;
-
-/// Why agents turn somebody away, whatever it asks for.
-const OF_CALLER: [&str; 4] =
-    ["quarantined", "called_quarantined", "trust_domain_not_federated", "anonymous_not_taken"];
 
 /// Asks about each thing that a grant is exactly for, as `hauberk can` does, and warns of what is denied all the same.
 /// What has been written stands, whatever comes of the question.
@@ -108,7 +105,7 @@ fn warning(access: &Access, asked: &CheckRequest, one: &Prospect, of_several: bo
     }
     let is_somewhere = !(one.node.is_empty() && one.external.is_empty());
     let why = prospect::settled(one);
-    if OF_CALLER.contains(&one.reason.as_str()) {
+    if OfCaller::named(&one.reason).is_some() {
         let (caller, called) = match is_somewhere {
             true => (prospect::caller(one), prospect::target(one)),
             // What the port does not speak is nowhere.

@@ -1,9 +1,10 @@
 //! Callers whom agents turn away before they ask policies, whatever these say.
 
 use hauberk_identity::SpiffeId;
-use hauberk_policy::{Caller, Origin, Reason};
+use hauberk_policy::{Caller, Origin};
 use hauberk_proto::admin::v1::{CheckResponse, Outlook, Prospect};
 use hauberk_proto::agent::v1::{NoPolicies, Verdict};
+use hauberk_proto::turned_away::OfCaller;
 
 use super::mesh::{Mesh, Place};
 use crate::revocation::Denylist;
@@ -11,14 +12,8 @@ use crate::revocation::Denylist;
 /// Why agents turn somebody away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum TurnedAway {
-    /// It shows no certificate, and no listener takes such callers.
-    Anonymous,
-    /// The mesh has no bundle of its trust domain.
-    Unfederated,
-    /// Its node is in quarantine, or of a workload each that vouches for it.
-    Quarantined,
-    /// The node that is called is in quarantine: its agents let nobody in, and others do not call it.
-    CalledQuarantined,
+    /// Whatever it asks for.
+    Caller(OfCaller),
     /// One who passed the user on is in quarantine.
     ActorQuarantined,
     /// The mesh has no keys of the user's issuer.
@@ -37,18 +32,7 @@ pub(super) enum Known<'a> {
 impl TurnedAway {
     /// Whether agents do so to a caller at this place: the caller's own, or those that are called.
     pub(super) fn of(mesh: &Mesh<'_>, caller: &Caller, place: Place<'_>, known: Known<'_>) -> Option<Self> {
-        let Caller::Peer(id) = caller else { return Some(Self::Anonymous) };
-        let denylist = known.quarantines();
-        if denylist.is_some_and(|denylist| mesh.is_shut_out(id, denylist)) {
-            return Some(Self::Quarantined);
-        }
-        // What leaves the mesh is decided by the caller's own agents.
-        let Place::Node(called, _) = place else { return None };
-        if !known.vouches_for(mesh, id) {
-            return Some(Self::Unfederated);
-        }
-        let is_called = |denylist: &Denylist| denylist.is_in_quarantine(&mesh.id_of(called));
-        denylist.is_some_and(is_called).then_some(Self::CalledQuarantined)
+        of_caller(mesh, caller, place, known).map(Self::Caller)
     }
 
     /// Whether agents refuse a user, whose token is looked at, or who was passed on.
@@ -77,10 +61,7 @@ impl TurnedAway {
     /// A stable name.
     pub(super) fn as_str(self) -> &'static str {
         match self {
-            Self::Anonymous => "anonymous_not_taken",
-            Self::Unfederated => Reason::TrustDomainNotFederated.as_str(),
-            Self::Quarantined => "quarantined",
-            Self::CalledQuarantined => "called_quarantined",
+            Self::Caller(why) => why.as_str(),
             // As agents call it.
             Self::ActorQuarantined => "identity_revoked",
             Self::NoKeys => "user_token_unknown_key",
@@ -114,6 +95,22 @@ impl TurnedAway {
         prospect.forbids.clear();
         prospect.denied_where.clear();
     }
+}
+
+/// What tells of such a caller whatever it asks for knows these reasons: any other would be taken for one of a single request.
+fn of_caller(mesh: &Mesh<'_>, caller: &Caller, place: Place<'_>, known: Known<'_>) -> Option<OfCaller> {
+    let Caller::Peer(id) = caller else { return Some(OfCaller::Anonymous) };
+    let denylist = known.quarantines();
+    if denylist.is_some_and(|denylist| mesh.is_shut_out(id, denylist)) {
+        return Some(OfCaller::Quarantined);
+    }
+    // What leaves the mesh is decided by the caller's own agents.
+    let Place::Node(called, _) = place else { return None };
+    if !known.vouches_for(mesh, id) {
+        return Some(OfCaller::Unfederated);
+    }
+    let is_called = |denylist: &Denylist| denylist.is_in_quarantine(&mesh.id_of(called));
+    denylist.is_some_and(is_called).then_some(OfCaller::CalledQuarantined)
 }
 
 impl<'a> Known<'a> {

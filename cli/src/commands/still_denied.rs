@@ -1,12 +1,12 @@
 //! What stays denied although `hauberk allow` has just permitted it: no permit lifts a forbid.
 
 use hauberk_policy::{Access, Grant, GrantCaller, GrantTarget};
-use hauberk_proto::admin::v1::{CheckRequest, Outlook, Prospect};
+use hauberk_proto::admin::v1::{CheckRequest, Outlook, Prospect, WhoCanRequest};
 use hauberk_proto::mesh::v1::{Kind, Resource, resource::Spec, virtual_service_provider::Provider};
 use hauberk_proto::turned_away::OfCaller;
 use tonic::{Code, Status};
 
-use crate::commands::{apply, prospect};
+use crate::commands::{apply, prospect, who_can};
 use crate::error::CommandError;
 use crate::output;
 use crate::session::Session;
@@ -52,13 +52,33 @@ async fn ask(
         }
     };
     for (question, prospects) in asked {
-        for warning in prospects.iter().filter_map(|one| warning(&grant.access, &question, one, of_several)) {
-            if !warnings.contains(&warning) {
+        for one in &prospects {
+            let warning = match warning(&grant.access, &question, one, of_several) {
+                None if is_perhaps_of_all(&grant.access, one) => {
+                    let all = all_at(session, &question, one.port).await;
+                    of_all(one, &all.map_err(|why| why.to_string())?)
+                }
+                warning => warning,
+            };
+            if let Some(warning) = warning.filter(|warning| !warnings.contains(warning)) {
                 warnings.push(warning);
             }
         }
     }
     Ok(())
+}
+
+/// All that the caller could ask for at a port, also what it never can.
+async fn all_at(session: &Session, asked: &CheckRequest, port: u32) -> Result<Vec<Prospect>, CommandError> {
+    let request = WhoCanRequest {
+        mesh: asked.mesh.clone(),
+        target: asked.target.clone(),
+        port,
+        include_never: true,
+        caller: asked.caller.clone(),
+        ..WhoCanRequest::default()
+    };
+    who_can::all_pages(session, request).await
 }
 
 /// The ports of what is called, in the order in which they are declared.
@@ -116,14 +136,49 @@ fn warning(access: &Access, asked: &CheckRequest, one: &Prospect, of_several: bo
     let is_meant = match access {
         // Of everything no request was named: that the one that was asked about instead is denied says nothing of others.
         Access::All => one.action == "connect",
-        Access::Rpc { .. } | Access::Http { .. } => !of_several || one.reason.starts_with("forbidden"),
+        Access::Rpc { .. } | Access::Http { .. } => !of_several || is_forbidden(one),
     };
     let (caller, called, action) = (prospect::caller(one), prospect::target(one), prospect::action(one));
     (is_meant && is_somewhere).then(|| format!("still denied: {caller} → {called} {action}: {why}"))
 }
 
+/// Whether a grant of everything may let nothing through at a port for requests, from what is answered of the one that was asked about
+/// instead: a forbid of all would be of that one too, unless the port denies it as no declared route.
+fn is_perhaps_of_all(access: &Access, one: &Prospect) -> bool {
+    let is_somewhere = !(one.node.is_empty() && one.external.is_empty());
+    *access == Access::All && is_somewhere && one.action != "connect" && is_denied(one)
+}
+
+/// What is said where forbids leave nothing of all that a caller could ask for at a port.
+fn of_all(one: &Prospect, all: &[Prospect]) -> Option<String> {
+    // A control plane of a former release tells of everybody.
+    let is_own =
+        |other: &&Prospect| other.caller == one.caller && other.port == one.port && !other.stands_for_others;
+    let own: Vec<&Prospect> = all.iter().filter(is_own).collect();
+    let is_total = own.iter().all(|other| is_denied(other)) && own.iter().any(|other| is_forbidden(other));
+    if !is_total {
+        return None;
+    }
+    let mut why: Vec<String> = Vec::new();
+    for reason in own.iter().map(|other| prospect::settled(other)) {
+        if !why.contains(&reason) {
+            why.push(reason);
+        }
+    }
+    let (caller, called) = (prospect::caller(one), prospect::target(one));
+    Some(format!("still denied: {caller} → {called}, whatever it asks for: {}", why.join("; ")))
+}
+
+fn is_denied(one: &Prospect) -> bool {
+    one.outlook() == Outlook::Never && (is_forbidden(one) || one.reason == "undeclared_route")
+}
+
+fn is_forbidden(one: &Prospect) -> bool {
+    one.reason.starts_with("forbidden")
+}
+
 /// Those that can be asked: of callers by name, and of paths that are no patterns. A grant of everything is asked about
-/// without a path: of ports for requests the answer tells then who is turned away, and no more.
+/// without a path: of ports for requests the answer tells then who is turned away, and whether all may be denied.
 fn questions(mesh: &str, grant: &Grant, target: &str) -> Vec<CheckRequest> {
     let asked: Vec<(String, String)> = match &grant.access {
         Access::All => vec![(String::new(), String::new())],
@@ -224,6 +279,44 @@ mod tests {
         let held = Prospect { reason: "quarantined".to_owned(), ..nowhere };
         assert_eq!(told(&held).unwrap(), format!("still denied: web → orders{of_caller}"));
         assert_eq!(told(&Prospect { outlook: Outlook::Conditional.into(), ..held }), None);
+    }
+
+    #[test]
+    fn a_forbid_of_all_is_told_where_all_is_denied_by_it() {
+        let asked = never("GET", "forbidden");
+        assert!(is_perhaps_of_all(&Access::All, &asked));
+        assert!(is_perhaps_of_all(&Access::All, &never("GET", "undeclared_route")));
+        for other in
+            [never("connect", "forbidden"), never("GET", "no_policy_matched"), never("GET", "quarantined")]
+        {
+            assert!(!is_perhaps_of_all(&Access::All, &other), "{other:?}");
+        }
+        let nowhere = Prospect { node: String::new(), ..asked.clone() };
+        let open = Prospect { outlook: Outlook::Conditional.into(), ..asked.clone() };
+        let by_path = Access::Http { methods: vec!["GET".to_owned()], path: None };
+        assert!(!is_perhaps_of_all(&Access::All, &nowhere) && !is_perhaps_of_all(&Access::All, &open));
+        assert!(!is_perhaps_of_all(&by_path, &asked));
+
+        let everything = "still denied: web → orders:8080, whatever it asks for: no-root forbids it";
+        let all = [asked.clone(), never("POST", "forbidden"), never("upgrade", "forbidden_by_boundary")];
+        assert_eq!(of_all(&asked, &all).as_deref(), Some(everything));
+        // Of others it says nothing, nor of another port.
+        let others = Prospect { stands_for_others: true, outlook: Outlook::Always.into(), ..asked.clone() };
+        let orders = "spiffe://shop.example/mesh/shop/node/orders".to_owned();
+        let orders = Prospect { caller: orders, outlook: Outlook::Always.into(), ..asked.clone() };
+        let elsewhere = Prospect { port: 9090, outlook: Outlook::Always.into(), ..asked.clone() };
+        let beside = [&all[..], &[others, orders, elsewhere]].concat();
+        assert_eq!(of_all(&asked, &beside).as_deref(), Some(everything));
+        let undeclared = [asked.clone(), never("GET", "undeclared_route")];
+        assert_eq!(
+            of_all(&asked, &undeclared).unwrap(),
+            format!("{everything}; the port denies what is no declared route")
+        );
+        for let_through in [open, never("PUT", "no_policy_matched")] {
+            assert_eq!(of_all(&asked, &[asked.clone(), let_through]), None, "it is not all");
+        }
+        assert_eq!(of_all(&asked, &[never("GET", "undeclared_route")]), None, "nothing forbids it");
+        assert_eq!(of_all(&asked, &[]), None, "nothing is known");
     }
 
     #[test]

@@ -21,27 +21,38 @@ pub(crate) async fn who_can(global: &Global, arguments: WhoCan) -> Result<(), Co
     };
     prospect::method_note(&method).into_iter().for_each(output::note);
     let session = Session::open(global).await?;
-    let mut request = WhoCanRequest {
+    let request = WhoCanRequest {
         mesh: session.mesh().await?,
         target: arguments.target,
         port: arguments.port.map_or(0, u32::from),
         method,
         path,
         include_never: arguments.all,
-        page_token: String::new(),
+        ..WhoCanRequest::default()
     };
+    let found = all_pages(&session, request).await?;
+    let nobody = "nobody: no caller can do that (--all shows why for each)";
+    let columns = callers(&found);
+    show(arguments.output, found, &columns, nobody)
+}
+
+/// All that is answered, page by page.
+///
+/// # Errors
+/// What the control plane answers.
+pub(crate) async fn all_pages(
+    session: &Session,
+    mut request: WhoCanRequest,
+) -> Result<Vec<Prospect>, CommandError> {
     let mut found = Vec::new();
     loop {
         let page = session.policies().who_can(request.clone()).await?.into_inner();
         found.extend(page.prospects);
         if page.next_page_token.is_empty() {
-            break;
+            return Ok(found);
         }
         request.page_token = page.next_page_token;
     }
-    let nobody = "nobody: no caller can do that (--all shows why for each)";
-    let columns = callers(&found);
-    show(arguments.output, found, &columns, nobody)
 }
 
 /// Runs `what-can`.

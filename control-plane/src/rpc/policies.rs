@@ -111,7 +111,8 @@ impl policies_server::Policies for PoliciesService {
         let (context, request) = CallContext::with_message(request)?;
         let denylist = self.control.revocations.denylist();
         self.answer((&context, &self.questions), move |catalog, resources| {
-            let WhoCanRequest { mesh, target, port, method, path, include_never, page_token } = &request;
+            let WhoCanRequest { mesh, target, port, method, path, include_never, page_token, caller } =
+                &request;
             let name = mesh_name(mesh)?;
             let mesh = Mesh::of(catalog, resources.trust_domain(), &name)?;
             let called = mesh.called(target, *port)?;
@@ -125,9 +126,12 @@ impl policies_server::Policies for PoliciesService {
             };
             let revision = catalog.revision();
             let from = Position::read(page_token, revision)?;
-            let everybody = mesh.everybody();
+            let callers = match caller.as_str() {
+                "" => mesh.everybody(),
+                named => vec![Somebody::called(&mesh, named)?],
+            };
             let Found { found, next, .. } =
-                survey(&mesh, &[called.place], &everybody, Known::Now(&denylist), &wanted, from)?;
+                survey(&mesh, &[called.place], &callers, Known::Now(&denylist), &wanted, from)?;
             let next_page_token = next.map(|next| next.token(revision)).unwrap_or_default();
             Ok(WhoCanResponse { prospects: found, revision: revision.0, next_page_token })
         })

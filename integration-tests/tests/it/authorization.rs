@@ -168,6 +168,16 @@ fn explain_tells_the_nearest_policy_and_the_field_that_differed() {
     let response = request(web.outbound(), "DELETE /orders/8 HTTP/1.1\r\nhost: orders\r\n\r\n").unwrap();
     let told = mesh.hauberk(&["explain", &denial(&response)]).ok().stdout;
     assert!(told.contains("No permit lifts a forbid: change or delete keep-8"), "{told}");
+    // Without a path a forbid is told that leaves nothing, and no other.
+    let everything = mesh.hauberk(&["allow", "web", "orders"]).ok().stderr;
+    assert!(!everything.contains("still denied"), "{everything}");
+    shop::set_policy(&mesh, "closed", "forbid (principal, action, resource in Service::\"orders\");");
+    let everything = mesh.hauberk(&["allow", "web", "orders"]).ok().stderr;
+    assert!(
+        everything.contains("still denied: web → orders:")
+            && everything.contains(", whatever it asks for: closed forbids it"),
+        "{everything}"
+    );
 }
 
 /// A command line as a shell would split it: words, some in single quotes.

@@ -318,6 +318,12 @@ async fn what_is_large_comes_in_pages_of_one_revision() {
         let told = policies.who_can(asked).await;
         assert_eq!(told.is_ok(), is_good, "{method} {path}: {told:?}");
     }
+    let of_web = WhoCanRequest { caller: "web".into(), ..everybody.clone() };
+    let told = policies.who_can(of_web).await.unwrap().into_inner();
+    assert!(
+        !told.prospects.is_empty() && told.prospects.iter().all(|one| one.caller.ends_with("/node/web")),
+        "{told:?}"
+    );
     let told = policies.who_can(everybody).await.unwrap().into_inner();
     let others: Vec<_> = told.prospects.iter().filter(|prospect| prospect.stands_for_others).collect();
     assert!(

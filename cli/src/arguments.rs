@@ -11,6 +11,7 @@ mod revocation;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::engine::ArgValueCandidates;
+use hauberk_policy::shell_quote;
 
 pub(crate) use access::{
     Admin, Audit, AuditList, Completion, ContextCommand, Login, Role, Shell, Token, TokenCreate, Uses,
@@ -81,6 +82,18 @@ pub(crate) struct Global {
         hide_possible_values = true
     )]
     pub(crate) color: Color,
+}
+
+impl Global {
+    /// What stands behind a command that is told to the user, so that it means the same control plane.
+    pub(crate) fn of_context(&self) -> String {
+        self.context.as_deref().map(of_context).unwrap_or_default()
+    }
+}
+
+/// The same of a context of this name.
+pub(crate) fn of_context(name: &str) -> String {
+    format!(" --context {}", shell_quote(name))
 }
 
 /// When to use colours.
@@ -175,6 +188,17 @@ mod tests {
     #[test]
     fn the_definition_is_consistent() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn told_commands_mean_the_context_that_was_named() {
+        let told = |context: Option<&str>| {
+            let (context, color) = (context.map(str::to_owned), Color::Auto);
+            Global { context, mesh: None, is_mesh_of_variable: false, color }.of_context()
+        };
+        assert_eq!(told(None), "");
+        assert_eq!(told(Some("test")), " --context test");
+        assert_eq!(told(Some("my test")), " --context 'my test'");
     }
 
     #[test]

@@ -13,6 +13,9 @@ use crate::context::ContextError;
 use crate::documents::{Problems, ReadError};
 use crate::output;
 
+/// Stands in help for the context that the user named, which whoever writes the help may not know.
+const OF_CONTEXT: &str = "<context>";
+
 /// Why a command did not do what was asked.
 #[derive(Debug, Error)]
 pub(crate) enum CommandError {
@@ -54,19 +57,20 @@ impl CommandError {
     }
 
     /// The same failure of a command that never changes anything, ending with another exit code. A reader that has gone is
-    /// one too: success would say what was never told, as that nothing would be denied.
-    pub(crate) fn exiting(self, code: u8) -> Self {
-        self.report("");
+    /// one too: success would say what was never told, as that nothing would be denied. `of_context`: what stands behind
+    /// commands that are told.
+    pub(crate) fn exiting(self, code: u8, of_context: &str) -> Self {
+        self.report("", of_context);
         Self::Exit(code)
     }
 
-    /// Tells the user, and gives the exit code: 1 for a failure, 2 for a wrong command line.
-    pub(crate) fn finish(self) -> ExitCode {
+    /// Tells the user, and gives the exit code: 1 for a failure, 2 for a wrong command line. `of_context`: as in [`Self::exiting`].
+    pub(crate) fn finish(self, of_context: &str) -> ExitCode {
         // Whoever read our output has seen enough: `hauberk tap | head`.
         if matches!(&self, Self::Output(error) if error.kind() == std::io::ErrorKind::BrokenPipe) {
             return ExitCode::SUCCESS;
         }
-        self.report("; nothing was changed");
+        self.report("; nothing was changed", of_context);
         match self {
             Self::Exit(code) => code.into(),
             Self::Usage(_) => 2.into(),
@@ -75,22 +79,26 @@ impl CommandError {
     }
 
     /// `of_files`: what else is said where files are wrong.
-    fn report(&self, of_files: &str) {
-        let help = match self {
-            Self::Exit(_) => return,
-            Self::Context(error) => error.help(),
-            Self::Client(error) => error.help(),
-            Self::Failed(_, help) => help.clone(),
-            _ => Vec::new(),
-        };
+    fn report(&self, of_files: &str, of_context: &str) {
         match self {
+            Self::Exit(_) => return,
             Self::Read(ReadError::Wrong(problems)) | Self::Wrong(problems) => {
                 output::note(format_args!("{problems}{of_files}"));
             }
             _ => output::note(format_args!("{} {self}", "error:".red().bold())),
         }
-        for line in help {
+        for line in self.help(of_context) {
             output::note(format_args!("  {line}"));
+        }
+    }
+
+    /// What the user can do.
+    fn help(&self, of_context: &str) -> Vec<String> {
+        match self {
+            Self::Context(error) => error.help(),
+            Self::Client(error) => error.help(),
+            Self::Failed(_, help) => help.iter().map(|line| line.replace(OF_CONTEXT, of_context)).collect(),
+            _ => Vec::new(),
         }
     }
 }
@@ -118,25 +126,24 @@ impl From<Status> for CommandError {
             Code::Unavailable | Code::Unknown | Code::Internal if is_of_the_connection(&message) => {
                 let cause = root_cause(&status);
                 message = format!("the connection to the control plane broke: {cause}");
-                help.push("is it running? `hauberk check` tells more".to_owned());
+                help.push(format!("is it running? `hauberk check{OF_CONTEXT}` tells more"));
             }
             Code::DeadlineExceeded | Code::Cancelled if message.is_empty() || message.contains("Timeout") => {
                 message = "the control plane did not answer in time".to_owned();
-                help.push("`hauberk check` tells more".to_owned());
+                help.push(format!("`hauberk check{OF_CONTEXT}` tells more"));
             }
             Code::Unimplemented => {
                 message =
                     format!("this control plane does not know the request {message}").trim_end().to_owned();
-                help.push("`hauberk check` compares versions".to_owned());
+                help.push(format!("`hauberk check{OF_CONTEXT}` compares versions"));
             }
             Code::Unauthenticated => {
                 help.push("on the control plane's host: hauberk-control-plane admin issue NAME".to_owned());
             }
             Code::Aborted => {
-                help.push(
-                    "somebody else changed it: look with `hauberk get KIND NAME -o yaml`, then apply again"
-                        .to_owned(),
-                );
+                help.push(format!(
+                    "somebody else changed it: look with `hauberk get KIND NAME -o yaml{OF_CONTEXT}`, then apply again"
+                ));
             }
             _ => {}
         }
@@ -174,11 +181,14 @@ mod tests {
             Status::unavailable("transport error"),
             Status::unknown("h2 protocol error: http2 error"),
         ] {
-            let CommandError::Failed(message, help) = CommandError::from(status) else {
-                panic!("it has failed")
-            };
+            let error = CommandError::from(status);
+            let message = error.to_string();
             assert!(message.starts_with("the connection to the control plane broke: "), "{message}");
-            assert_eq!(help, ["is it running? `hauberk check` tells more"]);
+            assert_eq!(error.help(""), ["is it running? `hauberk check` tells more"]);
+            assert_eq!(
+                error.help(" --context prod"),
+                ["is it running? `hauberk check --context prod` tells more"]
+            );
         }
         let CommandError::Failed(message, _) = CommandError::from(Status::internal("a defect")) else {
             panic!("it has failed")

@@ -40,13 +40,16 @@ fn main() -> ExitCode {
         Color::Always => anstream::ColorChoice::Always.write_global(),
         Color::Never => anstream::ColorChoice::Never.write_global(),
     }
+    let of_context = arguments.global.of_context();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return CommandError::failed(format!("the runtime cannot start: {error}")).finish(),
+        Err(error) => {
+            return CommandError::failed(format!("the runtime cannot start: {error}")).finish(&of_context);
+        }
     };
     match runtime.block_on(Box::pin(run(arguments))) {
         Ok(code) => code,
-        Err(error) => error.finish(),
+        Err(error) => error.finish(&of_context),
     }
 }
 
@@ -85,7 +88,7 @@ async fn run(Arguments { global, command }: Arguments) -> Result<ExitCode, Comma
         Command::Bundle(command) => commands::bundle::run(&global, command).await,
         Command::Admin(command) => commands::admin::run(&global, command).await,
         Command::Audit(command) => commands::audit::run(&global, command).await,
-        Command::Login(arguments) => commands::login::run(arguments).await,
+        Command::Login(arguments) => commands::login::run(&global, arguments).await,
         Command::Context(command) => commands::context::run(&global, command),
         Command::Completion(arguments) => completion::print(&arguments),
         Command::Version => output::line(format_args!("hauberk {}", env!("CARGO_PKG_VERSION"))),

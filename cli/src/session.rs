@@ -1,7 +1,6 @@
 //! One command's conversation with the control plane.
 
 use hauberk_identity::{Name, TrustDomain};
-use hauberk_policy::shell_quote;
 use hauberk_proto::admin::v1 as api;
 use hauberk_proto::admin::v1::{
     admins_client::AdminsClient, audit_client::AuditClient, authorities_client::AuthoritiesClient,
@@ -30,8 +29,8 @@ pub(crate) struct Session {
     channel: Channel,
     /// What --mesh or HAUBERK_MESH says.
     mesh: Option<String>,
-    /// What --context or HAUBERK_CONTEXT says.
-    named_context: Option<String>,
+    /// What stands behind commands that are told.
+    of_context: String,
 }
 
 macro_rules! clients {
@@ -54,14 +53,14 @@ impl Session {
         let now = clock::now();
         let credential = Credential::of(&name, &context, now)?;
         let channel = client::connect(&context.server, &credential).await?;
-        let (mesh, named_context) = (global.mesh.clone(), global.context.clone());
+        let (mesh, of_context) = (global.mesh.clone(), global.of_context());
         if renew_if_due(&store, &name, &credential, channel.clone(), now).await == Renewal::ByNewAuthority {
             // What this connection has proved may be refused while the command is at work.
             let (name, context) = store.select(Some(&name))?;
             let channel = client::connect(&context.server, &Credential::of(&name, &context, now)?).await?;
-            return Ok(Self { context, channel, mesh, named_context });
+            return Ok(Self { context, channel, mesh, of_context });
         }
-        Ok(Self { context, channel, mesh, named_context })
+        Ok(Self { context, channel, mesh, of_context })
     }
 
     clients! {
@@ -92,8 +91,8 @@ impl Session {
     }
 
     /// What stands behind a command that is told to the user, so that it means the same control plane.
-    pub(crate) fn of_context(&self) -> String {
-        of_context(self.named_context.as_deref())
+    pub(crate) fn of_context(&self) -> &str {
+        &self.of_context
     }
 
     /// The mesh that the user named, if any.
@@ -109,7 +108,10 @@ impl Session {
         self.mesh_if_any().await?.ok_or_else(|| {
             CommandError::advised(
                 "there is no mesh yet",
-                "make one: echo '{kind: Mesh, name: shop}' | hauberk apply -f -",
+                format!(
+                    "make one: echo '{{kind: Mesh, name: shop}}' | hauberk apply -f -{}",
+                    self.of_context
+                ),
             )
         })
     }
@@ -204,21 +206,5 @@ impl Session {
             .map_err(|error| CommandError::failed(format!("the context's trust domain: {error}")))?;
         let mesh = Name::parse(mesh).map_err(|error| CommandError::Usage(format!("--mesh: {error}")))?;
         Ok((trust_domain, mesh))
-    }
-}
-
-fn of_context(named: Option<&str>) -> String {
-    named.map(|name| format!(" --context {}", shell_quote(name))).unwrap_or_default()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn told_commands_mean_the_context_that_was_named() {
-        assert_eq!(of_context(None), "");
-        assert_eq!(of_context(Some("test")), " --context test");
-        assert_eq!(of_context(Some("my test")), " --context 'my test'");
     }
 }

@@ -73,7 +73,7 @@ pub(crate) async fn run(global: &Global, command: AuthorityCommand) -> Result<()
     let authority = answer?.into_inner().authority.unwrap_or_default();
     told(&authority)?;
     if is_revocation && authority.kind() == api::AuthorityKind::Issuing {
-        output::note(believed_by_root(&authority.root));
+        output::note(believed_by_root(&authority.root, session.of_context()));
     }
     let Waiting { wait } = waiting;
     match wait {
@@ -88,11 +88,12 @@ fn told(authority: &api::Authority) -> Result<(), CommandError> {
 }
 
 /// Whom the revocation of an issuing authority does not reach, and what does.
-fn believed_by_root(root: &str) -> String {
+fn believed_by_root(root: &str, of_context: &str) -> String {
     format!(
         "agents refuse what it has signed, and so do programs that read revocation lists (docs/identity.md). A program that has the \
          roots alone believes it for as long as its root is trusted: if its key may be in other hands, `hauberk authority rotate \
-         root --wait`, then `hauberk authority taint {root} --wait` and `hauberk authority revoke {root} --wait`"
+         root --wait{of_context}`, then `hauberk authority taint {root} --wait{of_context}` and `hauberk authority revoke \
+         {root} --wait{of_context}`"
     )
 }
 
@@ -201,7 +202,7 @@ async fn settled(
                 break Err(CommandError::failed("the control plane ended the wait: it is probably stopping"));
             }
             Ok(Err(status)) => break Err(status.into()),
-            Err(_) => break Err(laggards(last.take(), timeout)),
+            Err(_) => break Err(laggards(last.take(), timeout, session.of_context())),
         }
     };
     output::end_progress();
@@ -213,7 +214,11 @@ fn said(state: &api::WaitForAuthoritiesResponse) -> String {
     format!("{} of {} trust and hold what they should{first}", state.settled, state.concerned)
 }
 
-fn laggards(last: Option<api::WaitForAuthoritiesResponse>, timeout: Duration) -> CommandError {
+fn laggards(
+    last: Option<api::WaitForAuthoritiesResponse>,
+    timeout: Duration,
+    of_context: &str,
+) -> CommandError {
     let Some(state) = last else {
         return CommandError::failed(format!("nothing was heard within {}", times::short(timeout)));
     };
@@ -227,7 +232,7 @@ fn laggards(last: Option<api::WaitForAuthoritiesResponse>, timeout: Duration) ->
                  the former one does not vouch for 25 hours after it came: until then credentials and join tokens are good \
                  that know the former root alone (docs/identity.md)"
                     .to_owned(),
-                format!("to have it active now: hauberk authority activate {waiting} --wait"),
+                format!("to have it active now: hauberk authority activate {waiting} --wait{of_context}"),
             ],
         );
     }
@@ -276,7 +281,8 @@ mod tests {
         let laggards = vec![late("web", "not connected", false), late("orders", why, true)];
         let state =
             api::WaitForAuthoritiesResponse { concerned: 3, settled: 1, laggards, ..Default::default() };
-        let CommandError::Failed(message, help) = super::laggards(Some(state), Duration::from_secs(5)) else {
+        let CommandError::Failed(message, help) = super::laggards(Some(state), Duration::from_secs(5), "")
+        else {
             panic!("it has failed");
         };
         assert_eq!(
@@ -296,7 +302,9 @@ mod tests {
             waiting: "4a5b".to_owned(),
             ..Default::default()
         };
-        let CommandError::Failed(message, help) = laggards(Some(state), Duration::from_secs(5)) else {
+        let CommandError::Failed(message, help) =
+            laggards(Some(state), Duration::from_secs(5), " --context prod")
+        else {
             panic!("it has failed");
         };
         assert_eq!(
@@ -308,7 +316,15 @@ mod tests {
             "it may be none: {help:?}"
         );
         assert!(help[0].contains("25 hours after it came"), "{help:?}");
-        assert_eq!(help[1], "to have it active now: hauberk authority activate 4a5b --wait");
+        assert_eq!(help[1], "to have it active now: hauberk authority activate 4a5b --wait --context prod");
+    }
+
+    #[test]
+    fn what_takes_a_root_away_means_the_context_that_was_named() {
+        let told = believed_by_root("4a5b", " --context prod");
+        for step in ["rotate root", "taint 4a5b", "revoke 4a5b"] {
+            assert!(told.contains(&format!("`hauberk authority {step} --wait --context prod`")), "{told}");
+        }
     }
 
     #[test]

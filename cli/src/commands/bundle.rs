@@ -100,7 +100,7 @@ async fn find(session: &Session, trust_domain: &str) -> Result<api::Bundle, Comm
         }
         (None, _) => Err(CommandError::advised(
             format!("no mesh follows `{}`", output::printable(trust_domain)),
-            "`hauberk bundle show` lists those that are followed",
+            format!("`hauberk bundle show{}` lists those that are followed", session.of_context()),
         )),
     }
 }

@@ -26,7 +26,7 @@ pub(crate) async fn run(global: &Global, arguments: Can) -> Result<(), CommandEr
         Ok(Outlook::Never) => Err(CommandError::Exit(1)),
         Ok(_) => Err(CommandError::Exit(DEPENDS)),
         // So that scripts can tell "no" from "nobody knows".
-        Err(error) => Err(error.exiting(2)),
+        Err(error) => Err(error.exiting(2, &global.of_context())),
     }
 }
 
@@ -36,8 +36,10 @@ async fn ask(global: &Global, arguments: Can) -> Result<Outlook, CommandError> {
         (Some(path), None) if path.starts_with('/') => ("GET".to_owned(), path),
         (Some(method), None) if !method.is_empty() => {
             let asked = format!("hauberk can {} {}", arguments.caller, arguments.target);
+            let of_context = global.of_context();
             return Err(CommandError::Usage(format!(
-                "which path? Write: {asked} {method} /PATH, or of a gRPC method: {asked} PACKAGE.SERVICE/METHOD"
+                "which path? Write: {asked} {method} /PATH{of_context}, or of a gRPC method: {asked} \
+                 PACKAGE.SERVICE/METHOD{of_context}"
             )));
         }
         (method, path) => (method.unwrap_or_default(), path.unwrap_or_default()),
@@ -65,7 +67,7 @@ async fn ask(global: &Global, arguments: Can) -> Result<Outlook, CommandError> {
         certificate_age_s: arguments.certificate_age.map(|age| age.as_secs()),
         tls_group: arguments.tls_group.unwrap_or_default(),
     };
-    let answer = session.policies().check(request).await?.into_inner();
+    let mut answer = session.policies().check(request).await?.into_inner();
     let outlook = prospect::overall(&answer);
     if arguments.output == TextFormat::Json {
         output::raw(&to_json(&tree_of("hauberk.admin.v1.CheckResponse", &answer, Defaults::Show)))?;
@@ -79,6 +81,7 @@ async fn ask(global: &Global, arguments: Can) -> Result<Outlook, CommandError> {
     if answer.decisions.is_empty() {
         output::line(format_args!("{word}: nothing serves the target"))?;
     }
+    answer.decisions.iter_mut().for_each(|detail| decision::in_context(detail, session.of_context()));
     for detail in &answer.decisions {
         let Some(decision) = &detail.decision else { continue };
         let what = format!(

@@ -126,7 +126,7 @@ async fn look(global: &Global, report: &mut Report) {
         }
     };
     let heard = clock::now();
-    control_plane(report, &status, asked, heard);
+    control_plane(report, &status, (asked, heard), session.of_context());
     if let Err(error) = mesh(report, &session, global).await {
         report.bad("mesh", error.to_string(), "");
     }
@@ -140,7 +140,12 @@ async fn look(global: &Global, report: &mut Report) {
     }
 }
 
-fn control_plane(report: &mut Report, status: &api::GetStatusResponse, asked: UnixMillis, heard: UnixMillis) {
+fn control_plane(
+    report: &mut Report,
+    status: &api::GetStatusResponse,
+    (asked, heard): (UnixMillis, UnixMillis),
+    of_context: &str,
+) {
     const GROUP: &str = "control plane";
     let ours = env!("CARGO_PKG_VERSION");
     if status.version == ours {
@@ -174,19 +179,10 @@ fn control_plane(report: &mut Report, status: &api::GetStatusResponse, asked: Un
             "agents go on meanwhile; what to do is under what the control plane says",
         );
     }
+    let of_authorities = format!("hauberk authority list{of_context} says what follows it");
     let certificates = [
-        (
-            "root authority",
-            status.root_not_after.as_ref(),
-            AUTHORITY_WARNING,
-            "hauberk authority list says what follows it",
-        ),
-        (
-            "issuing authority",
-            status.issuing_not_after.as_ref(),
-            AUTHORITY_WARNING,
-            "hauberk authority list says what follows it",
-        ),
+        ("root authority", status.root_not_after.as_ref(), AUTHORITY_WARNING, of_authorities.as_str()),
+        ("issuing authority", status.issuing_not_after.as_ref(), AUTHORITY_WARNING, of_authorities.as_str()),
         (
             "server certificate",
             status.server_certificate_not_after.as_ref(),
@@ -217,14 +213,14 @@ async fn mesh(report: &mut Report, session: &Session, global: &Global) -> Result
         report.warning(
             "mesh",
             "there is no mesh yet",
-            "echo '{kind: Mesh, name: shop}' | hauberk apply -f -",
+            format!("echo '{{kind: Mesh, name: shop}}' | hauberk apply -f -{}", session.of_context()),
         );
         return Ok(());
     }
     let names: Vec<&str> = meshes.iter().map(|mesh| mesh.name.as_str()).collect();
     report.good("mesh", format!("meshes: {}", names.join(", ")));
     let nodes = session.list(Kind::VirtualNode, &mesh).await?;
-    audits(report, meshes.iter().chain(&nodes));
+    audits(report, meshes.iter().chain(&nodes), session.of_context());
     relaxations(report, &nodes);
     nobodys_users(report, &nodes, &session.list(Kind::JwtIssuer, &mesh).await?);
     let request = api::ListInstancesRequest { mesh, node: String::new() };
@@ -235,19 +231,19 @@ async fn mesh(report: &mut Report, session: &Session, global: &Global) -> Result
         report.warning(
             AGENTS,
             "no agent has joined",
-            "hauberk token create --node NODE prints the command for one",
+            format!("hauberk token create --node NODE{} prints the command for one", session.of_context()),
         );
         return Ok(());
     }
     report.good(AGENTS, format!("{connected} of {count} instances are connected"));
     for instance in &instances {
-        one(report, instance);
+        one(report, instance, session.of_context());
     }
     Ok(())
 }
 
 /// How an instance stands.
-fn one(report: &mut Report, instance: &api::Instance) {
+fn one(report: &mut Report, instance: &api::Instance, of_context: &str) {
     let name = format!("instance {} of {}/{}", instance.id, instance.mesh, instance.node);
     if !instance.connected
         && let Some(denial) = instance.lag_reason.strip_suffix(BY_EVERYBODY)
@@ -269,13 +265,13 @@ fn one(report: &mut Report, instance: &api::Instance) {
                 "{name} enforces revision {}, not {}: {reason}",
                 instance.enforced_revision, instance.latest_revision
             ),
-            "look at that agent's log; hauberk get instances -o wide says where it runs",
+            format!("look at that agent's log; hauberk get instances -o wide{of_context} says where it runs"),
         );
     }
 }
 
 /// What lets default denials through is said loudly.
-fn audits<'a>(report: &mut Report, resources: impl Iterator<Item = &'a Resource>) {
+fn audits<'a>(report: &mut Report, resources: impl Iterator<Item = &'a Resource>, of_context: &str) {
     for resource in resources {
         let loose = |mode: Option<&String>| mode.is_some_and(|mode| mode == "AUDIT");
         let found: Vec<String> = match &resource.spec {
@@ -299,7 +295,9 @@ fn audits<'a>(report: &mut Report, resources: impl Iterator<Item = &'a Resource>
             report.warning(
                 "mesh",
                 format!("{what} is in mode AUDIT: what no policy permits is let through"),
-                "hauberk tap shows what would be denied; then remove `authorization: AUDIT`",
+                format!(
+                    "hauberk tap{of_context} shows what would be denied; then remove `authorization: AUDIT`"
+                ),
             );
         }
     }
@@ -409,7 +407,7 @@ mod tests {
                 lag_reason: lag_reason.to_owned(),
                 ..api::Instance::default()
             };
-            one(&mut report, &instance);
+            one(&mut report, &instance, "");
             let Finding { level, summary, .. } = report.0.swap_remove(0);
             (level, summary)
         };
@@ -419,5 +417,27 @@ mod tests {
         }
         let (level, summary) = told("not connected");
         assert!(level == Level::Warning && summary.ends_with("it acts on what it has"), "{summary}");
+    }
+
+    #[test]
+    fn commands_that_mend_it_mean_the_context_that_was_named() {
+        let mut report = Report::default();
+        let late = api::Instance { connected: true, latest_revision: 2, ..api::Instance::default() };
+        one(&mut report, &late, " --context prod");
+        let spec = hauberk_proto::mesh::v1::MeshSpec {
+            authorization: Some("AUDIT".to_owned()),
+            ..Default::default()
+        };
+        let mesh = Resource { spec: Some(Spec::MeshSpec(spec)), ..Resource::default() };
+        audits(&mut report, [&mesh].into_iter(), " --context prod");
+        let status = api::GetStatusResponse {
+            root_not_after: Some(crate::times::timestamp(UnixMillis(1))),
+            ..api::GetStatusResponse::default()
+        };
+        control_plane(&mut report, &status, (UnixMillis(2), UnixMillis(2)), " --context prod");
+        for command in ["get instances -o wide", "tap", "authority list"] {
+            let told = format!("hauberk {command} --context prod ");
+            assert!(report.0.iter().any(|finding| finding.fix.contains(&told)), "{command}: {report:?}");
+        }
     }
 }

@@ -245,6 +245,14 @@ pub(crate) fn trace(detail: &DecisionDetail) -> String {
     out
 }
 
+/// Has the command that would let something through mean the control plane that was asked. `of_context`: what stands behind commands
+/// that are told.
+pub(crate) fn in_context(detail: &mut DecisionDetail, of_context: &str) {
+    if !detail.suggestion.is_empty() {
+        detail.suggestion.push_str(of_context);
+    }
+}
+
 /// Which permits would let it through but for what they ask of the request or the caller, and the command that does
 /// so whatever they ask for.
 fn unmet_conditions(detail: &DecisionDetail) -> String {
@@ -436,6 +444,23 @@ mod tests {
         let told = anstream::adapter::strip_str(&trace(&detail)).to_string();
         assert!(told.contains("hauberk allow web orders") && !told.contains("a user"), "{told}");
     }
+
+    #[test]
+    fn a_command_that_is_told_means_the_context_that_was_named() {
+        let told = |suggestion: &str, conditional: &[&str]| {
+            let conditional = conditional.iter().map(ToString::to_string).collect();
+            let suggestion = suggestion.to_owned();
+            let mut detail = DecisionDetail { suggestion, conditional, ..DecisionDetail::default() };
+            in_context(&mut detail, " --context prod");
+            anstream::adapter::strip_str(&trace(&detail)).to_string()
+        };
+        for conditional in [&["tenant"][..], &[]] {
+            let with = told("hauberk allow web orders", conditional);
+            assert!(with.contains("\n  hauberk allow web orders --context prod\n"), "{with}");
+            assert!(!told("", conditional).contains("--context"), "there is none to tell");
+        }
+    }
+
     #[test]
     fn a_command_that_passes_over_a_condition_is_said_to() {
         let note = |name: &str, difference: &str| PolicyTrace {

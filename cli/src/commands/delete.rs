@@ -24,7 +24,7 @@ pub(crate) async fn run(global: &Global, arguments: Delete) -> Result<(), Comman
     match delete(global, arguments).await {
         Ok(0) => Ok(()),
         Ok(_) => Err(CommandError::Exit(1)),
-        Err(error) if is_dry => Err(error.exiting(TROUBLE)),
+        Err(error) if is_dry => Err(error.exiting(TROUBLE, &global.of_context())),
         Err(error) => Err(error),
     }
 }
@@ -33,7 +33,7 @@ pub(crate) async fn run(global: &Global, arguments: Delete) -> Result<(), Comman
 async fn delete(global: &Global, arguments: Delete) -> Result<u64, CommandError> {
     let session;
     let references = if arguments.files.is_empty() {
-        let (kind, names) = kind_and_names(&arguments)?;
+        let (kind, names) = kind_and_names(&arguments, &global.of_context())?;
         session = Session::open(global).await?;
         let mesh = if kind == Kind::Mesh { String::new() } else { session.mesh().await? };
         names.into_iter().map(|name| ResourceRef { kind: kind.into(), mesh: mesh.clone(), name }).collect()
@@ -72,7 +72,7 @@ async fn delete(global: &Global, arguments: Delete) -> Result<u64, CommandError>
     Ok(0)
 }
 
-fn kind_and_names(arguments: &Delete) -> Result<(Kind, Vec<String>), CommandError> {
+fn kind_and_names(arguments: &Delete, of_context: &str) -> Result<(Kind, Vec<String>), CommandError> {
     let word = arguments.kind.as_deref().unwrap_or_default();
     let (kind, names) = if word.contains('/') {
         let (kind, name) = kind_and_name(word, arguments.names.first().map(String::as_str))?;
@@ -83,14 +83,37 @@ fn kind_and_names(arguments: &Delete) -> Result<(Kind, Vec<String>), CommandErro
     if let Ok(kinds::Listed::Tokens | kinds::Listed::Admins) = kinds::listed(&kind) {
         let command = kind.to_lowercase();
         return Err(CommandError::Usage(format!(
-            "write: hauberk {} delete NAME",
+            "write: hauberk {} delete NAME{of_context}",
             command.trim_end_matches('s')
         )));
     }
     let kind = kinds::resource_kind(&kind).map_err(CommandError::Usage)?;
     if names.is_empty() {
         let kind = kinds::said(kind);
-        return Err(CommandError::Usage(format!("which {kind}? Write: hauberk delete {kind} NAME")));
+        let message = format!("which {kind}? Write: hauberk delete {kind} NAME{of_context}");
+        return Err(CommandError::Usage(message));
     }
     Ok((kind, names))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_to_be_written_instead_means_the_same_context() {
+        let told = |kind: &str| {
+            let arguments = Delete {
+                kind: Some(kind.to_owned()),
+                names: Vec::new(),
+                files: Vec::new(),
+                ignore_not_found: false,
+                dry_run: false,
+                wait: None,
+            };
+            kind_and_names(&arguments, " --context prod").unwrap_err().to_string()
+        };
+        assert_eq!(told("tokens"), "write: hauberk token delete NAME --context prod");
+        assert!(told("policy").ends_with(" NAME --context prod"), "{}", told("policy"));
+    }
 }

@@ -32,18 +32,20 @@ pub(crate) async fn run(global: &Global, arguments: Describe) -> Result<(), Comm
     let kind = match kinds::listed(&word).map_err(CommandError::Usage)? {
         Listed::Resource(kind) => kind,
         Listed::Instances => {
-            let which = "which instance? Write: hauberk describe instance ID".to_owned();
+            let which = format!("which instance? Write: hauberk describe instance ID{}", global.of_context());
             return describe_instance::show(global, name.ok_or(CommandError::Usage(which))?).await;
         }
         _ => {
             return Err(CommandError::Usage(format!(
-                "describe is for resources and instances; try: hauberk get {word} -o wide"
+                "describe is for resources and instances; try: hauberk get {word} -o wide{}",
+                global.of_context()
             )));
         }
     };
     let Some(name) = name else {
-        let said = kinds::said(kind);
-        return Err(CommandError::Usage(format!("which {said}? Write: hauberk describe {said} NAME")));
+        let (said, of_context) = (kinds::said(kind), global.of_context());
+        let message = format!("which {said}? Write: hauberk describe {said} NAME{of_context}");
+        return Err(CommandError::Usage(message));
     };
     let session = Session::open(global).await?;
     let mesh = if kind == Kind::Mesh { name.clone() } else { session.mesh().await? };
@@ -180,15 +182,20 @@ async fn instances_of(session: &Session, mesh: &str, node: &NodeName) -> Result<
     let found = session.identities().list_instances(request).await?.into_inner().instances;
     if found.is_empty() {
         output::line("  none; make a token for one:")?;
-        let option = match node {
-            NodeName::Node(name) => format!("--node {name}"),
-            NodeName::Gateway(name) => format!("--gateway {name}"),
-        };
-        return output::line(format_args!("  hauberk token create --mesh {mesh} {option}"));
+        return output::line(format_args!("  {}", token_for(node, mesh, session.of_context())));
     }
     let now = clock::now();
     let rows = found.iter().map(|instance| rows::instance(instance, false, now)).collect();
     output::raw(&output::table(&rows::instance_headers(false), rows))
+}
+
+/// The command that makes a token for a node or gateway.
+fn token_for(node: &NodeName, mesh: &str, of_context: &str) -> String {
+    let option = match node {
+        NodeName::Node(name) => format!("--node {name}"),
+        NodeName::Gateway(name) => format!("--gateway {name}"),
+    };
+    format!("hauberk token create --mesh {mesh} {option}{of_context}")
 }
 
 fn service_names(provided: &[String]) -> Vec<String> {
@@ -324,4 +331,18 @@ pub(crate) fn fact(name: &str, value: &str) -> Result<(), CommandError> {
 
 pub(super) fn none_or(text: String) -> String {
     if text.is_empty() { "none".to_owned() } else { text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_made_in_the_context_that_was_named() {
+        let edge = NodeName::parse("gateway/edge").unwrap();
+        assert_eq!(
+            token_for(&edge, "shop", " --context prod"),
+            "hauberk token create --mesh shop --gateway edge --context prod"
+        );
+    }
 }

@@ -192,10 +192,11 @@ pub(super) async fn about(
     if !any {
         output::line(match node {
             // Of others it may be one that roles, labels or all nodes are about.
-            Some(NodeName::Gateway(_)) => {
-                "  none: `hauberk what-can` tells what others let it call; what none does is denied by default"
-            }
-            Some(NodeName::Node(_)) | None => "  none: every call to it is denied by default",
+            Some(NodeName::Gateway(_)) => format!(
+                "  none: `hauberk what-can{}` tells what others let it call; what none does is denied by default",
+                session.of_context()
+            ),
+            Some(NodeName::Node(_)) | None => "  none: every call to it is denied by default".to_owned(),
         })?;
     }
     Ok(())

@@ -39,9 +39,13 @@ pub(crate) async fn run(global: &Global, arguments: Explain) -> Result<(), Comma
     }
     let session = Session::open(global).await?;
     let request = ExplainRequest { decision_id: arguments.subject };
-    let answer = session.policies().explain(request).await?.into_inner();
+    let mut answer = session.policies().explain(request).await?.into_inner();
     if arguments.output == TextFormat::Json {
         return output::raw(&to_json(&tree_of("hauberk.admin.v1.ExplainResponse", &answer, Defaults::Show)));
+    }
+    let now = answer.rules_since.as_mut().and_then(|since| since.now.as_mut());
+    for detail in answer.decision.iter_mut().chain(now) {
+        decision::in_context(detail, session.of_context());
     }
     let Some(detail) = &answer.decision else {
         return Err(CommandError::failed("the control plane knows the decision, but not what it was"));

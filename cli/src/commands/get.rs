@@ -293,7 +293,10 @@ async fn certificates(
     let ids = found.iter().map(|certificate| format!("certificate/{}", certificate.serial)).collect();
     show(format, "certificate", &rows::CERTIFICATE_HEADERS, rows.collect(), trees, ids)?;
     if has_more {
-        output::note("these are the latest; name a node to see only its own: hauberk get certificates NODE");
+        output::note(format_args!(
+            "these are the latest; name a node to see only its own: hauberk get certificates NODE{}",
+            session.of_context()
+        ));
     }
     Ok(())
 }

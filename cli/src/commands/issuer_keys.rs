@@ -26,9 +26,10 @@ pub(crate) async fn fetch_first(session: &Session, answer: &ApplyResponse, patie
         match fetched {
             Ok(()) => is_later = true,
             Err(why) => output::note(format_args!(
-                "{} the keys of {} could not be fetched yet: {why}; the control plane goes on trying, and `hauberk check` tells of it",
+                "{} the keys of {} could not be fetched yet: {why}; the control plane goes on trying, and `hauberk check{}` tells of it",
                 "warning:".yellow().bold(),
-                kinds::label(issuer)
+                kinds::label(issuer),
+                session.of_context()
             )),
         }
     }

@@ -9,7 +9,7 @@ use hauberk_proto::admin::v1::admins_client::AdminsClient;
 use hauberk_tls::{BootstrapTrust, CertificateRequest, Fingerprint, KeyPair};
 use tonic::{Code, Response, Status};
 
-use crate::arguments::Login;
+use crate::arguments::{Global, Login, of_context};
 use crate::client::{self, ClientError};
 use crate::context::{ContextStore, adopt};
 use crate::error::CommandError;
@@ -26,7 +26,7 @@ const MAX_TOKEN: u64 = 4096;
 ///
 /// # Errors
 /// The token or fingerprint is wrong, or the control plane is not the one that was meant.
-pub(crate) async fn run(arguments: Login) -> Result<(), CommandError> {
+pub(crate) async fn run(global: &Global, arguments: Login) -> Result<(), CommandError> {
     let pin: Fingerprint = arguments
         .root_fingerprint
         .parse()
@@ -55,8 +55,14 @@ pub(crate) async fn run(arguments: Login) -> Result<(), CommandError> {
         contexts.current = Some(name.clone());
     })?;
     output::note(format_args!("logged in as {admin}; context {name} is current"));
-    output::note("next: hauberk check");
+    output::note(next(global, &name));
     Ok(())
+}
+
+/// What to do with the new context, which another one that is named, as by a variable, would come before.
+fn next(global: &Global, name: &str) -> String {
+    let of_context = if global.context.is_some() { of_context(name) } else { String::new() };
+    format!("next: hauberk check{of_context}")
 }
 
 /// Asks until there is an answer: one that was lost has used up the token for every key but this one, which ends with
@@ -113,6 +119,17 @@ fn token(path: &std::path::Path) -> Result<String, CommandError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::arguments::Color;
+
+    #[test]
+    fn what_comes_next_is_about_the_new_context() {
+        let told = |context: Option<&str>| {
+            let (context, color) = (context.map(str::to_owned), Color::Auto);
+            next(&Global { context, mesh: None, is_mesh_of_variable: false, color }, "shop.local")
+        };
+        assert_eq!(told(None), "next: hauberk check");
+        assert_eq!(told(Some("other")), "next: hauberk check --context shop.local");
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_lost_answer_is_asked_for_again_and_a_refusal_is_not() {

@@ -20,7 +20,7 @@ pub(crate) async fn run(global: &Global, arguments: PolicyDiff) -> Result<(), Co
     match compare(global, arguments).await {
         Ok(false) => Ok(()),
         Ok(true) => Err(CommandError::Exit(1)),
-        Err(error) => Err(error.exiting(TROUBLE)),
+        Err(error) => Err(error.exiting(TROUBLE, &global.of_context())),
     }
 }
 

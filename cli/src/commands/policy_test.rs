@@ -47,7 +47,7 @@ pub(crate) async fn run(global: &Global, arguments: PolicyTest) -> Result<(), Co
     match test(global, arguments).await {
         Ok(0) => Ok(()),
         Ok(_) => Err(CommandError::Exit(1)),
-        Err(error) => Err(error.exiting(TROUBLE)),
+        Err(error) => Err(error.exiting(TROUBLE, &global.of_context())),
     }
 }
 
@@ -269,7 +269,12 @@ impl Source {
         match self {
             Self::Live(session) => {
                 let request = TestRequest { resources: Vec::new(), questions };
-                Ok(session.policies().test(request).await?.into_inner())
+                let mut response = session.policies().test(request).await?.into_inner();
+                let answered = response.answers.iter_mut().filter_map(|answer| answer.answer.as_mut());
+                for detail in answered.flat_map(|answer| &mut answer.decisions) {
+                    decision::in_context(detail, session.of_context());
+                }
+                Ok(response)
             }
             Self::Files { documents, trust_domain } => {
                 let resources = documents.resources().cloned().collect();

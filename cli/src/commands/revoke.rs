@@ -24,7 +24,7 @@ pub(crate) async fn revoke(global: &Global, command: Revoke) -> Result<(), Comma
     let is_unrecorded = matches!(command, Revoke::Instance { unrecorded: true, .. });
     let (target, said, waiting) = match command {
         Revoke::Serial { serial, wait } => {
-            check_whole(&serial)?;
+            check_whole(&serial, session.of_context())?;
             (Target::Serial(serial.clone()), format!("certificate/{serial}"), wait)
         }
         Revoke::Instance { id, unrecorded: _, wait } => {
@@ -53,7 +53,7 @@ pub(crate) async fn revoke(global: &Global, command: Revoke) -> Result<(), Comma
         count => output::line(format_args!("{said} revoked ({count} certificates)"))?,
     }
     if answer.left > 0 {
-        output::note(left_in_words(answer.left, &answer.left_of_admin, &session.of_context()));
+        output::note(left_in_words(answer.left, &answer.left_of_admin, session.of_context()));
         for serial in &answer.left_serials {
             output::note(format_args!("  {}", output::printable(serial)));
         }
@@ -61,8 +61,9 @@ pub(crate) async fn revoke(global: &Global, command: Revoke) -> Result<(), Comma
     if !answer.tokens.is_empty() {
         let tokens: Vec<_> = answer.tokens.iter().map(|id| output::printable(id).to_string()).collect();
         output::note(format_args!(
-            "new instances may still join by {}: `hauberk token delete ID` takes one back",
-            tokens.join(", ")
+            "new instances may still join by {}: `hauberk token delete ID{}` takes one back",
+            tokens.join(", "),
+            session.of_context()
         ));
     }
     apply::tell_warnings(&answer.unread);
@@ -70,14 +71,14 @@ pub(crate) async fn revoke(global: &Global, command: Revoke) -> Result<(), Comma
 }
 
 /// What somebody has cut for a narrow place names no certificate, and is no reason to suspect the registry.
-fn check_whole(serial: &str) -> Result<(), CommandError> {
+fn check_whole(serial: &str, of_context: &str) -> Result<(), CommandError> {
     let is_shorter = serial.len() < SERIAL_DIGITS && serial.chars().all(|digit| digit.is_ascii_hexdigit());
     if !is_shorter && !serial.ends_with(['…', '.']) {
         return Ok(());
     }
     Err(CommandError::Usage(format!(
-        "`{serial}` is not a whole serial number, which has {SERIAL_DIGITS} digits: `hauberk get certificates` and `hauberk describe \
-         instance ID` show them"
+        "`{serial}` is not a whole serial number, which has {SERIAL_DIGITS} digits: `hauberk get \
+         certificates{of_context}` and `hauberk describe instance ID{of_context}` show them"
     )))
 }
 
@@ -166,11 +167,13 @@ mod tests {
     #[test]
     fn a_serial_number_that_was_cut_is_told_from_one_that_nobody_has() {
         for cut in ["3697ea35", "3697ea35…", "3697ea35...", "3697EA35"] {
-            let CommandError::Usage(message) = check_whole(cut).unwrap_err() else { panic!("{cut}") };
-            assert!(message.contains("32 digits"), "{message}");
+            let CommandError::Usage(message) = check_whole(cut, " --context prod").unwrap_err() else {
+                panic!("{cut}")
+            };
+            assert!(message.contains("32 digits: `hauberk get certificates --context prod`"), "{message}");
         }
         for whole in ["3697ea3597b4c1d2e3f40516273849aa", "no-serial"] {
-            check_whole(whole).unwrap();
+            check_whole(whole, "").unwrap();
         }
     }
 

@@ -31,7 +31,7 @@ pub(crate) async fn run(global: &Global, arguments: Simulate) -> Result<(), Comm
     match simulate(global, arguments).await {
         Ok(0) => Ok(()),
         Ok(_) => Err(CommandError::Exit(1)),
-        Err(error) => Err(error.exiting(TROUBLE)),
+        Err(error) => Err(error.exiting(TROUBLE, &global.of_context())),
     }
 }
 

@@ -28,13 +28,13 @@ pub(crate) async fn run(global: &Global, arguments: Suggest) -> Result<(), Comma
     }
     let documents: Vec<_> = answer.policies.iter().map(|policy| to_yaml(&resource_tree(policy))).collect();
     output::raw(&documents.join("---\n"))?;
-    for line in remarks(&answer, clock::now()) {
+    for line in remarks(&answer, clock::now(), session.of_context()) {
         output::note(line);
     }
     Ok(())
 }
 
-fn remarks(answer: &SuggestResponse, now: UnixMillis) -> Vec<String> {
+fn remarks(answer: &SuggestResponse, now: UnixMillis, of_context: &str) -> Vec<String> {
     if answer.seen == 0 {
         let mut lines = vec!["no allowed calls are recorded, so that there is nothing to suggest".to_owned()];
         lines.extend(gaps(answer.unrecorded, &answer.silent_instances));
@@ -79,7 +79,7 @@ fn remarks(answer: &SuggestResponse, now: UnixMillis) -> Vec<String> {
                 count => format!("  {name} let {} through", counted(count, "recorded call")),
             }
         }));
-        lines.push("  what a draft without them would deny: hauberk simulate -f DRAFT".to_owned());
+        lines.push(format!("  what a draft without them would deny: hauberk simulate -f DRAFT{of_context}"));
     }
     lines.extend(gaps(answer.unrecorded, &answer.silent_instances));
     lines
@@ -152,8 +152,11 @@ mod tests {
             silent_instances: Vec::new(),
             unrecorded: 0,
         };
-        let shown = remarks(&answer, UnixMillis(1_800_000_000_000)).join("\n");
+        let now = UnixMillis(1_800_000_000_000);
+        let shown = remarks(&answer, now, "").join("\n");
         insta::assert_snapshot!(anstream::adapter::strip_str(&shown).to_string());
+        let elsewhere = remarks(&answer, now, " --context prod").join("\n");
+        assert!(elsewhere.contains("hauberk simulate -f DRAFT --context prod"), "{elsewhere}");
         assert_eq!(percentage(5, 5), "100.0 %");
     }
 }

@@ -34,7 +34,7 @@ pub(crate) async fn run(global: &Global, arguments: Tap) -> Result<(), CommandEr
     while let Some(batch) = stream.message().await? {
         for decision in &batch.decisions {
             match arguments.output {
-                TextFormat::Text => output::line(line(decision))?,
+                TextFormat::Text => output::line(line(decision, session.of_context()))?,
                 TextFormat::Json => {
                     output::line(to_json_line(&tree_of(
                         "hauberk.agent.v1.Decision",
@@ -53,7 +53,7 @@ pub(crate) async fn run(global: &Global, arguments: Tap) -> Result<(), CommandEr
 }
 
 /// `15:04:05.123 ALLOWED web → orders:8080 GET /orders/1 200 1.2ms allow-web-to-orders`
-fn line(made: &Decision) -> String {
+fn line(made: &Decision, of_context: &str) -> String {
     let at = format!("{:.3}", UnixMillis(made.at_unix_ms));
     let time = at.split_once('T').map_or(at.as_str(), |(_, time)| time).trim_end_matches('Z');
     let mut out = format!(
@@ -79,7 +79,7 @@ fn line(made: &Decision) -> String {
         out.push_str(&format!(": {}", decision::reason(made)));
     }
     if !made.id.is_empty() {
-        out.push_str(&format!("  hauberk explain {}", output::printable(&made.id)));
+        out.push_str(&format!("  hauberk explain {}{of_context}", output::printable(&made.id)));
     }
     if made.audit_verdict() != Verdict::Unspecified && made.audit_verdict() != made.verdict() {
         out.push_str(&format!("  (audited policies: {})", decision::verdict(made.audit_verdict())));
@@ -107,11 +107,12 @@ mod tests {
             duration_us: 1250,
             ..Default::default()
         };
-        insta::assert_snapshot!(anstream::adapter::strip_str(&line(&denied)).to_string());
+        insta::assert_snapshot!(anstream::adapter::strip_str(&line(&denied, "")).to_string());
 
         // HTTP's 200 would say the opposite of what became of a denied call.
         let call = Decision { action: "call".to_owned(), status: 200, grpc_status: Some(7), ..denied };
-        let text = anstream::adapter::strip_str(&line(&call)).to_string();
+        let text = anstream::adapter::strip_str(&line(&call, " --context prod")).to_string();
         assert!(text.contains(" PERMISSION_DENIED (7) 1.2ms: "), "{text}");
+        assert!(text.ends_with("  hauberk explain abcdefghij-x1 --context prod"), "{text}");
     }
 }

@@ -35,8 +35,9 @@ pub(super) async fn request(session: &Session, anew: bool, out: Option<&Path>) -
          with OpenSSL 3:\n  \
            openssl x509 -req -in {file} -CA root.pem -CAkey root.key -days 90 -copy_extensions copy -out issuing.pem\n\
          then, with the certificates between it and the root, if there are any:\n  \
-           hauberk authority install issuing.pem root.pem",
+           hauberk authority install issuing.pem root.pem{of_context}",
         domain = answer.trust_domain,
+        of_context = session.of_context(),
     ));
     Ok(())
 }
@@ -68,21 +69,21 @@ pub(super) async fn install(
     let named = root.as_ref().map(|root| root.to_vec()).unwrap_or_default();
     let request = api::InstallAuthorityRequest { certificates, root: named, exclusive };
     let authority = session.authorities().install_authority(request).await?.into_inner().authority;
-    let authority = authority.unwrap_or_default();
+    let (authority, of_context) = (authority.unwrap_or_default(), session.of_context());
     told(&authority)?;
     let listed = session.authorities().list_authorities(api::ListAuthoritiesRequest {}).await;
     let listed = match listed {
         Ok(listed) => listed.into_inner().authorities,
-        Err(status) => return unlisted(exclusive, &authority, status.into()),
+        Err(status) => return unlisted(exclusive, &authority, status.into(), of_context),
     };
     let installed = root_of(&authority, &listed);
-    check_exclusive(exclusive, &authority, installed)?;
-    if let Some(warning) = without_lists(installed, &listed) {
+    check_exclusive(exclusive, &authority, installed, of_context)?;
+    if let Some(warning) = without_lists(installed, &listed, of_context) {
         output::note(format_args!("{} {warning}", "warning:".yellow().bold()));
     }
     let are_roots = given.iter().all(|der| is_self_issued(der) || root.as_ref() == Some(der));
     let roots = if are_roots { given.len() } else { 0 };
-    if let Some(step) = next_step(roots, exclusive.is_some(), &authority, &listed) {
+    if let Some(step) = next_step((roots, exclusive.is_some()), &authority, &listed, of_context) {
         output::note(step);
     }
     Ok(())
@@ -93,10 +94,12 @@ fn unlisted(
     exclusive: Option<bool>,
     authority: &api::Authority,
     why: CommandError,
+    of_context: &str,
 ) -> Result<(), CommandError> {
     let message = format!("installed; what else is trusted could not be asked: {why}");
-    if exclusive == Some(true) && check_exclusive(exclusive, authority, root_of(authority, &[])).is_err() {
-        let help = "whether its root is noted as exclusive: hauberk authority list";
+    let is_noted = check_exclusive(exclusive, authority, root_of(authority, &[]), of_context).is_ok();
+    if exclusive == Some(true) && !is_noted {
+        let help = format!("whether its root is noted as exclusive: hauberk authority list{of_context}");
         return Err(CommandError::advised(message, help));
     }
     output::note(message);
@@ -105,13 +108,15 @@ fn unlisted(
 
 /// What is to be done next. `roots`: so many were given, and nothing else; `is_again`: perhaps one that had been before.
 fn next_step(
-    roots: usize,
-    is_again: bool,
+    (roots, is_again): (usize, bool),
     authority: &api::Authority,
     listed: &[api::Authority],
+    of_context: &str,
 ) -> Option<String> {
-    let activate =
-        |serial: &str| Some(format!("next: hauberk authority activate {} --wait", output::printable(serial)));
+    let activate = |serial: &str| {
+        let serial = output::printable(serial);
+        Some(format!("next: hauberk authority activate {serial} --wait{of_context}"))
+    };
     if roots == 0 {
         return activate(&authority.serial);
     }
@@ -134,10 +139,9 @@ fn next_step(
             under.find(|other| other.state == "prepared").and_then(|other| activate(&other.serial))
         }
         None if is_again && authority.state != "prepared" && !is_new => None,
-        _ => Some(
-            "everybody is told to trust what was given; nothing stands under it yet. Next: hauberk authority csr"
-                .to_owned(),
-        ),
+        _ => Some(format!(
+            "everybody is told to trust what was given; nothing stands under it yet. Next: hauberk authority csr{of_context}"
+        )),
     }
 }
 
@@ -155,6 +159,7 @@ fn check_exclusive(
     exclusive: Option<bool>,
     authority: &api::Authority,
     root: Option<&api::Authority>,
+    of_context: &str,
 ) -> Result<(), CommandError> {
     if exclusive != Some(true) || root.is_some_and(|root| root.exclusive) {
         return Ok(());
@@ -165,18 +170,22 @@ fn check_exclusive(
             "authority/{serial} is installed, but the control plane, which is of a former release, has not noted that its root is \
              exclusive: Envoys are given no revocation lists"
         ),
-        "update it, then say so: hauberk authority install ROOT --exclusive",
+        format!("update it, then say so: hauberk authority install ROOT --exclusive{of_context}"),
     ))
 }
 
 /// That Envoys lose the lists that an exclusive root gave them.
-fn without_lists(root: Option<&api::Authority>, listed: &[api::Authority]) -> Option<String> {
+fn without_lists(
+    root: Option<&api::Authority>,
+    listed: &[api::Authority],
+    of_context: &str,
+) -> Option<String> {
     let root = root.filter(|root| root.upstream && !root.exclusive)?;
     let is_exclusive = |other: &api::Authority| is_root(other) && other.exclusive && other.state != "retired";
     listed.iter().any(is_exclusive).then(|| {
         format!(
             "Envoys are given no revocation lists from now on: root {} is trusted beside an exclusive one, and others may sign \
-             members under it. Where nobody else does, say so: hauberk authority install ROOT --exclusive",
+             members under it. Where nobody else does, say so: hauberk authority install ROOT --exclusive{of_context}",
             output::printable(&root.serial)
         )
     })
@@ -193,6 +202,7 @@ pub(super) async fn sign(session: &Session, file: &Path, out: Option<&Path>) -> 
     let answer = session.authorities().sign_authority(api::SignAuthorityRequest { csr }).await?.into_inner();
     let certificates: Vec<_> = answer.certificates.into_iter().map(CertificateDer::from).collect();
     write(out, &certificates_to_pem(&certificates))?;
+    // That is another control plane, of another context.
     output::note("where it was requested: hauberk authority install FILE");
     Ok(())
 }
@@ -260,11 +270,16 @@ mod tests {
         ] {
             let listed = [root("0a", noted, "active")];
             for installed in [&listed[0], &issuing] {
-                let checked = check_exclusive(exclusive, installed, root_of(installed, &listed));
+                let checked = check_exclusive(exclusive, installed, root_of(installed, &listed), "");
                 assert_eq!(checked.is_ok(), is_good, "{noted} {exclusive:?}");
             }
         }
-        assert!(check_exclusive(Some(true), &issuing, None).is_err());
+        let CommandError::Failed(_, help) =
+            check_exclusive(Some(true), &issuing, None, " --context prod").unwrap_err()
+        else {
+            panic!("it has failed");
+        };
+        assert!(help[0].ends_with("hauberk authority install ROOT --exclusive --context prod"), "{help:?}");
     }
 
     #[test]
@@ -277,22 +292,24 @@ mod tests {
             ..api::Authority::default()
         };
         let (given, other) = (root("0a", false, "prepared"), under("0c", "0b", "prepared"));
-        let next = |listed: &[api::Authority]| next_step(1, false, &given, listed);
-        let none = "everybody is told to trust what was given; nothing stands under it yet. Next: hauberk authority csr";
-        let activate = |serial: &str| format!("next: hauberk authority activate {serial} --wait");
+        let of_context = " --context prod";
+        let next = |listed: &[api::Authority]| next_step((1, false), &given, listed, of_context);
+        let none = "everybody is told to trust what was given; nothing stands under it yet. Next: hauberk authority csr --context prod";
+        let activate = |serial: &str| format!("next: hauberk authority activate {serial} --wait{of_context}");
         for listed in [&[given.clone(), other.clone()][..], &[under("0d", "0a", "retired")], &[]] {
             assert_eq!(next(listed).as_deref(), Some(none), "{listed:?}");
         }
         assert_eq!(next(&[other, under("0d", "0a", "prepared")]), Some(activate("0d")));
         assert_eq!(next(&[under("0d", "0a", "active")]), None);
         assert_eq!(next(&[under("0d", "0a", "active"), under("0e", "0a", "prepared")]), Some(activate("0e")));
-        assert_eq!(next_step(0, false, &under("0d", "0a", "prepared"), &[]), Some(activate("0d")));
-        assert_eq!(next_step(1, true, &root("0a", true, "active"), &[]), None);
+        let issuing = under("0d", "0a", "prepared");
+        assert_eq!(next_step((0, false), &issuing, &[], of_context), Some(activate("0d")));
+        assert_eq!(next_step((1, true), &root("0a", true, "active"), &[], of_context), None);
         // A new root, given together with that which the active one stands under.
         let (old, new) = (root("0a", false, "active"), root("0b", false, "prepared"));
         let listed = [old.clone(), under("0d", "0a", "active"), new];
-        assert_eq!(next_step(2, false, &old, &listed).as_deref(), Some(none));
-        assert_eq!(next_step(1, false, &old, &listed), None);
+        assert_eq!(next_step((2, false), &old, &listed, of_context).as_deref(), Some(none));
+        assert_eq!(next_step((1, false), &old, &listed, of_context), None);
     }
 
     #[test]
@@ -306,7 +323,7 @@ mod tests {
             (Some(true), &issuing, false),
             (Some(true), &root("0a", true, "prepared"), true),
         ] {
-            let told = unlisted(exclusive, authority, broken());
+            let told = unlisted(exclusive, authority, broken(), "");
             assert_eq!(told.is_ok(), is_good, "{exclusive:?}");
             if let Err(error) = told {
                 let said = "installed; what else is trusted could not be asked: the connection broke";
@@ -318,7 +335,7 @@ mod tests {
     #[test]
     fn a_root_that_takes_the_lists_from_envoys_is_warned_of() {
         let warned = |installed: &api::Authority, other: api::Authority| {
-            without_lists(Some(installed), &[installed.clone(), other]).is_some()
+            without_lists(Some(installed), &[installed.clone(), other], "").is_some()
         };
         let next = root("0b", false, "prepared");
         assert!(warned(&next, root("0a", true, "active")) && warned(&next, root("0a", true, "retiring")));

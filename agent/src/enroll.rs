@@ -1,5 +1,6 @@
 //! How the agent becomes somebody: by what is on disk, by a join token, or by evidence of where it runs.
 
+mod anew;
 mod own_key;
 mod pinned;
 mod shown;
@@ -25,14 +26,15 @@ use tonic::transport::Channel;
 use crate::clock::{Clock, millis};
 use crate::config::{Config, EnrollmentName, Join};
 use crate::control_plane::{self, ConnectError};
-use crate::credentials::{Credentials, CredentialsError, Issued};
+use crate::credentials::{CredentialsError, Issued};
 use crate::random::Backoff;
 use crate::skew;
 use crate::state::{State, StateError, TokenDigest};
+pub(crate) use anew::{Former, NotJoined, join_anew};
 use own_key::own_key;
 use pinned::bootstrap_trust;
 pub(crate) use shown::token_in;
-use shown::{Evidence, another_token, read_evidence};
+use shown::{Evidence, read_evidence};
 use stored::{Lack, stored};
 use strangers::Strangers;
 
@@ -115,22 +117,6 @@ enum Attempt {
     Nothing(String),
     #[error("{0}")]
     Again(String),
-}
-
-/// Why whoever was in has not joined anew.
-#[derive(Debug, Error)]
-pub(crate) enum NotJoined {
-    /// It may come by itself.
-    #[error("{0}")]
-    Yet(String),
-    /// There is nothing to join with, or what there is does not do.
-    #[error("{problem}")]
-    ByNothing {
-        /// In words.
-        problem: String,
-        /// Stays the same while the problem does, whatever times its words name.
-        kind: String,
-    },
 }
 
 impl EnrollError {
@@ -235,38 +221,6 @@ async fn become_somebody(
     Ok(issued)
 }
 
-/// Joins once more, where our certificate is renewed no longer, if there is anything to join with. What is issued is
-/// the caller's to keep, once it is looked at: it may be somebody else's, by another token. A disk that hangs is not
-/// waited for. Where tokens are named, only by another one.
-///
-/// # Errors
-/// There is nothing to join with, the control plane refuses, or is away.
-pub(crate) async fn join_anew(
-    config: &Config,
-    state: &Arc<State>,
-    clock: Clock,
-    former: &Credentials,
-    other_than: &[TokenDigest],
-) -> Result<Issued, NotJoined> {
-    let joining = async {
-        if !other_than.is_empty() {
-            another_token(config, other_than)?;
-        }
-        Door::reach(config, state, clock, Some(former)).await?.join(clock).await
-    };
-    joining.await.map_err(|attempt: Attempt| {
-        let problem = attempt.to_string();
-        let kind = match attempt {
-            Attempt::Final(EnrollError::Refused { reason: Some(reason), .. }) => reason,
-            Attempt::Final(EnrollError::Refused { .. } | EnrollError::Evidence(_)) | Attempt::Nothing(_) => {
-                problem.clone()
-            }
-            Attempt::Final(_) | Attempt::Stranger(_) | Attempt::Again(_) => return NotJoined::Yet(problem),
-        };
-        NotJoined::ByNothing { problem, kind }
-    })
-}
-
 /// A control plane that was reached, and what it is to be shown.
 struct Door {
     channel: Channel,
@@ -285,12 +239,13 @@ impl Door {
         config: &Config,
         state: &Arc<State>,
         clock: Clock,
-        former: Option<&Credentials>,
+        former: Option<&Former<'_>>,
     ) -> Result<Self, Attempt> {
         // What could be wrong on our side comes first, so that it is told whether or not the control plane is there.
-        let (trust, pin) = bootstrap_trust(config, state, former)?;
-        let evidence = read_evidence(config).await?;
-        let key = own_key(matches!(config.join, Some(Join::Evidence { .. })), state, former).await?;
+        let credentials = former.map(|former| former.credentials);
+        let (trust, pin) = bootstrap_trust(config, state, credentials)?;
+        let evidence = read_evidence(config, former.map_or(&[], |former| former.spent)).await?;
+        let key = own_key(matches!(config.join, Some(Join::Evidence { .. })), state, credentials).await?;
         let csr = CertificateRequest::create(&key).map_err(EnrollError::Request)?;
         let connector =
             bootstrap_connector(trust.clone(), control_plane::ALPN, control_plane::HANDSHAKE_TIMEOUT)

@@ -4,7 +4,7 @@
 //!
 //! - `app`: what starts and stops; `config`: what it is told; `child`: the app as our child
 //! - `enroll`, `attestation`, `renew`, `credentials`, `state`: who we are, how we show it, and what is kept on disk; `skew`:
-//!   what our clock is off by
+//!   what our clock is off by; `secret_file`: what others keep for us on a disk that may not answer
 //! - `sync`, `control_plane`: the stream from which views, endpoints and trust come
 //! - `mesh`: what is known of the mesh, as snapshots that the data path reads
 //! - `inbound`, `outbound`, `connections`, `wire`: the data path
@@ -38,6 +38,7 @@ pub mod random;
 pub mod renew;
 mod resident;
 pub mod runtime;
+pub mod secret_file;
 mod skew;
 #[cfg(test)]
 #[allow(dead_code, unreachable_pub, reason = "what the tests of one crate lack, those of another do not")]

@@ -19,7 +19,7 @@ use crate::config::{Config, EnrollmentName, Join};
 use crate::control_plane;
 use crate::credentials::{Credentials, CredentialsError, Issued};
 use crate::decisions::Decisions;
-use crate::enroll::{self, NotJoined};
+use crate::enroll::{self, Former, NotJoined};
 use crate::random::{Backoff, fraction};
 use crate::skew::{self, Skew};
 use crate::state::{State, StateError, TokenDigest};
@@ -145,8 +145,8 @@ impl Renewal {
             None => format!("`hauberk token create --out {to}`"),
         };
         match &self.config.join {
-            Some(Join::TokenFile(path)) => {
-                let path = path.display();
+            Some(Join::TokenFile(file)) => {
+                let path = file.path().display();
                 format!(
                     "make a new token in the file: {}; it is looked for until there is one, without a restart",
                     by_token(&path.to_string())
@@ -168,8 +168,8 @@ impl Renewal {
     ///
     /// # Errors
     /// That one is not known yet.
-    fn spent_tokens(&self) -> Result<Vec<TokenDigest>, NotJoined> {
-        let found = self.revocation.spent_token().map_err(|kind| NotJoined::ByNothing {
+    async fn spent_tokens(&self) -> Result<Vec<TokenDigest>, NotJoined> {
+        let found = self.revocation.spent_token().await.map_err(|kind| NotJoined::ByNothing {
             problem: format!(
                 "{kind}; until it can be read it is not known which token is of before the revocation, and the one that it \
                  holds then is taken for that"
@@ -215,9 +215,11 @@ impl Renewal {
     /// record of us. The former certificate is used until there is another.
     async fn renew_once(&mut self) -> Result<(), RenewError> {
         let is_expired = self.clock.now() >= self.credentials.not_after();
-        let is_revoked = self.revocation.waits_for_a_token();
-        let spent = if is_revoked { self.spent_tokens() } else { Ok(Vec::new()) };
+        let is_told = self.revocation.waits_for_a_token();
+        let spent = if is_told { self.spent_tokens().await } else { Ok(Vec::new()) };
         let spent = spent.map_err(|problem| RenewError::NotJoined { why: REVOKED, problem })?;
+        // It may have been taken back while the file was read.
+        let is_revoked = is_told && self.revocation.waits_for_a_token();
         let signed = match (is_revoked, is_expired) {
             (true, _) => Signed::Never(REVOKED),
             (false, true) => Signed::Never("the certificate has expired"),
@@ -231,8 +233,8 @@ impl Renewal {
                 named
             }
             Signed::Never(why) => {
-                let joined =
-                    enroll::join_anew(&self.config, &self.state, self.clock, &self.credentials, &spent).await;
+                let former = Former { credentials: &self.credentials, spent: &spent };
+                let joined = enroll::join_anew(&self.config, &self.state, self.clock, &former).await;
                 let issued = joined.map_err(|problem| RenewError::NotJoined { why, problem })?;
                 let named = (issued.identity.instance, issued.identity.issued_at);
                 let token = issued.identity.used_token;

@@ -37,7 +37,7 @@ use crate::mesh::NodeView;
 use crate::state::{StoredIdentity, StoredTrust};
 use crate::sync::Recipient;
 use crate::sync::{Content, Floors, authenticate};
-pub(crate) use stalled_file::StalledFile;
+pub(crate) use stalled_file::{SilentFile, StalledFile};
 
 pub(crate) const HOUR: Duration = Duration::from_secs(3600);
 

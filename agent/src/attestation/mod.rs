@@ -4,9 +4,8 @@ mod aws;
 mod kubernetes;
 mod x509pop;
 
-use std::io::Read;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use hauberk_proto::agent::v1::attest_request::Evidence as Shown;
 use hauberk_tls::PublicKey;
@@ -15,6 +14,7 @@ use thiserror::Error;
 use zeroize::Zeroizing;
 
 use crate::config::{EnrollmentName, EvidenceSource};
+use crate::secret_file::SecretFile;
 use aws::ImdsError;
 
 /// Certificates, keys and tokens are far shorter; a larger file is some other file.
@@ -70,9 +70,9 @@ impl Evidence {
     pub(crate) async fn read(source: &EvidenceSource) -> Result<Self, EvidenceError> {
         match source {
             EvidenceSource::X509Pop { certificate, key } => {
-                x509pop::read(certificate, key).map(Self::X509Pop)
+                x509pop::read(certificate, key).await.map(Self::X509Pop)
             }
-            EvidenceSource::Kubernetes(path) => kubernetes::read(path).map(Self::Kubernetes),
+            EvidenceSource::Kubernetes(token) => kubernetes::read(token).await.map(Self::Kubernetes),
             EvidenceSource::Aws { imds } => {
                 let wrong = |source| EvidenceError::Imds { address: *imds, source };
                 aws::identity_document(*imds).await.map(Self::Aws).map_err(wrong)
@@ -100,10 +100,7 @@ impl Evidence {
     }
 }
 
-fn text_of(path: &Path) -> Result<Zeroizing<String>, EvidenceError> {
-    let wrong = |source| EvidenceError::File { path: path.to_owned(), source };
-    let mut text = Zeroizing::new(String::with_capacity(MAX_FILE as usize));
-    let file = std::fs::File::open(path).map_err(wrong)?;
-    file.take(MAX_FILE).read_to_string(&mut text).map_err(wrong)?;
-    Ok(text)
+async fn text_of(file: &SecretFile) -> Result<Zeroizing<String>, EvidenceError> {
+    let wrong = |source| EvidenceError::File { path: file.path().to_owned(), source };
+    file.read(MAX_FILE).await.map_err(wrong)
 }

@@ -1,18 +1,17 @@
 //! `x509pop`: a certificate of this machine, and proof that we have its key.
 
-use std::path::Path;
-
 use hauberk_proto::agent::v1::X509PopProof;
 use hauberk_tls::PublicKey;
 use hauberk_tls::device::{ChannelBinding, DeviceKey, DeviceKeyError, statement};
 
 use super::{EvidenceError, text_of};
 use crate::config::EnrollmentName;
+use crate::secret_file::SecretFile;
 
-pub(super) fn read(certificate: &Path, key: &Path) -> Result<DeviceKey, EvidenceError> {
-    let chain = text_of(certificate)?;
-    let key = text_of(key)?;
-    let wrong = |source| EvidenceError::Device { path: certificate.to_owned(), source };
+pub(super) async fn read(certificate: &SecretFile, key: &SecretFile) -> Result<DeviceKey, EvidenceError> {
+    let chain = text_of(certificate).await?;
+    let key = text_of(key).await?;
+    let wrong = |source| EvidenceError::Device { path: certificate.path().to_owned(), source };
     DeviceKey::from_pem(&chain, key.as_bytes()).map_err(wrong)
 }
 

@@ -15,6 +15,8 @@ use hauberk_identity::{Name, TrustDomain};
 use hauberk_tls::Fingerprint;
 use thiserror::Error;
 
+use crate::secret_file::SecretFile;
+
 pub use flags::{
     ApiCommand, FetchFlags, Fetched, Flags, HealthzFlags, RunFlags, Subcommand, ValidateFlags, Validated,
     WatchFlags,
@@ -76,7 +78,7 @@ pub struct HostPort {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Join {
     /// A join token, in this file.
-    TokenFile(PathBuf),
+    TokenFile(SecretFile),
     /// Evidence of where the agent runs.
     Evidence {
         /// What judges it.
@@ -101,12 +103,12 @@ pub enum EvidenceSource {
     /// A certificate of this machine and its key.
     X509Pop {
         /// The chain in PEM.
-        certificate: PathBuf,
+        certificate: SecretFile,
         /// The key in PEM.
-        key: PathBuf,
+        key: SecretFile,
     },
     /// The token of this pod's service account, in this file.
-    Kubernetes(PathBuf),
+    Kubernetes(SecretFile),
     /// The identity document of this EC2 instance.
     Aws {
         /// Its metadata service.

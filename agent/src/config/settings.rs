@@ -141,7 +141,7 @@ impl Settings {
         let aws = self.one("aws-identity-document", aws_identity_document, on_or_off).unwrap_or(false);
         let imds = self.one("aws-metadata-endpoint", aws_metadata_endpoint, values::metadata_endpoint);
         let aws = aws.then(|| EvidenceSource::Aws { imds: imds.unwrap_or(IMDS) });
-        let evidence = [x509pop, token.map(EvidenceSource::Kubernetes), aws];
+        let evidence = [x509pop, token.map(|token| EvidenceSource::Kubernetes(token.into())), aws];
         let join = self.join(join_token_file, enrollment, evidence.into_iter().flatten().collect());
         let state_dir = self.one("state-dir", state_dir, values::path);
         let outbound = self.one("outbound", outbound, |text| {
@@ -185,7 +185,9 @@ impl Settings {
 
     fn x509pop(&mut self, certificate: Option<PathBuf>, key: Option<PathBuf>) -> Option<EvidenceSource> {
         match (certificate, key) {
-            (Some(certificate), Some(key)) => Some(EvidenceSource::X509Pop { certificate, key }),
+            (Some(certificate), Some(key)) => {
+                Some(EvidenceSource::X509Pop { certificate: certificate.into(), key: key.into() })
+            }
             (None, None) => None,
             _ => {
                 let mistake = "x509pop-certificate, x509pop-key: one is of no use without the other";
@@ -208,7 +210,7 @@ impl Settings {
         }
         let mistake = match (token_file, enrollment, evidence.pop()) {
             (None, None, None) => return None,
-            (Some(file), None, None) => return Some(Join::TokenFile(file)),
+            (Some(file), None, None) => return Some(Join::TokenFile(file.into())),
             (None, Some(enrollment), Some(evidence)) => return Some(Join::Evidence { enrollment, evidence }),
             (Some(_), ..) => "join-token-file: an agent joins by a token or by evidence, not by both",
             (None, Some(_), None) => {

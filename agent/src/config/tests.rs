@@ -165,6 +165,7 @@ fn a_secret_in_the_environment_is_a_mistake() {
 #[test]
 fn an_agent_joins_in_one_way() {
     let join = |more: &[&str]| load(&[&["--control-plane=cp:1"], more].concat());
+    let file = |path: &str| SecretFile::from(PathBuf::from(path));
     let evidence = |more: &[&str]| match join(&[&["--enrollment=shop/vms"], more].concat()).unwrap().join {
         Some(Join::Evidence { enrollment, evidence }) => {
             assert_eq!((enrollment.mesh.as_str(), enrollment.name.as_str()), ("shop", "vms"));
@@ -173,10 +174,10 @@ fn an_agent_joins_in_one_way() {
         other => panic!("{other:?}"),
     };
     assert_eq!(join(&[]).unwrap().join, None);
-    assert_eq!(join(&["--join-token-file=t"]).unwrap().join, Some(Join::TokenFile("t".into())));
+    assert_eq!(join(&["--join-token-file=t"]).unwrap().join, Some(Join::TokenFile(file("t"))));
     let x509pop = evidence(&["--x509pop-certificate=c", "--x509pop-key=k"]);
-    assert_eq!(x509pop, EvidenceSource::X509Pop { certificate: "c".into(), key: "k".into() });
-    assert_eq!(evidence(&["--kubernetes-token-file=t"]), EvidenceSource::Kubernetes("t".into()));
+    assert_eq!(x509pop, EvidenceSource::X509Pop { certificate: file("c"), key: file("k") });
+    assert_eq!(evidence(&["--kubernetes-token-file=t"]), EvidenceSource::Kubernetes(file("t")));
     let EvidenceSource::Aws { imds } = evidence(&["--aws-identity-document=on"]) else { panic!() };
     assert_eq!(imds.to_string(), "169.254.169.254:80");
     for address in

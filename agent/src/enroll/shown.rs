@@ -1,13 +1,13 @@
 //! What a control plane is shown by whoever joins: a token, or evidence of where the agent runs.
 
 use std::io;
-use std::path::Path;
 
 use zeroize::Zeroizing;
 
 use super::Attempt;
 use crate::attestation;
 use crate::config::{Config, EnrollmentName, Join};
+use crate::secret_file::SecretFile;
 use crate::state::TokenDigest;
 
 /// Tokens are far shorter; a larger file is some other file.
@@ -19,11 +19,23 @@ pub(super) enum Evidence {
     Machine(attestation::Evidence, EnrollmentName),
 }
 
-/// Reads it from where it was configured.
-pub(super) async fn read_evidence(config: &Config) -> Result<Evidence, Attempt> {
+/// Reads it from where it was configured. Where tokens are named, another one is wanted than these.
+pub(super) async fn read_evidence(config: &Config, spent: &[TokenDigest]) -> Result<Evidence, Attempt> {
     match &config.join {
         None => Err(Attempt::Nothing("neither --join-token-file nor --enrollment is configured".to_owned())),
-        Some(Join::TokenFile(path)) => read_token(path).map(Evidence::Token),
+        Some(Join::TokenFile(file)) => {
+            let token = read_token(file).await?;
+            if spent.contains(&TokenDigest::of(&token)) {
+                return Err(Attempt::Nothing(format!(
+                    "{}: it holds a token of before the revocation, and another one is needed",
+                    file.path().display()
+                )));
+            }
+            Ok(Evidence::Token(token))
+        }
+        Some(Join::Evidence { .. }) if !spent.is_empty() => {
+            Err(Attempt::Nothing("no --join-token-file is configured".to_owned()))
+        }
         Some(Join::Evidence { enrollment, evidence }) => {
             // As a token that is on its way: a machine's certificate may be written, or renewed, at this moment.
             let read = attestation::Evidence::read(evidence).await;
@@ -37,49 +49,25 @@ pub(super) async fn read_evidence(config: &Config) -> Result<Evidence, Attempt> 
 ///
 /// # Errors
 /// There may be one: its file is there and cannot be read, or not now.
-pub(crate) fn token_in(config: &Config) -> Result<Option<TokenDigest>, String> {
-    let Some(Join::TokenFile(path)) = &config.join else { return Ok(None) };
-    match read_text(path) {
+pub(crate) async fn token_in(config: &Config) -> Result<Option<TokenDigest>, String> {
+    let Some(Join::TokenFile(file)) = &config.join else { return Ok(None) };
+    match file.read(MAX_TOKEN_LEN).await {
         Ok(text) => Ok(token_of(&text).map(TokenDigest::of)),
         // What is no text is no token either.
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) => {
             Ok(None)
         }
-        Err(error) => Err(format!("{}: {error}", path.display())),
+        Err(error) => Err(format!("{}: {error}", file.path().display())),
     }
 }
 
-/// # Errors
-/// What we would join by is no other token than these.
-pub(super) fn another_token(config: &Config, spent: &[TokenDigest]) -> Result<(), Attempt> {
-    match &config.join {
-        Some(Join::TokenFile(path)) if spent.contains(&TokenDigest::of(&read_token(path)?)) => {
-            Err(Attempt::Nothing(format!(
-                "{}: it holds a token of before the revocation, and another one is needed",
-                path.display()
-            )))
-        }
-        Some(Join::TokenFile(_)) => Ok(()),
-        Some(Join::Evidence { .. }) | None => {
-            Err(Attempt::Nothing("no --join-token-file is configured".to_owned()))
-        }
-    }
-}
-
-fn read_token(path: &Path) -> Result<Zeroizing<String>, Attempt> {
+async fn read_token(file: &SecretFile) -> Result<Zeroizing<String>, Attempt> {
     // A file that is not there yet may be on its way: whoever mints tokens need not be faster than we.
-    let none = |problem: &dyn std::fmt::Display| Attempt::Nothing(format!("{}: {problem}", path.display()));
-    let text = read_text(path).map_err(|error| none(&error))?;
+    let none =
+        |problem: &dyn std::fmt::Display| Attempt::Nothing(format!("{}: {problem}", file.path().display()));
+    let text = file.read(MAX_TOKEN_LEN).await.map_err(|error| none(&error))?;
     let token = token_of(&text).ok_or_else(|| none(&"the file is empty"))?;
     Ok(Zeroizing::new(token.to_owned()))
-}
-
-fn read_text(path: &Path) -> io::Result<Zeroizing<String>> {
-    use std::io::Read;
-
-    let mut text = Zeroizing::new(String::with_capacity(MAX_TOKEN_LEN as usize));
-    std::fs::File::open(path)?.take(MAX_TOKEN_LEN).read_to_string(&mut text)?;
-    Ok(text)
 }
 
 /// Whatever stands around it.

@@ -1,4 +1,5 @@
 use super::*;
+use crate::credentials::Credentials;
 use crate::testing::{Authorities, ControlPlane, HOUR, around, config};
 
 struct Newcomer {

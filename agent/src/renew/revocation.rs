@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use hauberk_tls::Svid;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 
 use super::SAVE_AGAIN;
 use crate::config::{Config, Join};
@@ -26,6 +26,8 @@ pub struct Revocation {
     /// What it had was damaged, and is there still.
     is_damaged: bool,
     spent: watch::Sender<Option<SpentToken>>,
+    /// Held by whoever looks what is spent, so that it is what was found first.
+    noting: Mutex<()>,
 }
 
 impl Revocation {
@@ -44,7 +46,8 @@ impl Revocation {
                 (None, matches!(error, StateError::Damaged { .. }))
             }
         };
-        Self { config, state, credentials, denied, kept, is_damaged, spent: watch::Sender::new(kept) }
+        let (spent, noting) = (watch::Sender::new(kept), Mutex::default());
+        Self { config, state, credentials, denied, kept, is_damaged, spent, noting }
     }
 
     /// Whether we are revoked, and may be let in again by a token. Evidence is not shown anew: whoever has revoked us
@@ -69,8 +72,8 @@ impl Revocation {
     ///
     /// # Errors
     /// That is not known yet, for there may be one and it cannot be read now.
-    pub(super) fn spent_token(&self) -> Result<Option<TokenDigest>, String> {
-        self.note()?;
+    pub(super) async fn spent_token(&self) -> Result<Option<TokenDigest>, String> {
+        self.note().await?;
         Ok(self.spent.borrow().and_then(|spent| spent.found))
     }
 
@@ -85,7 +88,7 @@ impl Revocation {
         let (mut kept, mut is_damaged) = (self.kept, self.is_damaged);
         loop {
             // What cannot be read is told by the renewal, which does nothing without it.
-            let is_noted = !self.waits_for_a_token() || self.note().is_ok();
+            let is_noted = !self.waits_for_a_token() || self.note().await.is_ok();
             let wanted = *spent.borrow_and_update();
             // What is damaged goes by itself only once it is known that something else does not take its place.
             let is_left = is_damaged && self.denied.is_known() && !self.waits_for_a_token();
@@ -112,27 +115,20 @@ impl Revocation {
     /// # Errors
     /// There may be a token and it cannot be read now. Nothing is noted then: that there was none would let in by that
     /// very token.
-    fn note(&self) -> Result<(), String> {
+    async fn note(&self) -> Result<(), String> {
         let Some(certificate) = self.credentials.live().current().svid().map(Svid::serial) else {
             return Ok(());
         };
-        let mut outcome = Ok(());
-        self.spent.send_if_modified(|spent| {
-            if spent.is_some_and(|spent| spent.certificate == certificate) {
-                return false;
-            }
-            match enroll::token_in(&self.config) {
-                Ok(found) => {
-                    *spent = Some(SpentToken { certificate, found });
-                    true
-                }
-                Err(problem) => {
-                    outcome = Err(problem);
-                    false
-                }
-            }
-        });
-        outcome
+        let _noting = self.noting.lock().await;
+        if self.spent.borrow().is_some_and(|spent| spent.certificate == certificate) {
+            return Ok(());
+        }
+        let found = enroll::token_in(&self.config).await?;
+        // It may have been taken back while the file was read: another revocation is another matter.
+        if self.waits_for_a_token() {
+            self.spent.send_replace(Some(SpentToken { certificate, found }));
+        }
+        Ok(())
     }
 
     /// Whether the disk has it, or what it has is of no account. Off the runtime's threads: a disk may hang.

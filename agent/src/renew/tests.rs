@@ -6,7 +6,8 @@ use prost::Message;
 
 use super::*;
 use crate::mesh::{ClosedReason, Denylist, Inbound, Mesh};
-use crate::testing::{Authorities, ControlPlane, HOUR, StalledFile, around, config, now};
+use crate::secret_file;
+use crate::testing::{Authorities, ControlPlane, HOUR, SilentFile, StalledFile, around, config, now};
 
 struct Agent {
     renewal: Renewal,
@@ -575,6 +576,34 @@ async fn a_token_that_could_not_be_read_when_we_were_revoked_does_not_undo_that_
     agent.put_token("hbk1-next");
     within(Box::pin(agent.renewal.renew_once())).await.unwrap();
     assert_eq!(shown(&plane), ["hbk1-made", "hbk1-next"]);
+}
+
+/// As one in the network, or a mount of secrets.
+#[tokio::test]
+async fn a_token_that_no_disk_answers_for_holds_up_nobody_and_does_not_undo_a_revocation() {
+    let authorities = Authorities::new();
+    let plane = ControlPlane::start(&authorities).await;
+    let mut agent = agent(&authorities, &plane, Duration::ZERO, &["token"]);
+    let path = agent.directory.path().join("token");
+    std::fs::remove_file(&path).unwrap();
+    let silent = SilentFile::at(path);
+    agent.revoke();
+    let revocation = Arc::clone(&agent.renewal.revocation);
+    tokio::time::pause();
+    tokio::select! {
+        () = revocation.follow() => {}
+        () = tokio::time::advance(secret_file::PATIENCE / 2) => {}
+    }
+    let (problem, ()) = tokio::join!(agent.refused(), tokio::time::advance(3 * secret_file::PATIENCE / 2));
+    assert!(problem.contains("does not answer") && problem.contains("not known which token"), "{problem}");
+    tokio::time::resume();
+    drop(silent);
+    agent.put_token("hbk1-secret");
+    assert!(agent.refused().await.contains("another one is needed"));
+    assert!(shown(&plane).is_empty());
+    agent.put_token("hbk1-made");
+    within(Box::pin(agent.renewal.renew_once())).await.unwrap();
+    assert_eq!(shown(&plane), ["hbk1-made"]);
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hauberk_identity::{InstanceId, NodeName, UnixMillis, renewal_at};
+use hauberk_policy::shell_quote;
 use hauberk_proto::agent::v1::SignCertificateRequest;
 use hauberk_proto::agent::v1::enrollment_client::EnrollmentClient;
 use hauberk_proto::refusal;
@@ -146,10 +147,11 @@ impl Renewal {
         };
         match &self.config.join {
             Some(Join::TokenFile(file)) => {
-                let path = file.path().display();
+                // Whoever reads this is in another directory.
+                let path = std::path::absolute(file.path()).unwrap_or_else(|_| file.path().to_owned());
                 format!(
                     "make a new token in the file: {}; it is looked for until there is one, without a restart",
-                    by_token(&path.to_string())
+                    by_token(&shell_quote(&path.to_string_lossy()))
                 )
             }
             Some(Join::Evidence { enrollment: EnrollmentName { mesh, name }, .. }) => format!(

@@ -607,6 +607,24 @@ async fn a_token_that_no_disk_answers_for_holds_up_nobody_and_does_not_undo_a_re
 }
 
 #[tokio::test]
+async fn what_is_to_be_done_can_be_done_wherever_it_is_read() {
+    let authorities = Authorities::new();
+    let plane = ControlPlane::start(&authorities).await;
+    let mut agent = agent(&authorities, &plane, Duration::ZERO, &["token"]);
+    let mut out_at = |path: &str| {
+        let flag = format!("--join-token-file={path}");
+        agent.renewal.config = Arc::new(config(plane.address, agent.renewal.state.directory(), &[&flag]));
+        let to_do = agent.renewal.what_to_do();
+        let command = to_do.split('`').nth(1).unwrap();
+        command.split_once(" --out ").unwrap().1.to_owned()
+    };
+    assert_eq!(out_at("/run/secrets/token"), "/run/secrets/token");
+    assert_eq!(out_at("/srv/my mesh/it's"), r"'/srv/my mesh/it'\''s'");
+    let directory = std::env::current_dir().unwrap();
+    assert!(out_at("join/token").contains(&directory.join("join/token").display().to_string()));
+}
+
+#[tokio::test]
 async fn what_is_damaged_is_cleared_away_once_it_is_known_that_we_are_not_revoked() {
     let authorities = Authorities::new();
     let plane = ControlPlane::start(&authorities).await;

@@ -229,6 +229,8 @@ struct Door {
     evidence: Evidence,
     key: KeyPair,
     csr: Vec<u8>,
+    /// Who we were.
+    former: Option<pb::FormerInstance>,
     /// The root that the answer must hold.
     pin: Option<Fingerprint>,
 }
@@ -267,11 +269,12 @@ impl Door {
         if let Some(skew) = skew::over(&mut channel, clock).await {
             return Err(Attempt::Again(skew.to_string()));
         }
-        Ok(Self { channel, name, evidence, key, csr, pin })
+        let former = former.and_then(Former::named);
+        Ok(Self { channel, name, evidence, key, csr, former, pin })
     }
 
     async fn join(self, clock: Clock) -> Result<Issued, Attempt> {
-        let Self { channel, name, evidence, key, csr, pin } = self;
+        let Self { channel, name, evidence, key, csr, former, pin } = self;
         let used_token = match &evidence {
             Evidence::Token(token) => Some(TokenDigest::of(token)),
             Evidence::Machine(..) => None,
@@ -286,7 +289,7 @@ impl Door {
             }
         };
         let request =
-            pb::AttestRequest { csr, evidence: Some(evidence), agent: Some(about_us()), enrollment };
+            pb::AttestRequest { csr, evidence: Some(evidence), agent: Some(about_us()), enrollment, former };
         let answer = EnrollmentClient::new(channel).attest(request).await.map_err(|status| judge(&status))?;
         let mut issued = accept(answer.into_inner(), key, pin, clock.now())?;
         issued.identity.used_token = used_token;

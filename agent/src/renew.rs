@@ -235,7 +235,8 @@ impl Renewal {
                 named
             }
             Signed::Never(why) => {
-                let former = Former { credentials: &self.credentials, spent: &spent };
+                let former =
+                    Former { credentials: &self.credentials, instance: self.instance, spent: &spent };
                 let joined = enroll::join_anew(&self.config, &self.state, self.clock, &former).await;
                 let issued = joined.map_err(|problem| RenewError::NotJoined { why, problem })?;
                 let named = (issued.identity.instance, issued.identity.issued_at);

@@ -232,6 +232,8 @@ pub(crate) struct Desk {
     pub(crate) refusals: Mutex<Vec<Status>>,
     /// The token and the key of everyone who asked.
     pub(crate) asked: Mutex<Vec<(String, String)>>,
+    /// Whom those who joined say that they were.
+    pub(crate) formers: Mutex<Vec<Option<pb::FormerInstance>>>,
     pub(crate) lifetime: Mutex<Duration>,
     /// Whoever holds it keeps renewals that were asked for from being answered.
     pub(crate) may_answer: tokio::sync::Mutex<()>,
@@ -255,6 +257,7 @@ impl ControlPlane {
             authorities: Arc::clone(authorities),
             refusals: Mutex::default(),
             asked: Mutex::default(),
+            formers: Mutex::default(),
             lifetime: Mutex::new(HOUR),
             may_answer: tokio::sync::Mutex::default(),
             ahead: Mutex::default(),
@@ -302,7 +305,8 @@ impl Enrollment for Desk {
         &self,
         request: Request<pb::AttestRequest>,
     ) -> Result<Response<pb::AttestResponse>, Status> {
-        let pb::AttestRequest { csr, evidence, agent: _, enrollment: _ } = request.into_inner();
+        let pb::AttestRequest { csr, evidence, agent: _, enrollment: _, former } = request.into_inner();
+        self.formers.lock().unwrap().push(former);
         let Some(pb::attest_request::Evidence::JoinToken(token)) = evidence else {
             return Err(Status::invalid_argument("no token"));
         };

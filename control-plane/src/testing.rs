@@ -110,8 +110,11 @@ pub(crate) async fn joined(scratch: &Scratch) -> PeerIdentity {
     };
     let token = scratch.control.tokens.create(asked, &actor()).await.unwrap();
     let info = AgentInfo::default();
-    let enrolled =
-        scratch.control.enrollment.attest(token.secret.reveal(), &request().1, info, "10.0.0.7:4").await;
+    let enrolled = scratch
+        .control
+        .enrollment
+        .attest(token.secret.reveal(), &request().1, info, None, "10.0.0.7:4")
+        .await;
     scratch.peer(&enrolled.unwrap().issued.svid)
 }
 

@@ -66,7 +66,7 @@ pub async fn attest(mesh: &MeshBox, token: &str, key: &KeyPair) -> Result<Attest
 pub async fn attest_over(channel: Channel, token: String, key: KeyPair) -> Result<AttestResponse, Status> {
     let csr = CertificateRequest::create(&key).map_err(|error| Status::internal(error.to_string()))?;
     let evidence = Some(Evidence::JoinToken(token));
-    let request = AttestRequest { csr, agent: None, evidence, enrollment: None };
+    let request = AttestRequest { csr, agent: None, evidence, enrollment: None, former: None };
     EnrollmentClient::new(channel).attest(request).await.map(tonic::Response::into_inner)
 }
 
@@ -74,7 +74,7 @@ pub async fn attest_over(channel: Channel, token: String, key: KeyPair) -> Resul
 pub async fn attest_with(mesh: &MeshBox, token: &str, csr: Vec<u8>) -> Result<AttestResponse, Status> {
     let agent = AgentInfo { version: "test".to_owned(), hostname: "box".to_owned() };
     let evidence = Some(Evidence::JoinToken(token.to_owned()));
-    let request = AttestRequest { csr, agent: Some(agent), evidence, enrollment: None };
+    let request = AttestRequest { csr, agent: Some(agent), evidence, enrollment: None, former: None };
     let channel = channel(mesh.agent_address(), stranger(mesh));
     EnrollmentClient::new(channel).attest(request).await.map(tonic::Response::into_inner)
 }

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use hauberk_identity::InstanceId;
+use hauberk_proto::agent::v1 as pb;
 use thiserror::Error;
 
 use super::{Attempt, Door, EnrollError};
@@ -14,8 +16,24 @@ use crate::state::{State, TokenDigest};
 pub(crate) struct Former<'a> {
     /// What we hold.
     pub(crate) credentials: &'a Credentials,
+    /// Which instance we are.
+    pub(crate) instance: InstanceId,
     /// The tokens that do not let us in again.
     pub(crate) spent: &'a [TokenDigest],
+}
+
+impl Former<'_> {
+    /// As the control plane is told, so that it makes nobody else of us, and lets us in by nothing that was made
+    /// before we were revoked. We are nobody without a certificate.
+    pub(super) fn named(&self) -> Option<pb::FormerInstance> {
+        let live = self.credentials.live().current();
+        let svid = live.svid()?;
+        Some(pb::FormerInstance {
+            instance_id: self.instance.to_string(),
+            spiffe_id: svid.id().to_string(),
+            serial: svid.serial().to_string(),
+        })
+    }
 }
 
 /// Why whoever was in has not joined anew.
@@ -34,8 +52,8 @@ pub(crate) enum NotJoined {
     },
 }
 
-/// Joins once more, if there is anything to join with. What is issued is the caller's to keep, once it is looked at: it
-/// may be somebody else's, by another token. A disk that hangs is not waited for for long.
+/// Joins once more, if there is anything to join with. What is issued is the caller's to keep, once it is looked at: an
+/// earlier control plane may have made it somebody else's. A disk that hangs is not waited for for long.
 ///
 /// # Errors
 /// There is nothing to join with, the control plane refuses, or is away.

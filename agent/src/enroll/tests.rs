@@ -53,6 +53,8 @@ async fn asks_again_with_the_same_key_until_it_is_answered() {
     assert!(asked.iter().all(|one| *one == asked[0]), "one key and one token: {asked:?}");
     assert_eq!(asked[0].0, "hbk1-secret");
     assert_eq!(issued.identity.svid.key_fingerprint().to_string(), asked[0].1);
+    let formers = plane.enrollment.formers.lock().unwrap();
+    assert!(formers.iter().all(Option::is_none), "it was nobody: {formers:?}");
 }
 
 #[tokio::test]

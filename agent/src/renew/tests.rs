@@ -401,6 +401,24 @@ async fn whoever_cannot_join_anew_serves_on_and_is_told_once_what_to_do() {
     within(Box::pin(agent.renewal.renew_once())).await.unwrap();
 }
 
+/// The control plane keeps it from becoming somebody else, and from coming back by what was made before.
+#[tokio::test]
+async fn whoever_joins_anew_says_who_it_was() {
+    let authorities = Authorities::new();
+    let plane = ControlPlane::start(&authorities).await;
+    let mut agent = agent(&authorities, &plane, Duration::ZERO, &["token"]);
+    let (instance, svid) = (agent.renewal.instance, agent.credentials.live().current());
+    let svid = svid.svid().unwrap();
+    plane.enrollment.refusals.lock().unwrap().push(not_on_record());
+    within(Box::pin(agent.renewal.renew_once())).await.unwrap();
+    let formers = plane.enrollment.formers.lock().unwrap().clone();
+    let [Some(former)] = formers.as_slice() else { panic!("{formers:?}") };
+    assert_eq!(former.instance_id, instance.to_string());
+    assert_eq!(former.spiffe_id, "spiffe://shop.local/mesh/shop/node/orders");
+    assert_eq!(former.serial, svid.serial().to_string());
+    assert_ne!(agent.credentials.live().current().svid().unwrap().serial(), svid.serial());
+}
+
 #[tokio::test]
 async fn a_token_for_another_node_is_neither_kept_nor_put_in_force() {
     let authorities = Authorities::new();

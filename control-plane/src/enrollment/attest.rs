@@ -18,6 +18,7 @@ pub(super) use stored::{Readings, Stored};
 use super::arrivals;
 use super::error::{ATTEMPTS, EnrollmentError};
 use super::first::Admitted;
+use super::former::Former;
 use super::instance::{AgentInfo, Joined, presentable};
 use super::join::{Enrolled, Enrollment};
 use crate::attestation::{self, Attested, Evidence, EvidenceError, Occasion};
@@ -37,6 +38,8 @@ pub struct Shown<'a> {
     pub evidence: Evidence,
     /// The connection.
     pub channel: &'a ChannelBinding,
+    /// Who joins anew, if it does.
+    pub former: Option<&'a Former>,
 }
 
 /// Why an agent gets nothing for its evidence. Administrators are told; the agent is told only that it does not.
@@ -212,6 +215,8 @@ impl Enrollment {
         let existing = self.same_node(mesh, node, None).await?;
         let entitlement = existing.guard(Commit::new()).at(enrollment.key.clone(), enrollment.version);
         let entitlement = self.check_denied(entitlement, (mesh, node), None).await?;
+        let id = node.spiffe_id(&self.trust_domain, mesh);
+        let entitlement = self.check_former(entitlement, shown.former, &id, None).await?;
         let machine = machine_prefix(&enrollment.uid, &attested.subject);
         let entitlement = self.check_machine(entitlement, &machine, &attested.subject).await?;
         let entitlement =
@@ -231,7 +236,7 @@ impl Enrollment {
                 (instance, entitlement, self.take_renewal(instance, makes)?)
             }
             None => {
-                self.check_room(&node.spiffe_id(&self.trust_domain, mesh), &existing.uid, (mesh, node))?;
+                self.check_room(&id, &existing.uid, (mesh, node))?;
                 let instance = random::instance_id()?;
                 let record = AttestedRecord {
                     mesh: mesh.to_string(),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hauberk_identity::{Name, NameError, NodeName, SpiffeId, UnixMillis};
+use hauberk_identity::{InstanceId, Name, NameError, NodeName, SpiffeId, UnixMillis};
 use hauberk_proto::refusal::{NAME_OF_CONTROL_PLANE, NOT_ENROLLED, NOT_ON_RECORD};
 
 use super::attest::NotAttested;
@@ -117,6 +117,32 @@ pub enum EnrollmentError {
     /// The instance was revoked, or the node is in quarantine.
     #[error("{0}")]
     Denied(Denial),
+    /// Whoever joins anew is made somebody else: an instance that nobody would ever be.
+    #[error(
+        "instance {instance} is {before}, and what it shows makes {now} of it: to make another of its agent, stop \
+         that, empty its state directory and start it"
+    )]
+    SomebodyElse {
+        /// Which it is, by its own account.
+        instance: InstanceId,
+        /// Who, by its own account.
+        before: SpiffeId,
+        /// Who it would be.
+        now: SpiffeId,
+    },
+    /// Nobody has made the token to let in again whoever was revoked.
+    #[error(
+        "instance {instance} was revoked at {revoked}, and the join token was made before, at {made}: to let its \
+         agent in again make a new one"
+    )]
+    TokenOfBefore {
+        /// Which it is, by its own account.
+        instance: InstanceId,
+        /// When the token was made.
+        made: UnixMillis,
+        /// When the instance was revoked, or its certificate.
+        revoked: UnixMillis,
+    },
     /// A record names an impossible node.
     #[error("the registry names an impossible node")]
     Name(#[from] NameError),
@@ -177,6 +203,8 @@ impl EnrollmentError {
             Self::TooManyKeys { .. } => "TOO_MANY_KEYS",
             Self::TooManyInstances { .. } => "TOO_MANY_INSTANCES",
             Self::Denied(denial) => denial.reason(),
+            Self::SomebodyElse { .. } => "SOMEBODY_ELSE",
+            Self::TokenOfBefore { .. } => "TOKEN_BEFORE_REVOCATION",
             Self::Issuance(IssuanceError::Request(why)) => IssuanceError::reason_of_request(why),
             Self::Issuance(IssuanceError::NameOfControlPlane(_)) => NAME_OF_CONTROL_PLANE,
             Self::Name(_) | Self::Issuance(_) => "FAILED",

@@ -12,6 +12,7 @@ use super::attest::{KEYS_AT_ONCE, KEYS_IN_A_LIFE, Readings};
 use super::bearer::Bearer;
 use super::error::{EnrollmentError, without_conflict};
 use super::first::{Admitted, Taken};
+use super::former::Former;
 use super::instance::{AgentInfo, Joined, presentable};
 use super::node::StoredNode;
 use super::renewals::Renewals;
@@ -132,6 +133,7 @@ impl Enrollment {
 
     /// Exchanges a join token for a first certificate. The use is bound to the key before anything is signed: the
     /// same key may ask again, since the answer may have been lost, and gets the same instance; another key may not.
+    /// `former`: who joins anew, if it does.
     ///
     /// # Errors
     /// Says precisely why not; refusals are recorded.
@@ -140,10 +142,11 @@ impl Enrollment {
         token: &str,
         csr: &[u8],
         info: AgentInfo,
+        former: Option<&Former>,
         source: &str,
     ) -> Result<Enrolled, EnrollmentError> {
         let hash = SecretHash::of(token);
-        let result = self.try_attest(&hash, csr, info, source).await;
+        let result = self.try_attest(&hash, csr, info, former, source).await;
         self.count(result.as_ref().err());
         if let Err(error) = &result {
             let (actor, object) = (Actor::unauthenticated(source), format!("token {}", hash.short()));
@@ -157,6 +160,7 @@ impl Enrollment {
         hash: &SecretHash,
         csr: &[u8],
         info: AgentInfo,
+        former: Option<&Former>,
         source: &str,
     ) -> Result<Enrolled, EnrollmentError> {
         let key = token_key(hash);
@@ -172,7 +176,7 @@ impl Enrollment {
             Some(queue) => Some(queue.lock().await),
             None => None,
         };
-        without_conflict(|| self.use_token(hash, &public_key, &info, source)).await
+        without_conflict(|| self.use_token(hash, &public_key, &info, former, source)).await
     }
 
     /// One attempt: fails with a conflict where the token, or the node, changed in between. One that lets nobody in uses up
@@ -182,6 +186,7 @@ impl Enrollment {
         hash: &SecretHash,
         public_key: &RequestedKey,
         info: &AgentInfo,
+        former: Option<&Former>,
         source: &str,
     ) -> Result<Enrolled, EnrollmentError> {
         let key = token_key(hash);
@@ -198,6 +203,8 @@ impl Enrollment {
             self.bearer(hash, &mesh, &record, before.as_ref(), source).await?;
         let of_node = (&mesh, &makes.node);
         let entitlement = self.check_denied(entitlement, of_node, None).await?;
+        let id = makes.node.spiffe_id(&self.trust_domain, &mesh);
+        let entitlement = self.check_former(entitlement, former, &id, Some(&record)).await?;
         let (instance, entitlement, taken) = match &before {
             Some(used) => {
                 let damaged =
@@ -208,7 +215,7 @@ impl Enrollment {
                 (instance, entitlement, self.take_renewal(instance, &makes)?)
             }
             None => {
-                self.check_room(&makes.node.spiffe_id(&self.trust_domain, &mesh), &node.uid, of_node)?;
+                self.check_room(&id, &node.uid, of_node)?;
                 let instance = random::instance_id()?;
                 let entitlement = self.count_use(entitlement, hash, (&stored, &record)).await?;
                 let used = TokenUse {

@@ -28,7 +28,7 @@ async fn token(scratch: &Scratch, uses: Uses) -> String {
 }
 
 async fn attest(scratch: &Scratch, token: &str, csr: &[u8]) -> Result<Enrolled, EnrollmentError> {
-    scratch.control.enrollment.attest(token, csr, AgentInfo::default(), "10.0.0.7:4").await
+    scratch.control.enrollment.attest(token, csr, AgentInfo::default(), None, "10.0.0.7:4").await
 }
 
 #[tokio::test]
@@ -38,7 +38,7 @@ async fn a_token_makes_an_instance_of_its_node() {
     assert!(token.starts_with("hbk1-"));
     let (key, csr) = request();
     let info = AgentInfo { version: "0.1.0".into(), hostname: format!("h\u{1b}[31m{}", "x".repeat(999)) };
-    let enrolled = scratch.control.enrollment.attest(&token, &csr, info, "10.0.0.7:4").await.unwrap();
+    let enrolled = scratch.control.enrollment.attest(&token, &csr, info, None, "10.0.0.7:4").await.unwrap();
     let svid = &enrolled.issued.svid;
     assert_eq!(svid.id().as_str(), "spiffe://shop.local/mesh/shop/node/orders");
     assert_eq!(svid.key_fingerprint(), key.public_key().fingerprint());
@@ -559,7 +559,7 @@ async fn a_token_makes_instances_only_so_fast_and_the_audit_log_says_which() {
     attest(&scratch, &token, &csr).await.unwrap();
     enrollment.renew(&scratch.peer(&first.issued.svid), &csr, "10.0.0.7:4").await.unwrap();
     let info = AgentInfo::default();
-    enrollment.attest(&token, &request().1, info, "10.0.0.8:4").await.unwrap();
+    enrollment.attest(&token, &request().1, info, None, "10.0.0.8:4").await.unwrap();
     scratch.clock.advance(arrivals::EVERY_OF_ADDRESS);
     attest(&scratch, &token, &other).await.unwrap();
     let listed = scratch.control.tokens.list(None).await.unwrap();

@@ -19,6 +19,6 @@ pub(crate) use denylist::{Certificate, Listed};
 pub use denylist::{Denial, Denylist, Mark};
 pub use error::RevocationError;
 pub use plan::Left;
-pub use records::{check_certificate, check_instance, check_node};
+pub use records::{check_certificate, check_instance, check_node, last_revoked};
 pub use revocations::{Revocations, RevocationsParts, Target};
 pub use revoke::Revoked;

@@ -82,7 +82,32 @@ pub async fn check_instance(
     }
 }
 
-/// The same for a certificate alone.
+/// When an instance was revoked, or the certificate of it that it holds, if either was; where both were, the later
+/// time. Lets a commit happen only while that stays so.
+///
+/// # Errors
+/// When the store cannot be read.
+pub async fn last_revoked(
+    store: &dyn Store,
+    commit: Commit,
+    instance: &InstanceId,
+    certificate: Option<Serial>,
+) -> Result<(Commit, Option<UnixMillis>), StoreError> {
+    let key = instance_key(instance);
+    let stored = store.get(&key).await?;
+    let record = stored.as_ref().map(|stored| document::from_stored::<RevokedInstance>(&key, stored));
+    let of_instance = record.transpose()?.map(|revoked| revoked.at);
+    let commit = commit.unchanged(key, stored.as_ref());
+    let Some(serial) = certificate else { return Ok((commit, of_instance.map(UnixMillis))) };
+    let key = serial_key(serial);
+    let stored = store.get(&key).await?;
+    let record = stored.as_ref().map(|stored| document::from_stored::<RevokedCertificate>(&key, stored));
+    let of_certificate = record.transpose()?.map(|revoked| revoked.at);
+    let commit = commit.unchanged(key, stored.as_ref());
+    Ok((commit, of_instance.max(of_certificate).map(UnixMillis)))
+}
+
+/// The same as [`check_instance`] for a certificate alone.
 ///
 /// # Errors
 /// When the store cannot be read.

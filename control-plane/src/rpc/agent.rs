@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use hauberk_identity::{InstanceId, Serial, SpiffeId};
 use hauberk_proto::agent::v1::enrollment_server::{Enrollment, EnrollmentServer};
 use hauberk_proto::agent::v1::{
-    AttestRequest, AttestResponse, EnrollmentName, SignCertificateRequest, SignCertificateResponse,
-    X509PopProof, attest_request as wire,
+    AttestRequest, AttestResponse, EnrollmentName, FormerInstance, SignCertificateRequest,
+    SignCertificateResponse, X509PopProof, attest_request as wire,
 };
 use tonic::{Request, Response, Status};
 
@@ -13,7 +14,7 @@ use super::{LARGEST_PUBLIC_REQUEST, message, status};
 use crate::access::{CallContext, Caller};
 use crate::app::ControlPlane;
 use crate::attestation::Evidence;
-use crate::enrollment::{AgentInfo, Shown};
+use crate::enrollment::{AgentInfo, Former, Shown};
 
 /// The service, ready to be mounted.
 pub(super) fn service(control: &Arc<ControlPlane>) -> EnrollmentServer<EnrollmentService> {
@@ -29,18 +30,22 @@ pub(super) struct EnrollmentService {
 impl Enrollment for EnrollmentService {
     async fn attest(&self, request: Request<AttestRequest>) -> Result<Response<AttestResponse>, Status> {
         let CallContext { caller: _, source, channel } = CallContext::of(&request)?.clone();
-        let AttestRequest { csr, evidence, agent, enrollment } = request.into_inner();
+        let AttestRequest { csr, evidence, agent, enrollment, former } = request.into_inner();
         let info = agent.map_or_else(AgentInfo::default, |agent| AgentInfo {
             version: agent.version,
             hostname: agent.hostname,
         });
+        let former = former.map(read_former).transpose()?;
+        let former = former.as_ref();
         let service = &self.control.enrollment;
         let enrolled = match evidence {
             None => {
                 let problem = "a join token is needed, or evidence that this release knows";
                 return Err(status::bad_field("evidence", problem));
             }
-            Some(wire::Evidence::JoinToken(token)) => service.attest(&token, &csr, info, &source).await,
+            Some(wire::Evidence::JoinToken(token)) => {
+                service.attest(&token, &csr, info, former, &source).await
+            }
             Some(machine) => {
                 let EnrollmentName { mesh, name } = enrollment.unwrap_or_default();
                 let channel =
@@ -55,7 +60,7 @@ impl Enrollment for EnrollmentService {
                         return Err(status::bad_field("evidence", "a token belongs to no enrollment"));
                     }
                 };
-                let shown = Shown { mesh: &mesh, enrollment: &name, evidence, channel: &channel };
+                let shown = Shown { mesh: &mesh, enrollment: &name, evidence, channel: &channel, former };
                 service.attest_evidence(shown, &csr, info, &source).await
             }
         };
@@ -86,5 +91,40 @@ impl Enrollment for EnrollmentService {
             certificate: Some(message::certificate(&enrolled.issued)),
             trust: Some(message::trust(&self.control.authority)),
         }))
+    }
+}
+
+fn read_former(former: FormerInstance) -> Result<Former, Status> {
+    let FormerInstance { instance_id, spiffe_id, serial } = former;
+    let bad = |field: &str, problem: &dyn std::fmt::Display| status::bad_field(field, problem);
+    let instance = InstanceId::parse(&instance_id).map_err(|error| bad("former.instanceId", &error))?;
+    let spiffe_id = SpiffeId::parse(&spiffe_id).map_err(|error| bad("former.spiffeId", &error))?;
+    let certificate = Some(serial).filter(|serial| !serial.is_empty()).map(|serial| serial.parse::<Serial>());
+    let certificate = certificate.transpose().map_err(|error| bad("former.serial", &error))?;
+    Ok(Former { instance, spiffe_id, certificate })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_names_nobody_is_refused_with_its_place() {
+        let named = |instance_id: &str, spiffe_id: &str, serial: &str| {
+            let [instance_id, spiffe_id, serial] = [instance_id, spiffe_id, serial].map(str::to_owned);
+            read_former(FormerInstance { instance_id, spiffe_id, serial })
+        };
+        let (id, orders) = ("0123456789", "spiffe://shop.local/mesh/shop/node/orders");
+        assert_eq!(named(id, orders, "").unwrap().certificate, None);
+        assert_eq!(named(id, orders, "51").unwrap().certificate, Some("51".parse().unwrap()));
+        for (refused, place) in [
+            (named("", orders, ""), "former.instanceId"),
+            (named(id, "orders", ""), "former.spiffeId"),
+            (named(id, orders, "x"), "former.serial"),
+        ] {
+            let refused = refused.unwrap_err();
+            assert_eq!(refused.code(), tonic::Code::InvalidArgument);
+            assert!(refused.message().starts_with(place), "{refused}");
+        }
     }
 }

@@ -271,7 +271,7 @@ mod tests {
         let token = token.secret.reveal();
         let join = async || {
             let info = AgentInfo::default();
-            control.enrollment.attest(token, &request().1, info, "10.0.0.7:4").await
+            control.enrollment.attest(token, &request().1, info, None, "10.0.0.7:4").await
         };
         let joined = scratch.peer(&join().await.unwrap().issued.svid);
         store.unwrap().pretend_room(7);
@@ -311,7 +311,7 @@ mod tests {
         let token = control.tokens.create(of_node, &actor()).await.unwrap();
         let token = token.secret.reveal();
         let info = AgentInfo::default();
-        control.enrollment.attest(token, &request().1, info, "10.0.0.7:4").await.unwrap();
+        control.enrollment.attest(token, &request().1, info, None, "10.0.0.7:4").await.unwrap();
         let service = RevocationsService { control: Arc::clone(control) };
         store.damage(Some(keys::REVOCATIONS));
         let target = Some(Asked::TokenId(SecretHash::of(token).short().to_owned()));

@@ -146,6 +146,7 @@ async fn attest(running: &Running, token: &str) -> (KeyPair, AttestResponse) {
         evidence: Some(Evidence::JoinToken(token.to_owned())),
         agent: None,
         enrollment: None,
+        former: None,
     };
     (key, EnrollmentClient::new(channel).attest(asked).await.unwrap().into_inner())
 }

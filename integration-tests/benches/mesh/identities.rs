@@ -274,7 +274,8 @@ impl Door {
     /// Over a connection of its own.
     async fn attest(&self, token: &str, csr: &[u8]) -> Result<AttestResponse, tonic::Status> {
         let evidence = Some(Evidence::JoinToken(token.to_owned()));
-        let request = AttestRequest { csr: csr.to_vec(), agent: None, evidence, enrollment: None };
+        let request =
+            AttestRequest { csr: csr.to_vec(), agent: None, evidence, enrollment: None, former: None };
         let channel = dial::channel(&self.address, self.connector.clone());
         EnrollmentClient::new(channel).attest(request).await.map(tonic::Response::into_inner)
     }

@@ -88,6 +88,7 @@ async fn show(channel: Channel, proof: X509PopProof, key: &KeyPair) -> Result<At
         evidence: Some(Evidence::X509pop(proof)),
         agent: None,
         enrollment: Some(EnrollmentName { mesh: "shop".to_owned(), name: "machines".to_owned() }),
+        former: None,
     };
     EnrollmentClient::new(channel).attest(request).await.map(tonic::Response::into_inner)
 }

@@ -87,7 +87,7 @@ async fn show_to(
     csr: &[u8],
 ) -> Result<Enrolled, EnrollmentError> {
     let channel = ChannelBinding::from_bytes(CHANNEL);
-    let shown = Shown { mesh: NODE.0, enrollment, evidence, channel: &channel };
+    let shown = Shown { mesh: NODE.0, enrollment, evidence, channel: &channel, former: None };
     scratch.control.enrollment.attest_evidence(shown, csr, AgentInfo::default(), "10.0.0.7:4").await
 }
 
@@ -134,6 +134,26 @@ async fn a_machine_becomes_what_its_enrollment_says_and_the_same_key_the_same_ag
         ("x509pop", "vms", "10.0.0.7:4")
     );
     assert!(evidence.selectors.contains(&"x509pop:subject:cn:vm-1".to_owned()), "{evidence:?}");
+}
+
+#[tokio::test]
+async fn evidence_makes_nobody_somebody_else() {
+    let (scratch, ca) = (scratch().await, Machines::new());
+    enroll(&scratch, &ca.pem, vec![rule("orders", "x509pop:subject:cn:vm-1")]).await;
+    let (machine, (_, csr)) = (ca.machine("vm-1"), request());
+    let channel = ChannelBinding::from_bytes(CHANNEL);
+    let as_whom = async |name: &str| {
+        let spiffe_id = format!("spiffe://shop.local/mesh/shop/node/{name}").parse().unwrap();
+        let former = Former { instance: "0123456789".parse().unwrap(), spiffe_id, certificate: None };
+        let (evidence, former) = (proof(&machine, &csr, CHANNEL), Some(&former));
+        let shown = Shown { mesh: NODE.0, enrollment: "vms", evidence, channel: &channel, former };
+        scratch.control.enrollment.attest_evidence(shown, &csr, AgentInfo::default(), "10.0.0.7:4").await
+    };
+    let error = as_whom("web").await.unwrap_err();
+    assert_eq!(error.reason(), "SOMEBODY_ELSE");
+    let (caller, administrator) = told(&scratch, &error).await;
+    assert!(!caller.contains("orders") && administrator.contains("/node/orders"), "{administrator}");
+    as_whom("orders").await.unwrap();
 }
 
 #[tokio::test]

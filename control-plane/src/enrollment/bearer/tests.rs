@@ -57,7 +57,7 @@ async fn token(scratch: &Scratch, of: &[(&str, &str)]) -> String {
 }
 
 async fn join(scratch: &Scratch, token: &str, csr: &[u8]) -> Result<Enrolled, EnrollmentError> {
-    scratch.control.enrollment.attest(token, csr, AgentInfo::default(), "10.0.0.7:4").await
+    scratch.control.enrollment.attest(token, csr, AgentInfo::default(), None, "10.0.0.7:4").await
 }
 
 async fn renew(scratch: &Scratch, enrolled: &Enrolled) -> Result<Enrolled, EnrollmentError> {

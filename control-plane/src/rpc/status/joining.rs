@@ -39,6 +39,17 @@ pub fn of_enrollment(error: &EnrollmentError) -> Status {
             reason,
             "the evidence makes nothing of this agent: the control plane's audit log says why",
         ),
+        // Who it would be, and when it was revoked, is for administrators to know as well.
+        EnrollmentError::SomebodyElse { .. } => refusal(
+            Code::PermissionDenied,
+            reason,
+            "what is shown makes somebody else of this agent than it is: the control plane's audit log says whom",
+        ),
+        EnrollmentError::TokenOfBefore { .. } => refusal(
+            Code::PermissionDenied,
+            reason,
+            "the join token was made before this agent was revoked, and another one is needed",
+        ),
         EnrollmentError::TooManyKeys { again_in }
         | EnrollmentError::TooOften { again_in }
         | EnrollmentError::TooFast { again_in, .. } => too_often(reason, error, *again_in),

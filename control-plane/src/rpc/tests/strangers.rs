@@ -29,7 +29,7 @@ async fn what_they_send_is_not_gathered_beyond_what_it_can_be() {
     let mut login = AdminsClient::new(stranger_at(&running, admins).await);
     assert_eq!(login.login(asked).await.unwrap_err().code(), Code::OutOfRange);
     let evidence = Some(Evidence::JoinToken(token));
-    let asked = AttestRequest { csr, evidence, agent: None, enrollment: None };
+    let asked = AttestRequest { csr, evidence, agent: None, enrollment: None, former: None };
     let mut enrollment = EnrollmentClient::new(stranger_at(&running, agents).await);
     assert_eq!(enrollment.attest(asked).await.unwrap_err().code(), Code::OutOfRange);
     running.stop().await;

@@ -241,7 +241,7 @@ impl Renewal {
                 let issued = joined.map_err(|problem| RenewError::NotJoined { why, problem })?;
                 let named = (issued.identity.instance, issued.identity.issued_at);
                 let token = issued.identity.used_token;
-                self.credentials.begin_anew(issued).map_err(delayed)?;
+                self.credentials.begin_anew(issued).map_err(|error| not_taken(why, error))?;
                 self.used_token = token;
                 self.revocation.forget();
                 tracing::info!(event = "joined_anew", why, former = %self.instance, instance = %named.0);
@@ -293,6 +293,18 @@ impl Renewal {
                 Signed::Anew(Box::new(issued))
             })
             .map_err(|error| error.to_string())
+    }
+}
+
+/// Why what was issued to whoever joins anew is not taken. That it names somebody else no later attempt mends: what
+/// we join by is for another.
+fn not_taken(why: &'static str, error: CredentialsError) -> RenewError {
+    match error {
+        CredentialsError::OtherId { .. } => {
+            let problem = format!("what we would join by makes somebody else of us: {error}");
+            RenewError::NotJoined { why, problem: NotJoined::ByNothing { kind: problem.clone(), problem } }
+        }
+        error => RenewError::Delayed(error.to_string()),
     }
 }
 

@@ -79,6 +79,7 @@ mod resources;
 mod restored;
 mod revocation;
 mod revocation_lists;
+mod revoked_agents;
 mod roles;
 mod rollout;
 mod sds;

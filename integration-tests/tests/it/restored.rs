@@ -19,7 +19,7 @@ pub(crate) fn instance(agent: &Agent) -> String {
 }
 
 /// The ids of all instances that are listed.
-fn listed(mesh: &MeshBox) -> Vec<String> {
+pub(crate) fn listed(mesh: &MeshBox) -> Vec<String> {
     let found = mesh.hauberk_json(&["get", "instances", "-o", "json"]);
     let ids = found["items"].as_array().into_iter().flatten();
     ids.map(|instance| instance["id"].as_str().unwrap().to_owned()).collect()

@@ -15,6 +15,7 @@ use x509_parser::public_key::RSAPublicKey;
 use x509_parser::x509::SubjectPublicKeyInfo;
 use zeroize::{Zeroize, Zeroizing};
 
+use crate::ed25519;
 use crate::fingerprint::Fingerprint;
 use crate::pem;
 use crate::roca;
@@ -60,6 +61,11 @@ pub enum KeyError {
     /// An EC key that is not an uncompressed point of the curve's size.
     #[error("the EC public key is not an uncompressed point")]
     Point,
+    /// An Ed25519 key that is not 32 octets in their one form, or by which anybody could sign.
+    #[error(
+        "the Ed25519 public key is not 32 octets that encode a point (RFC 8032 §5.1.5), or one of small order: anybody could sign by it"
+    )]
+    Ed25519,
     /// An RSA modulus that is too small, too large, or not a whole number of octets.
     #[error("RSA keys have 2048 to 8192 bits, in whole octets; this one has {0}")]
     RsaSize(usize),
@@ -235,7 +241,7 @@ pub(crate) fn check_authority_strength(key: &SubjectPublicKeyInfo<'_>) -> Result
         let uncompressed = bits.first() == Some(&4) && bits.len() == 1 + 2 * coordinate;
         if uncompressed { Ok(()) } else { Err(KeyError::Point) }
     } else if *algorithm == OID_SIG_ED25519 {
-        if bits.len() == 32 { Ok(()) } else { Err(KeyError::Point) }
+        if ed25519::is_key(bits) { Ok(()) } else { Err(KeyError::Ed25519) }
     } else if *algorithm == OID_PKCS1_RSAENCRYPTION {
         check_rsa(bits)
     } else {

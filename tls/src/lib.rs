@@ -14,6 +14,7 @@ pub mod cms;
 mod crl;
 pub mod device;
 mod dumps;
+mod ed25519;
 mod endpoint;
 mod federated;
 mod fingerprint;

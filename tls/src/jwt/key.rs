@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use thiserror::Error;
 
 use super::algorithm::{Algorithm, CURVES};
+use crate::ed25519;
 use crate::fingerprint::Fingerprint;
 use crate::key::{RSA_BITS, RSA_EXPONENTS};
 use crate::roca;
@@ -45,8 +46,8 @@ pub enum JwtKeyError {
     /// A member that the key cannot do without is missing, or not base64url.
     #[error("`{0}` is missing or not base64url")]
     Member(&'static str),
-    /// Not a point of the curve.
-    #[error("the coordinates are no point of their curve")]
+    /// Not a point of the curve in its one form, or one of small order, by which anybody could sign.
+    #[error("the coordinates are no point of their curve that can be a key")]
     Point,
     /// `alg` is not what such a key signs with.
     #[error("`alg` does not fit the type of the key")]
@@ -158,6 +159,10 @@ impl JwtKey {
     }
 
     fn ed25519(id: String, x: Vec<u8>) -> Result<Self, JwtKeyError> {
+        // The library takes other lengths and forms too.
+        if !ed25519::is_key(&x) {
+            return Err(JwtKeyError::Point);
+        }
         let parsed = ParsedPublicKey::new(&ED25519, &x).map_err(|_| JwtKeyError::Point)?;
         Ok(Self { id, material: Material::Ed25519 { x }, verifiers: vec![(Algorithm::EdDsa, parsed)] })
     }

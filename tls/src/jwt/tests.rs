@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::ed25519::tests::{of_small_order, spki};
 
 mod wycheproof;
 
@@ -412,6 +413,31 @@ fn an_rsa_key_that_names_no_algorithm_signs_with_those_of_rsa_and_one_that_does_
     }
 }
 
+/// Else it would have as many fingerprints, and could be listed where the same key is refused.
+#[test]
+fn a_key_has_one_form() {
+    use aws_lc_rs::signature::{KeyPair as _, RsaKeyPair};
+    let key = RsaKeyPair::generate(aws_lc_rs::rsa::KeySize::Rsa2048).unwrap();
+    let (modulus, exponent) = (key.public_key().modulus(), key.public_key().exponent());
+    let text = |bytes: &[u8]| json!(URL_SAFE_NO_PAD.encode(bytes));
+    let n = text(modulus.big_endian_without_leading_zero());
+    let e = text(exponent.big_endian_without_leading_zero());
+    let rsa = json!({ "kty": "RSA", "kid": "a", "alg": "RS256", "n": n, "e": e });
+    let ec = Value::Object(JwtSigner::generate().unwrap().public_key().unwrap().to_jwk());
+    for (jwk, names) in [(rsa, ["n", "e"]), (ec, ["x", "y"])] {
+        let read = |jwk: &Value| JwtKeySet::from_jwks(json!({ "keys": [jwk] }).to_string().as_bytes());
+        assert!(read(&jwk).is_ok());
+        for name in names {
+            let number = URL_SAFE_NO_PAD.decode(jwk[name].as_str().unwrap()).unwrap();
+            for zeros in [1, 2, 8] {
+                let mut longer = jwk.clone();
+                longer[name] = text(&[&vec![0; zeros][..], &number].concat());
+                assert!(read(&longer).is_err(), "{zeros} octets before {name}");
+            }
+        }
+    }
+}
+
 /// The example of RFC 8037 Appendix A.4.
 #[test]
 fn ed25519_verifies_tokens_of_users_and_no_jwt_svid() {
@@ -439,6 +465,22 @@ fn ed25519_verifies_tokens_of_users_and_no_jwt_svid() {
     }
     assert!(read(&|jwk| jwk["alg"] = json!("ES256")).is_err());
     assert!(read(&|jwk| jwk["x"] = json!("AAAA")).is_err());
+    let refusal = |x: &[u8]| match read(&|jwk| jwk["x"] = json!(URL_SAFE_NO_PAD.encode(x))) {
+        Err(JwtBundleError::Key { source, .. }) => Some(source),
+        _ => None,
+    };
+    let key = URL_SAFE_NO_PAD.decode(jwk["x"].as_str().unwrap()).unwrap();
+    assert_eq!(refusal(&spki(&key)), Some(JwtKeyError::Point), "the key is the point alone (RFC 8037 §2)");
+    for anybodys in of_small_order() {
+        assert_eq!(refusal(&anybodys), Some(JwtKeyError::Point), "{anybodys:02x?}");
+    }
+    let anybodys = URL_SAFE_NO_PAD.encode(of_small_order()[2]);
+    let keys = json!({ "keys": [{ "kty": "OKP", "crv": "Ed25519", "x": anybodys }] });
+    let (keys, passed_over) = JwtKeySet::of_issuer(keys.to_string().as_bytes()).unwrap();
+    assert!(
+        keys.is_empty() && passed_over.len() == 1,
+        "of an issuer it is passed over, and told: {passed_over:?}"
+    );
     let set = json!({ "keys": [jwk] }).to_string();
     assert_eq!(JwtBundle::from_jwks(domain("a"), set.as_bytes()).unwrap().keys().count(), 0);
 }

@@ -19,7 +19,8 @@ pub(super) struct Near {
     pub(super) for_users: Vec<Arc<str>>,
     /// The others.
     pub(super) conditional: Vec<Arc<str>>,
-    /// One of them reads the user: what is open by a user's grace should not be to everybody.
+    /// A permit lets the caller do something there for some users, be it by another method or at another path: what is
+    /// open by a user's grace should not be to everybody.
     pub(super) is_for_users: bool,
 }
 
@@ -35,10 +36,10 @@ impl Near {
             Attempt::Stream => false,
         };
         for (compiled, note) in met {
+            near.is_for_users |= note.permits_something_there() && compiled.reads.facts.are_of_users();
             if !note.is_near() {
                 continue;
             }
-            near.is_for_users |= compiled.reads.facts.are_of_users();
             let lacks_user = note.lacks_user && !has_user;
             let named = if lacks_user { &mut near.for_users } else { &mut near.conditional };
             named.push(Arc::clone(&note.name));
@@ -61,11 +62,15 @@ impl PolicyNote {
         (self.error.is_none(), outside, self.mismatches.len())
     }
 
+    /// Whether it lets the caller do anything at all with what was called.
+    fn permits_something_there(&self) -> bool {
+        self.effect == Effect::Allow && self.mode == Mode::Enforce && self.principal && self.resource
+    }
+
     /// Whether it would have permitted it but for conditions on more than method and path.
     fn is_near(&self) -> bool {
-        let is_admitted = self.principal && self.action && self.resource;
-        let is_permit = self.effect == Effect::Allow && self.mode == Mode::Enforce;
-        is_permit && is_admitted && self.error.is_none() && !self.mismatches.is_empty() && !self.is_for_others
+        let is_admitted = self.permits_something_there() && self.action;
+        is_admitted && self.error.is_none() && !self.mismatches.is_empty() && !self.is_for_others
     }
 }
 

@@ -309,7 +309,7 @@ fn nothing_is_suggested_that_would_let_through_for_every_user_what_is_for_some()
         &permit("web", "GET", "support"),
         &permit("web", "GET", "sales"),
         &permit("cart", "GET", "support"),
-        &permit("web", "call", "support").replace("permit", "forbid"),
+        &permit("stock", "GET", "support").replace("permit", "forbid"),
         "permit(principal == Node::\"other\", action == Action::\"GET\", resource in Service::\"orders\") when { context.path == \"/x\" };",
     ]);
     let of = |caller: &str, port: u16, method: &str, path: &str| {
@@ -322,15 +322,44 @@ fn nothing_is_suggested_that_would_let_through_for_every_user_what_is_for_some()
     };
     let both = ["p0", "p1"].map(str::to_owned).to_vec();
     assert_eq!(of("web", 8080, "GET", "/orders/1"), (false, both));
-    assert_eq!(of("web", 8080, "POST", "/orders/1"), (true, Vec::new()), "a user would not do");
-    assert_eq!(
-        of("web", 50051, "POST", "/shop.Orders/Get"),
-        (true, Vec::new()),
-        "a forbid for some lifts nothing"
-    );
+    assert_eq!(of("web", 8080, "POST", "/orders/1"), (false, Vec::new()), "a user would not do");
+    assert_eq!(of("stock", 8080, "POST", "/orders/1"), (true, Vec::new()), "a forbid for some lifts nothing");
     assert_eq!(of("cart", 8080, "GET", "/orders/1"), (false, vec!["p2".to_owned()]));
     assert_eq!(of("other", 8080, "GET", "/orders/1"), (true, Vec::new()), "no user is asked for of it");
     assert_eq!(of("web", 9000, "GET", "/orders/1"), (true, Vec::new()), "nor there");
+}
+
+#[test]
+fn nor_what_a_permit_for_users_leaves_out() {
+    let staff = "context has user && context.user in UserGroup::\"login/staff\"";
+    let permit = |principal: &str, action: &str, condition: &str| {
+        format!(
+            "permit(principal == Node::\"{principal}\", action in Action::\"{action}\", resource in Service::\"orders\") when {{ \
+             {condition} }};"
+        )
+    };
+    let is_suggested = |mode: Mode, policies: &[&str], method: &str| {
+        let path = CanonicalPath::parse(method, "/orders/1").unwrap();
+        let gathered = Gathered::default().made_for(OnBehalfOf::Nobody);
+        let attempt = Attempt::Request { method, path: &path, upgrade: false, gathered: &gathered };
+        let policies: Vec<_> = policies.iter().map(|policy| (mode, *policy)).collect();
+        let found = engine_for(orders(), &policies).explain(&question(&peer("web"), 8080, attempt));
+        assert_eq!(found.decision.reason, Reason::NoPolicyMatched, "{policies:?}");
+        assert!(found.for_users.is_empty() && found.conditional.is_empty(), "{policies:?}");
+        found.suggestion.is_some()
+    };
+    let but_deletion = permit("web", "http", &format!("{staff} && context.method != \"DELETE\""));
+    let elsewhere = permit("web", "http", &format!("context.path == \"/else\" && {staff}"));
+    let posts = permit("web", "POST", staff);
+    for permit in [&but_deletion, &elsewhere, &posts] {
+        assert!(!is_suggested(Mode::Enforce, &[permit], "DELETE"), "{permit}");
+        assert!(!is_suggested(Mode::Enforce, &[permit, WEB_READS], "DELETE"), "{permit}");
+        let of_another = permit.replace("web", "cart");
+        assert!(is_suggested(Mode::Enforce, &[&of_another], "DELETE"), "{of_another}");
+        assert!(is_suggested(Mode::Audit, &[permit], "DELETE"), "it lets nobody through: {permit}");
+    }
+    assert!(!is_suggested(Mode::Enforce, &[&posts], "GET"));
+    assert!(is_suggested(Mode::Enforce, &[WEB_READS], "DELETE"), "no user is asked for");
 }
 
 #[test]
@@ -368,8 +397,8 @@ fn what_lacks_is_told_of_permits_that_could_let_it_through() {
     };
     let red = [("x-tenant", &b"red"[..])];
     let nobody = OnBehalfOf::Nobody;
-    assert_eq!(of("DELETE", &red, nobody.clone()), told("p2", "", "p2", true), "a header lacks");
-    assert_eq!(of("DELETE", &[], nobody.clone()), told("p2", "", "p2", true), "no wrong action is nearer");
+    assert_eq!(of("DELETE", &red, nobody.clone()), told("p2", "", "p2", false), "a header lacks");
+    assert_eq!(of("DELETE", &[], nobody.clone()), told("p2", "", "p2", false), "no wrong action is nearer");
     assert_eq!(of("POST", &red, nobody.clone()), told("p1", "p1", "", false));
     assert_eq!(of("POST", &red, user(&["staff"])), told("p1", "", "p1", false), "the group is what is wrong");
     assert_eq!(of("PUT", &red, nobody.clone()), told("p3", "p3", "", false));
@@ -404,5 +433,5 @@ fn a_permit_for_other_paths_does_not_lack_its_condition() {
     };
     assert_eq!(of("/orders/1", b"red"), told("p0,p1,p2", "p3", false));
     // Whatever its tenant is: those of `/orders/*` and beside `/admin` permit nothing there, and ask no user of it.
-    assert_eq!(of("/admin", b"red"), told("p2", "", true));
+    assert_eq!(of("/admin", b"red"), told("p2", "", false));
 }

@@ -21,6 +21,8 @@ pub(super) struct Enforced {
     federated: Vec<FederatedBundle>,
     /// The trust domains that are followed, with a bundle or without.
     followed: BTreeSet<TrustDomain>,
+    /// Those of them whose bundle is still to be fetched, and by what.
+    awaited: BTreeMap<TrustDomain, Option<[u8; 32]>>,
     /// What is called, where that is outside.
     external: Option<External>,
 }
@@ -91,8 +93,8 @@ pub(super) fn calls_of(views: &MeshViews<'_>, external: &Name) -> Result<Option<
 /// What a node enforces.
 pub(super) fn of_node(views: &MeshViews<'_>, node: &VirtualNode, name: &NodeName) -> Enforced {
     let NodeView { scope, policies, issuers, federated, .. } = views.node(name, node);
-    let followed = views.followed();
-    Enforced { scope, policies: deciding(policies), issuers, federated, followed, external: None }
+    let (followed, awaited) = (views.followed(), views.awaited());
+    Enforced { scope, policies: deciding(policies), issuers, federated, followed, awaited, external: None }
 }
 
 /// What is enforced where an external service is called.
@@ -100,8 +102,9 @@ pub(super) fn of_external(views: &MeshViews<'_>, external: &Name) -> Option<Enfo
     let (external, scope, policies) = views.external(external)?;
     let (policies, external) = (deciding(policies), Some(external.clone()));
     // Who leaves the mesh is one of ours.
-    let (issuers, federated, followed) = (views.issuers(), Vec::new(), BTreeSet::new());
-    Some(Enforced { scope, policies, issuers, federated, followed, external })
+    let (issuers, federated) = (views.issuers(), Vec::new());
+    let (followed, awaited) = (BTreeSet::new(), BTreeMap::new());
+    Some(Enforced { scope, policies, issuers, federated, followed, awaited, external })
 }
 
 impl Enforced {
@@ -146,12 +149,14 @@ fn vouching(now: &Enforced, draft: &Enforced) -> Vouching {
     Vouching { issuers, other_bundles, reaches_less, token_fields, not_called: BTreeSet::new() }
 }
 
-/// The trust domains of which one side has another bundle, or none. That a draft has none says nothing of what will be
-/// fetched: whether somebody is followed at all, resources say.
+/// The trust domains of which one side has another bundle, or awaits one that the other does not. That a draft has none
+/// says nothing of what will be fetched: whether somebody is followed at all, resources say.
 fn other_bundles(now: &Enforced, draft: &Enforced) -> BTreeMap<TrustDomain, Bundle> {
     let differing = |own: &Enforced, other: &Enforced| {
-        let own = own.federated.iter().filter(|bundle| !other.federated.contains(bundle));
-        own.map(|bundle| bundle.trust_domain.clone()).collect::<BTreeSet<_>>()
+        let held = own.federated.iter().filter(|bundle| !other.federated.contains(bundle));
+        let awaited = own.awaited.iter().filter(|(domain, from)| other.awaited.get(domain) != Some(from));
+        let awaited = awaited.map(|(domain, _)| domain);
+        held.map(|bundle| &bundle.trust_domain).chain(awaited).cloned().collect::<BTreeSet<_>>()
     };
     let others = differing(now, draft).into_iter().chain(differing(draft, now));
     let becomes = |domain: TrustDomain| {

@@ -688,6 +688,17 @@ fn whose_trust_domain_is_followed_no_longer_is_surely_denied() {
     let fetched = FetchedBundle::new(&entry, None, fetched, UnixMillis(NOW)).unwrap();
     let stored = Stored { version: Version(1), value: fetched.to_bytes(&key).unwrap() };
     before.write_fetched(&FetchedBundle::store_key(&key), Some(&stored));
-    let after = try_admit(&before, &[elsewhere], EVERYTHING).unwrap().after;
-    assert_eq!(told(&before, &after), ((0, 4, 0), unknown));
+    let after = try_admit(&before, std::slice::from_ref(&elsewhere), EVERYTHING).unwrap().after;
+    assert_eq!(told(&before, &after), ((0, 4, 0), unknown.clone()));
+
+    // It may let them in also where nothing was fetched yet, and there was none before.
+    let awaited = catalog(&partner());
+    assert_eq!(told(&without, &awaited), ((0, 4, 0), unknown.clone()));
+    assert_eq!(told(&awaited, &catalog(&elsewhere)), ((0, 4, 0), unknown));
+    assert_eq!(told(&awaited, &catalog(&partner())), ((0, 0, 0), vec![]));
+    assert_eq!(told(&awaited, &without), ((4, 0, 0), vec!["trust_domain_not_federated"]));
+    let mut forbidding = awaited.clone();
+    forbidding.remove(&members);
+    assert_eq!(told(&neither, &forbidding), ((0, 0, 0), vec![]));
+    assert_eq!(told(&forbidding, &neither), ((0, 0, 0), vec![]));
 }

@@ -1,7 +1,8 @@
-//! Warns of what becomes of members of a trust domain that is followed no longer, or of which nothing that was fetched counts any longer.
+//! Warns of what becomes of members of a trust domain that is followed no longer, or by another bundle.
 
 use hauberk_identity::TrustDomain;
 use hauberk_policy::{Effect, Mode, PolicyDocument, Referent};
+use hauberk_tls::SpiffeBundle;
 
 use super::Step;
 use crate::resources::catalog::Model;
@@ -24,7 +25,7 @@ pub(super) fn warn(step: &Step<'_>, warnings: &mut Vec<String>) {
         match after.of_kind(key.kind).get(&key.name).map(|entry| entry.model()) {
             None => warnings.extend(still_named(key, after)),
             Some(Model::FederatedTrustDomain(followed)) => {
-                warnings.extend(no_longer_fetched(key, followed, (before, after)));
+                warnings.extend(by_another_bundle(key, followed, (before, after)));
             }
             Some(_) => {}
         }
@@ -62,31 +63,50 @@ fn permits(policy: &PolicyDocument, members_of: &TrustDomain) -> bool {
     })
 }
 
-/// That what was fetched by the former spec counts no longer, where that changes who is let in.
-fn no_longer_fetched(
+/// That the bundle in force by the former spec, fetched or written, counts no longer, where that changes who is let in.
+fn by_another_bundle(
     key: &ResourceKey,
     followed: &FederatedTrustDomain,
     (before, after): (&MeshCatalog, &MeshCatalog),
 ) -> Option<String> {
-    let fetched = before.fetched(key.name.as_str())?.bundle();
-    if after.fetched(key.name.as_str()).is_some() {
+    let name = key.name.as_str();
+    let (_, _, former) = before.federated().find(|(name, ..)| **name == key.name)?;
+    let former = former?;
+    if after.fetched(name).is_some() {
         return None;
     }
+    let was_fetched = before.fetched(name).is_some();
     let until =
         if followed.endpoint().is_some() { "until its bundle is fetched anew" } else { "from then on" };
+    let what = if was_fetched { "what was fetched for it" } else { "its former `trustDomainBundle`" };
+    let counts = format!("{key}: {what} counts no longer: {until}");
     match followed.initial() {
-        Some(initial) if initial.has_same_keys(fetched) => None,
-        Some(_) => Some(format!(
-            "{key}: what was fetched for it counts no longer: {until}, only whom `trustDomainBundle` verifies is let in"
-        )),
+        Some(written) if written.has_same_keys(former) => None,
+        // Whoever adds to what is written says who is let in besides, and takes nobody away.
+        Some(written) if !was_fetched && has_all_of(written, former) => None,
+        Some(_) => Some(format!("{counts}, only whom `trustDomainBundle` verifies is let in")),
         // Nobody is let in by it as it is.
-        None if fetched.x509().roots().is_empty() => None,
-        None => Some(format!(
-            "{key}: what was fetched for it counts no longer: {until}, its members are refused and their connections cut; to keep it \
-             meanwhile, write it as trustDomainBundle: (`hauberk bundle export {} --mesh {}`, before this is applied)",
-            key.name, key.mesh
-        )),
+        None if former.x509().roots().is_empty() => None,
+        None => {
+            let keeping = if was_fetched {
+                format!(
+                    "write it as trustDomainBundle: (`hauberk bundle export {} --mesh {}`, before this is applied)",
+                    key.name, key.mesh
+                )
+            } else {
+                "leave it there beside the endpoint".to_owned()
+            };
+            Some(format!(
+                "{counts}, its members are refused and their connections cut; to keep it meanwhile, {keeping}"
+            ))
+        }
     }
+}
+
+/// Whether one verifies whatever the other does.
+fn has_all_of(bundle: &SpiffeBundle, former: &SpiffeBundle) -> bool {
+    former.x509().roots().iter().all(|root| bundle.x509().root(root.fingerprint()).is_some())
+        && former.jwt().keys().all(|key| bundle.jwt().key(key.id()) == Some(key))
 }
 
 #[cfg(test)]

@@ -81,7 +81,11 @@ fn told_of_change(
     fetched: Option<&str>,
     change: impl FnOnce(&mut wire::FederatedTrustDomainSpec),
 ) -> Vec<String> {
-    let mut catalog: Catalog = catalog_of(&[mesh("shop"), partner()]);
+    told_between(&partner(), fetched, &followed(change))
+}
+
+fn told_between(before: &Resource, fetched: Option<&str>, after: &Resource) -> Vec<String> {
+    let mut catalog: Catalog = catalog_of(&[mesh("shop"), before.clone()]);
     if let Some(document) = fetched {
         let read = SpiffeBundle::parse(&TrustDomain::parse("partner.example").unwrap(), document.as_bytes());
         let entry = catalog.get(&key()).unwrap();
@@ -90,8 +94,8 @@ fn told_of_change(
         catalog.write_fetched(&FetchedBundle::store_key(&key()), Some(&stored));
         assert!(catalog.mesh("shop").unwrap().fetched("partner.example").is_some());
     }
-    let warnings = try_admit(&catalog, &[followed(change)], EVERYTHING).unwrap().warnings;
-    warnings.into_iter().filter(|warning| warning.contains("what was fetched for it")).collect()
+    let warnings = try_admit(&catalog, std::slice::from_ref(after), EVERYTHING).unwrap().warnings;
+    warnings.into_iter().filter(|warning| warning.contains("counts no longer")).collect()
 }
 
 #[test]
@@ -133,4 +137,43 @@ fn what_is_written_meanwhile_is_told_where_it_is_something_else() {
         spec.bundle_endpoint_profile = None;
     });
     assert!(for_good[0].contains("no longer: from then on, only whom"), "{for_good:?}");
+}
+
+#[test]
+fn what_was_written_and_is_in_force_counts_as_what_was_fetched() {
+    let (first, second) = (bundle("partner.example"), bundle("partner.example"));
+    let with = |written: &str| followed(|spec| spec.trust_domain_bundle = written.to_owned());
+    let alone = |written: &str| {
+        followed(|spec| {
+            spec.trust_domain_bundle = written.to_owned();
+            spec.bundle_endpoint_url.clear();
+            spec.bundle_endpoint_profile = None;
+        })
+    };
+    let keys = |text: &str| {
+        let document: serde_json::Value = serde_json::from_str(text).unwrap();
+        document["keys"].as_array().unwrap().clone()
+    };
+    let of_both = [keys(&first), keys(&second)].concat();
+    let both = serde_json::json!({ "keys": of_both }).to_string();
+    for before in [alone(&first), with(&first)] {
+        let told = told_between(&before, None, &partner());
+        let expected = "FederatedTrustDomain shop/partner.example: its former `trustDomainBundle` counts no longer: until its bundle is \
+                        fetched anew, its members are refused and their connections cut; to keep it meanwhile, leave it there beside the \
+                        endpoint";
+        assert_eq!(told, [expected]);
+        let told = told_between(&before, None, &alone(&second));
+        assert!(told.len() == 1 && told[0].contains("no longer: from then on, only whom"), "{told:?}");
+        let told = told_between(&before, None, &with(&second));
+        assert!(told.len() == 1 && told[0].contains("fetched anew, only whom"), "{told:?}");
+        for same in [alone(&first), with(&first), alone(&both), with(&both)] {
+            assert_eq!(told_between(&before, None, &same), [""; 0], "who is let in stays so");
+        }
+    }
+    let fewer = told_between(&alone(&both), None, &alone(&first));
+    assert!(fewer.len() == 1 && fewer[0].contains("only whom"), "{fewer:?}");
+    // Another was in force than is written.
+    let told = told_between(&with(&first), Some(&second), &partner());
+    assert!(told.len() == 1 && told[0].contains("`hauberk bundle export partner.example"), "{told:?}");
+    assert_eq!(told_between(&partner(), None, &with(&first)), [""; 0], "there was none");
 }

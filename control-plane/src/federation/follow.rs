@@ -7,12 +7,12 @@ use std::time::Duration;
 use hauberk_proto::convert::features::MANY_ROOTS;
 use hauberk_tls::SpiffeBundle;
 use tokio::sync::Notify;
-use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Federation;
 use super::error::RefreshError;
 use super::fetch::{FetchError, fetch, fetch_keys};
+use super::followers::{Binding, Followers, Settled};
 use super::metrics::FollowedLabel;
 use super::status::Answer;
 use crate::audit::{Act, Actor};
@@ -40,52 +40,41 @@ const QUESTIONS_PER_HINT: u32 = 4;
 /// By which part of it an interval is prolonged at the most, so that many do not ask together.
 const JITTER: f64 = 0.1;
 
-/// What a task follows: the resource as it was made, and what it says.
-type Binding = (String, [u8; 32]);
-
 /// Follows all trust domains and issuers with an endpoint, and each change of them.
 pub(super) async fn all(federation: &Arc<Federation>) {
     let mut catalogs = federation.catalogs.subscribe();
-    let mut tasks = JoinSet::new();
-    let mut following: BTreeMap<ResourceKey, (Binding, AbortHandle)> = BTreeMap::new();
+    let mut followers = Followers::default();
     let mut is_first = true;
     loop {
-        // Nobody who follows ever ends by itself. Here, since others may have taken note of the end as well.
-        for (key, (_, task)) in following.iter_mut().filter(|(_, (_, task))| task.is_finished()) {
+        let catalog = Arc::clone(&catalogs.borrow_and_update());
+        let wanted = bindings(&catalog);
+        let Settled { gone, failed } = followers.settle(&wanted).await;
+        gone.iter().for_each(|key| federation.forget(key));
+        for key in failed {
             tracing::error!(event = "federation_follower_failed", resource = %key,
                 "whoever asked for it has panicked: it is asked for again in {} s", LEAST_INTERVAL.as_secs());
-            federation.note(key, &Err(RefreshError::Panicked));
+            federation.note(&key, &Err(RefreshError::Panicked));
+            let Some(binding) = wanted.get(&key) else { continue };
             let again = one(Arc::clone(federation), key.clone());
-            *task = tasks.spawn(async move {
+            followers.follow(key, binding.clone(), async move {
                 // What it failed on may be there still.
                 sleep(LEAST_INTERVAL).await;
                 again.await;
             });
         }
-        let catalog = Arc::clone(&catalogs.borrow_and_update());
-        let wanted = bindings(&catalog);
-        let mut has_gone = std::mem::take(&mut is_first);
-        let gone = following.iter().filter(|(key, (binding, _))| wanted.get(*key) != Some(binding));
-        for key in gone.map(|(key, _)| key.clone()).collect::<Vec<_>>() {
-            let Some((_, task)) = following.remove(&key) else { continue };
-            task.abort();
-            // On another thread it goes on for a moment, and what it notes after that would be there for good.
-            while !task.is_finished() && tasks.join_next().await.is_some() {}
-            federation.forget(&key);
-            has_gone = true;
-        }
+        let has_gone = std::mem::take(&mut is_first) || !gone.is_empty();
         if has_gone && let Err(error) = prune(federation, &catalog).await {
             tracing::warn!(event = "federation_prune_failed", %error, "it is tried again with the next change");
         }
         for (key, binding) in wanted {
-            following.entry(key).or_insert_with_key(|key| {
+            if !followers.has(&key) {
                 let task = one(Arc::clone(federation), key.clone());
-                (binding, tasks.spawn(task))
-            });
+                followers.follow(key, binding, task);
+            }
         }
         tokio::select! {
             changed = catalogs.changed() => if changed.is_err() { return },
-            Some(_ended) = tasks.join_next() => {}
+            () = followers.ended() => {}
         }
     }
 }

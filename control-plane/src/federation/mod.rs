@@ -6,6 +6,7 @@
 mod error;
 mod fetch;
 mod follow;
+mod followers;
 mod metrics;
 mod own;
 mod status;

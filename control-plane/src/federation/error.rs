@@ -5,7 +5,7 @@ use hauberk_proto::convert::features::{FEW_ROOTS, MANY_ROOTS};
 
 use super::fetch::FetchError;
 use super::status::Hindrance;
-use crate::ask::Unreached;
+use crate::ask::{Unanswered, Unreached};
 use crate::registry::StoreError;
 use crate::resources::ResourceKey;
 
@@ -45,11 +45,31 @@ impl RefreshError {
     /// What stands in the way, as far as somebody here can mend it.
     pub(super) fn hindrance(&self) -> Hindrance {
         match self {
-            Self::Fetch(FetchError::Unreached(Unreached::Address { is_never: false, .. })) => {
-                Hindrance::Inside
-            }
-            Self::Fetch(FetchError::Unreached(Unreached::NoWebRoot { .. })) => Hindrance::NoWebRoot,
-            _ => Hindrance::Other,
+            Self::Fetch(error) => of_fetch(error),
+            Self::Incapable { .. } => Hindrance::Agent,
+            Self::Store(StoreError::Conflict { .. }) => Hindrance::Passing,
+            Self::Store(_) | Self::Panicked => Hindrance::Ours,
+            Self::NoEndpoint(_) => Hindrance::Other,
         }
+    }
+}
+
+fn of_fetch(error: &FetchError) -> Hindrance {
+    match error {
+        FetchError::Unreached(error) => match error {
+            Unreached::Address { is_never: false, .. } => Hindrance::Inside,
+            Unreached::NoWebRoot { .. } => Hindrance::NoWebRoot,
+            Unreached::WebRoots { .. } | Unreached::Unanswered(Unanswered::Setup(_)) => Hindrance::Ours,
+            Unreached::Unanswered(Unanswered::TooLarge(_)) => Hindrance::Answer,
+            _ => Hindrance::Other,
+        },
+        FetchError::Bundle(_)
+        | FetchError::Configuration(_)
+        | FetchError::OtherIssuer(_)
+        | FetchError::KeysElsewhere { .. }
+        | FetchError::Keys(_) => Hindrance::Answer,
+        FetchError::Older { .. } => Hindrance::Older,
+        FetchError::Unvouched(_) | FetchError::NoRoots(_) => Hindrance::Voucher,
+        FetchError::VoucherReplaced(_) => Hindrance::Passing,
     }
 }

@@ -94,6 +94,8 @@ pub struct Followed {
     pub bundle: Option<Arc<SpiffeBundle>>,
     /// Where later ones come from.
     pub endpoint: Option<String>,
+    /// Who answers there is known by this very bundle.
+    pub vouches_for_itself: bool,
     /// When it was last fetched.
     pub fetched_at: Option<UnixMillis>,
     /// Why the latest attempt failed, if it did.
@@ -193,6 +195,7 @@ impl Federation {
                 trust_domain: followed.trust_domain().clone(),
                 bundle: bundle.cloned(),
                 endpoint: followed.endpoint().map(|endpoint| endpoint.at().url().to_string()),
+                vouches_for_itself: followed.vouches_for_itself(),
                 fetched_at: status.and_then(Status::succeeded_at).or(stored),
                 failing: status.and_then(Status::failing),
                 passed_over: passed_over.to_vec(),

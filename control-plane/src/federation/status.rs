@@ -26,7 +26,19 @@ pub enum Hindrance {
     Inside,
     /// No root of the web vouches for it.
     NoWebRoot,
-    /// Something else.
+    /// It answers, and not what was asked for: the fault is its publisher's, or of whoever said where to ask.
+    Answer,
+    /// What it serves is older than what it has served.
+    Older,
+    /// Who answers is known by another trust domain's bundle, and there is none that could say it.
+    Voucher,
+    /// A running agent could not enforce it.
+    Agent,
+    /// The control plane itself.
+    Ours,
+    /// What passes by itself.
+    Passing,
+    /// Something else: nobody answers, or not as it should.
     Other,
 }
 

@@ -435,6 +435,12 @@ async fn a_bad_answer_leaves_the_last_good_one_in_force() {
         assert!(error.contains(wanted), "{shown}: {error}");
         let (held, problem) = standing(&scratch, &federation).await;
         assert!(problem.contains(wanted), "{problem}");
+        let whose = match wanted {
+            "larger than" | "no JSON object" | "not of the bundle's trust domain" => Hindrance::Answer,
+            "number 4, and number 5 was seen" => Hindrance::Older,
+            _ => Hindrance::Other,
+        };
+        assert_eq!(federation.statuses()[&key()].failing().unwrap().hindrance, whose, "{shown}");
         assert_eq!(held, Some(Arc::clone(&good)), "{shown}");
     }
     assert_eq!(scratch.store.revision().await.unwrap(), revision);

@@ -136,6 +136,12 @@ impl FederatedTrustDomain {
         }
     }
 
+    /// Whether who answers at its endpoint is known by the bundle that is in force of itself.
+    pub(crate) fn vouches_for_itself(&self) -> bool {
+        let is_spiffe = |endpoint: &BundleEndpoint| matches!(endpoint.profile(), EndpointProfile::Spiffe(_));
+        self.endpoint().is_some_and(is_spiffe) && self.vouched_by().is_none()
+    }
+
     /// SHA-256 of the spec: what was fetched for another one no longer counts.
     pub(crate) fn digest(&self) -> [u8; 32] {
         self.digest

@@ -104,8 +104,17 @@ impl FederationService {
 }
 
 fn described(followed: &Followed) -> Bundle {
-    let Followed { key, trust_domain, bundle, endpoint, fetched_at, failing, passed_over: _, reused: _ } =
-        followed;
+    let Followed {
+        key,
+        trust_domain,
+        bundle,
+        endpoint,
+        fetched_at,
+        failing,
+        vouches_for_itself: _,
+        passed_over: _,
+        reused: _,
+    } = followed;
     let known = bundle.as_ref().map(|bundle| Bundle {
         document: bundle.to_document(),
         jwt_keys: u32::try_from(bundle.jwt().keys().count()).unwrap_or(u32::MAX),

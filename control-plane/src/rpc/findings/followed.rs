@@ -12,23 +12,28 @@ pub(super) fn federation(followed: &Followed, now: UnixMillis) -> Option<Finding
     let Followed { key, bundle, failing, passed_over, reused, .. } = followed;
     let trust_domain = &followed.trust_domain;
     let roots = bundle.as_ref().map(|bundle| bundle.x509().roots()).unwrap_or_default();
-    let then = format!(
-        "`hauberk bundle refresh {trust_domain} --mesh {}`; or apply the resource with its present bundle",
-        key.mesh
-    );
-    let fix = fix_of_fetch(failing.as_ref(), "see that its endpoint answers", &then);
+    let is_fetched = followed.endpoint.is_some();
+    let is_known = roots.iter().any(|root| root.validity().contains(now));
+    let fix = fix_of_bundle(followed, is_known);
     let failing = failing.as_ref().map(|Failing { problem, since, .. }| {
         format!("its bundle cannot be fetched since {since}: {problem}")
     });
-    if !roots.iter().any(|root| root.validity().contains(now)) {
+    if !is_known {
         let what = match bundle {
             None => "there is no bundle of it".to_owned(),
             // Of what is passed over nobody says whether it was a root.
-            Some(_) if roots.is_empty() && !passed_over.is_empty() => format!(
-                "its bundle has no root that counts: it has taken all back, or they are among the keys that are of no use: {}",
-                passed_over.join("; ")
-            ),
-            Some(_) if roots.is_empty() => "its bundle has no root: it has taken all back".to_owned(),
+            Some(_) if roots.is_empty() && !passed_over.is_empty() => {
+                let why = if is_fetched {
+                    "it has taken all back, or they are among the keys that are of no use: "
+                } else {
+                    ""
+                };
+                format!("its bundle has no root that counts: {why}{}", passed_over.join("; "))
+            }
+            Some(_) if roots.is_empty() && is_fetched => {
+                "its bundle has no root: it has taken all back".to_owned()
+            }
+            Some(_) if roots.is_empty() => "its bundle has no root".to_owned(),
             Some(_) => "every root of its bundle has expired".to_owned(),
         };
         let failing = failing.map(|failing| format!("; {failing}")).unwrap_or_default();
@@ -38,9 +43,10 @@ pub(super) fn federation(followed: &Followed, now: UnixMillis) -> Option<Finding
         return Some(warning(format!("{key}: {failing}; the former one stays in force"), fix));
     }
     if !passed_over.is_empty() {
+        let then = if is_fetched { "" } else { "; then apply the resource with its present bundle" };
         return Some(warning(
             format!("{key}: not all keys of its bundle count: {}", passed_over.join("; ")),
-            "have its publisher replace them: whom these vouch for is refused",
+            format!("have its publisher replace them: whom these vouch for is refused{then}"),
         ));
     }
     let number = (*reused)?;
@@ -50,17 +56,72 @@ pub(super) fn federation(followed: &Followed, now: UnixMillis) -> Option<Finding
     ))
 }
 
-/// What to do where something is not fetched. The text of the problem decides nothing, for whoever was asked may have written part
-/// of it.
-fn fix_of_fetch(failing: Option<&Failing>, otherwise: &str, then: &str) -> String {
-    match failing.map(|failing| failing.hindrance) {
-        Some(Hindrance::Inside) => {
-            "if it is meant to be there, apply the resource with `allowPrivateAddresses: true`".to_owned()
+/// What to do where a bundle is of no use, or not fetched. `is_known`: it has a root that is valid.
+fn fix_of_bundle(followed: &Followed, is_known: bool) -> String {
+    let Followed { key, trust_domain, bundle, failing, fetched_at, .. } = followed;
+    let anew = "apply the resource with its present bundle";
+    if followed.endpoint.is_none() {
+        return format!("{anew}, or with the endpoint that serves it");
+    }
+    let refresh = format!("`hauberk bundle refresh {trust_domain} --mesh {}`", key.mesh);
+    let hindrance = failing.as_ref().map(|failing| failing.hindrance);
+    // Nobody who answers could be believed.
+    let is_locked_out = followed.vouches_for_itself && bundle.is_some() && !is_known;
+    match hindrance {
+        None | Some(Hindrance::Other) if is_locked_out => {
+            format!("{anew}: by its roots it is known who answers at its endpoint, and none here is valid")
         }
-        Some(Hindrance::NoWebRoot) => format!(
-            "if an authority of your own signed its certificate, name it in the control plane's setting `web-roots`, then {then}"
-        ),
-        Some(Hindrance::Other) | None => format!("{otherwise}, then {then}"),
+        // It was asked, and that is what it publishes.
+        None if bundle.is_some() && fetched_at.is_some() => {
+            format!(
+                "have its publisher serve roots that are valid, then {refresh}; if it has ended, delete the resource"
+            )
+        }
+        _ => {
+            let fixes = Fixes {
+                unanswered: "see that its endpoint answers",
+                bad_answer: "have its publisher serve its present bundle there",
+            };
+            fixes.of(hindrance, &format!("{refresh}; or {anew}"))
+        }
+    }
+}
+
+/// What to do about who is asked.
+struct Fixes {
+    unanswered: &'static str,
+    bad_answer: &'static str,
+}
+
+impl Fixes {
+    /// What to do where something is not fetched. The text of the problem decides nothing, for whoever was asked may
+    /// have written part of it.
+    fn of(&self, hindrance: Option<Hindrance>, then: &str) -> String {
+        let Self { unanswered, bad_answer } = self;
+        match hindrance {
+            Some(Hindrance::Inside) => {
+                "if it is meant to be there, apply the resource with `allowPrivateAddresses: true`".to_owned()
+            }
+            Some(Hindrance::NoWebRoot) => format!(
+                "if an authority of your own signed its certificate, name it in the control plane's setting `web-roots`, then {then}"
+            ),
+            Some(Hindrance::Answer) => format!("{bad_answer}, then {then}"),
+            Some(Hindrance::Older) => format!(
+                "{bad_answer}, with a number (`spiffe_sequence`) above each that it has had, then {then}"
+            ),
+            Some(Hindrance::Voucher) => {
+                format!("see to the trust domain that its endpoint is one of, and to its bundle, then {then}")
+            }
+            Some(Hindrance::Agent) => {
+                "update that agent, or stop it: the bundle is asked for again by itself".to_owned()
+            }
+            Some(Hindrance::Ours) => {
+                "mend that at the control plane, whose log says more: it is asked for again by itself"
+                    .to_owned()
+            }
+            Some(Hindrance::Passing) => "wait: it is asked for again by itself".to_owned(),
+            Some(Hindrance::Other) | None => format!("{unanswered}, then {then}"),
+        }
     }
 }
 
@@ -69,7 +130,11 @@ pub(super) fn issuer(followed: &FollowedIssuer) -> Option<Finding> {
     let FollowedIssuer { key, keys, is_fetched, passed_over, failing, .. } = followed;
     let refresh = format!("`hauberk bundle refresh --issuer {} --mesh {}`", key.name, key.mesh);
     let then = format!("{refresh}; or write its keys into the resource");
-    let fix = fix_of_fetch(failing.as_ref(), "see that it answers where it is asked", &then);
+    let fixes = Fixes {
+        unanswered: "see that it answers where it is asked",
+        bad_answer: "see that its keys are where they are asked for, or have the issuer publish them there",
+    };
+    let fix = fixes.of(failing.as_ref().map(|failing| failing.hindrance), &then);
     let failing = failing
         .as_ref()
         .map(|Failing { problem, since, .. }| format!("its keys cannot be fetched since {since}: {problem}"));

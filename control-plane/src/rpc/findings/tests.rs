@@ -316,7 +316,8 @@ fn trust_domains_whose_members_are_not_known_are_told() {
         key: crate::resources::ResourceKey::federated_trust_domain(name("shop"), name("partner.example")),
         trust_domain: trust_domain.clone(),
         bundle,
-        endpoint: None,
+        endpoint: Some("https://bundles.partner.example/".to_owned()),
+        vouches_for_itself: false,
         fetched_at: None,
         failing: problem.map(failing),
         passed_over: Vec::new(),
@@ -350,6 +351,53 @@ fn trust_domains_whose_members_are_not_known_are_told() {
     let unanswered = vec![followed(bundle(&[&root]), Some("nobody answers"))];
     let fix = World { followed: unanswered, ..World::healthy() }.findings().remove(0).fix;
     assert!(fix.contains("`hauberk bundle refresh partner.example --mesh shop`"), "{fix}");
+    // What is written is not asked for, and nobody takes back what was written.
+    let fix_of = |followed: Followed, now: UnixMillis| {
+        let mut found =
+            World { followed: vec![followed], now, reports: Vec::new(), ..World::healthy() }.findings();
+        found.retain(|finding| finding.summary.starts_with("FederatedTrustDomain"));
+        let Finding { summary, fix, .. } = found.remove(0);
+        (summary, fix)
+    };
+    let later = NOW.plus(DAY * 31);
+    let present = "apply the resource with its present bundle";
+    let asked = "`hauberk bundle refresh partner.example --mesh shop`";
+    let written = |bundle| Followed { endpoint: None, ..followed(bundle, None) };
+    for (followed, now) in [(written(bundle(&[&root])), later), (written(bundle(&[])), NOW)] {
+        let (summary, fix) = fix_of(followed, now);
+        assert!(fix.starts_with(present) && !fix.contains("refresh") && !summary.contains("back"), "{fix}");
+    }
+    let weak = Followed { passed_over: vec!["it is weak".to_owned()], ..written(bundle(&[&root])) };
+    assert!(fix_of(weak, NOW).1.contains(present));
+    // What it answers is its publisher's to mend, and whose answers nobody can believe is not asked in vain.
+    for roots in [vec![], vec![&root]] {
+        let answered = Followed { fetched_at: Some(NOW), ..followed(bundle(&roots), None) };
+        let fix = fix_of(answered.clone(), later).1;
+        assert!(
+            fix.starts_with("have its publisher serve roots that are valid") && fix.contains(asked),
+            "{fix}"
+        );
+        for failing in [None, Some(failing("it is not believed"))] {
+            let locked_out = Followed { vouches_for_itself: true, failing, ..answered.clone() };
+            let fix = fix_of(locked_out, later).1;
+            assert!(fix.starts_with(present) && !fix.contains("refresh"), "{fix}");
+        }
+    }
+    let unasked = fix_of(followed(bundle(&[&root]), None), later).1;
+    assert!(unasked.starts_with("see that its endpoint answers") && unasked.contains(asked), "{unasked}");
+    for (hindrance, wanted, is_asked_by_hand) in [
+        (Hindrance::Answer, "have its publisher serve its present bundle", true),
+        (Hindrance::Older, "have its publisher serve its present bundle there, with a number", true),
+        (Hindrance::Voucher, "see to the trust domain that its endpoint is one of", true),
+        (Hindrance::Agent, "update that agent, or stop it", false),
+        (Hindrance::Ours, "mend that at the control plane", false),
+        (Hindrance::Passing, "wait", false),
+        (Hindrance::Other, "see that its endpoint answers", true),
+    ] {
+        let failing = Some(Failing { hindrance, ..failing("it fails") });
+        let fix = fix_of(Followed { failing, ..followed(bundle(&[&root]), None) }, NOW).1;
+        assert!(fix.starts_with(wanted) && fix.contains(asked) == is_asked_by_hand, "{fix}");
+    }
     let failing = told(followed(bundle(&[&root]), Some("nobody answers")), NOW);
     assert_eq!(failing[0].0, Severity::Warning);
     let wanted = "FederatedTrustDomain shop/partner.example: its bundle cannot be fetched since 2027-01-15T08:00:00Z: \
@@ -424,6 +472,8 @@ fn an_issuer_without_keys_is_an_error_and_one_that_cannot_be_asked_a_warning() {
             .contains("setting `web-roots`, then `hauberk bundle refresh --issuer login --mesh shop`"),
         "{unknown:?}"
     );
+    let wrong = with(2, Some(Failing { hindrance: Hindrance::Answer, ..failing("it is no set of keys") }));
+    assert!(wrong[0].fix.starts_with("see that its keys are where they are asked for"), "{wrong:?}");
     let passed_over = vec!["key number 2 is refused: it is weak".to_owned()];
     let issuers = vec![FollowedIssuer { keys: 1, passed_over: passed_over.clone(), ..followed_issuer(&key) }];
     let weak = World { issuers, ..World::healthy() }.findings();

@@ -192,9 +192,26 @@ impl Session {
             return Ok(found);
         }
         let others = self.list(kind, if kind == Kind::Mesh { "" } else { mesh }).await?;
+        if others.is_empty() && kind != Kind::Mesh {
+            self.check_mesh(mesh).await?;
+        }
         let nearest = suggestion(name, others.iter().map(|other| other.name.as_str()));
         let of_mesh = if kind == Kind::Mesh { String::new() } else { format!(" in mesh {mesh}") };
         Err(CommandError::failed(format!("there is no {} `{name}`{of_mesh}{nearest}", kinds::said(kind))))
+    }
+
+    /// Fails where there is no such mesh; none (empty) is any. Whoever found nothing in a mesh asks: that there is
+    /// nothing in a misspelt one would mislead.
+    ///
+    /// # Errors
+    /// It is not there; the nearest name is suggested.
+    pub(crate) async fn check_mesh(&self, mesh: &str) -> Result<(), CommandError> {
+        if mesh.is_empty() || self.find(Kind::Mesh, "", mesh).await?.is_some() {
+            return Ok(());
+        }
+        let meshes = self.list(Kind::Mesh, "").await?;
+        let nearest = suggestion(mesh, meshes.iter().map(|known| known.name.as_str()));
+        Err(CommandError::failed(format!("there is no mesh `{mesh}`{nearest}")))
     }
 
     /// The trust domain and a mesh's name, parsed.

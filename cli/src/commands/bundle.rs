@@ -78,15 +78,23 @@ pub(crate) fn facts(bundle: &api::Bundle) -> Result<(), CommandError> {
 
 async fn list(session: &Session, format: Format) -> Result<(), CommandError> {
     let mesh = session.named_mesh().unwrap_or_default().to_owned();
-    let request = api::ListBundlesRequest { mesh };
-    show(format, &session.federation().list_bundles(request).await?.into_inner().bundles)
+    let request = api::ListBundlesRequest { mesh: mesh.clone() };
+    let bundles = session.federation().list_bundles(request).await?.into_inner().bundles;
+    // Our own is in any list.
+    if bundles.iter().all(|bundle| bundle.mesh.is_empty()) {
+        session.check_mesh(&mesh).await?;
+    }
+    show(format, &bundles)
 }
 
 /// The bundle of a trust domain; of ours where none is named.
 async fn find(session: &Session, trust_domain: &str) -> Result<api::Bundle, CommandError> {
     let mesh = session.named_mesh().unwrap_or_default().to_owned();
-    let request = api::ListBundlesRequest { mesh };
+    let request = api::ListBundlesRequest { mesh: mesh.clone() };
     let bundles = session.federation().list_bundles(request).await?.into_inner().bundles;
+    if !trust_domain.is_empty() && bundles.iter().all(|bundle| bundle.mesh.is_empty()) {
+        session.check_mesh(&mesh).await?;
+    }
     let is_meant = |bundle: &api::Bundle| match trust_domain {
         "" => bundle.mesh.is_empty(),
         named => bundle.trust_domain == named,

@@ -219,12 +219,15 @@ async fn mesh(report: &mut Report, session: &Session, global: &Global) -> Result
     }
     let names: Vec<&str> = meshes.iter().map(|mesh| mesh.name.as_str()).collect();
     report.good("mesh", format!("meshes: {}", names.join(", ")));
+    let request = api::ListInstancesRequest { mesh: mesh.clone(), node: String::new() };
+    let instances = session.identities().list_instances(request).await?.into_inner().instances;
+    if instances.is_empty() {
+        session.check_mesh(&mesh).await?;
+    }
     let nodes = session.list(Kind::VirtualNode, &mesh).await?;
     audits(report, meshes.iter().chain(&nodes), session.of_context());
     relaxations(report, &nodes);
     nobodys_users(report, &nodes, &session.list(Kind::JwtIssuer, &mesh).await?);
-    let request = api::ListInstancesRequest { mesh, node: String::new() };
-    let instances = session.identities().list_instances(request).await?.into_inner().instances;
     let connected = instances.iter().filter(|instance| instance.connected).count();
     let count = instances.len();
     if count == 0 {

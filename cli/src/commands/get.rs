@@ -80,9 +80,8 @@ async fn resources(
             session.list_all(request).await?
         }
     };
-    if found.is_empty() && !mesh.is_empty() {
-        // Nothing in a mesh that is there differs from a misspelt mesh.
-        session.get(Kind::Mesh, "", mesh).await?;
+    if found.is_empty() {
+        session.check_mesh(mesh).await?;
     }
     if found.is_empty() && matches!(arguments.output, Format::Table | Format::Wide) {
         let place = if mesh.is_empty() { String::new() } else { format!(" in mesh {mesh}") };
@@ -141,6 +140,9 @@ async fn all(
 ) -> Result<(), CommandError> {
     let request = api::ListRequest { mesh: mesh.to_owned(), labels, ..Default::default() };
     let found = session.list_all(request).await?;
+    if found.is_empty() && !matches!(arguments.output, Format::Table | Format::Wide) {
+        session.check_mesh(mesh).await?;
+    }
     match arguments.output {
         Format::Name => return names(&found),
         Format::Json | Format::Yaml => {
@@ -197,6 +199,10 @@ pub(crate) async fn instances(
 ) -> Result<(), CommandError> {
     let request = api::ListInstancesRequest { mesh: mesh.to_owned(), node: String::new() };
     let mut found = session.identities().list_instances(request).await?.into_inner().instances;
+    // Those of a mesh that was deleted are listed as long as there are any.
+    if found.is_empty() {
+        session.check_mesh(mesh).await?;
+    }
     if let Some(name) = name {
         found.retain(|instance| {
             let Instance { id, node, token_id, .. } = instance;
@@ -228,6 +234,9 @@ pub(crate) async fn tokens(
 ) -> Result<(), CommandError> {
     let request = api::ListTokensRequest { mesh: mesh.to_owned() };
     let mut found = session.identities().list_tokens(request).await?.into_inner().tokens;
+    if found.is_empty() {
+        session.check_mesh(mesh).await?;
+    }
     found.retain(|token| id.is_none_or(|id| token.id == id));
     let now = clock::now();
     let rows = found.iter().map(|token| rows::token(token, now)).collect();
@@ -260,12 +269,14 @@ async fn certificates(
     mesh: &str,
     name: Option<&str>,
 ) -> Result<(), CommandError> {
+    let mut of_mesh = String::new();
     let spiffe_id = match name.map(|name| holder(name, &session.context.trust_domain)).transpose()? {
         Some(Holder::Id(id)) => id,
         Some(Holder::Node(node)) => {
             let mesh = if mesh.is_empty() { session.mesh().await? } else { mesh.to_owned() };
-            let (trust_domain, mesh) = session.names(&mesh)?;
-            node.spiffe_id(&trust_domain, &mesh).to_string()
+            let (trust_domain, name) = session.names(&mesh)?;
+            of_mesh = mesh;
+            node.spiffe_id(&trust_domain, &name).to_string()
         }
         None => String::new(),
     };
@@ -277,6 +288,9 @@ async fn certificates(
         found.extend(answer.certificates);
         has_more = !answer.next_page_token.is_empty();
         request.page_token = answer.next_page_token;
+    }
+    if found.is_empty() {
+        session.check_mesh(&of_mesh).await?;
     }
     let now = clock::now();
     let rows = found.iter().map(|certificate| {

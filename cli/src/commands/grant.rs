@@ -88,6 +88,9 @@ async fn target(session: &Session, mesh: &str, text: &str) -> Result<GrantTarget
     let nearest = suggestion(text, others.iter().map(|other| other.name.as_str()));
     Err(CommandError::failed(format!(
         "there is neither a virtual service nor a virtual node `{text}` in mesh {mesh}{nearest}"
+    if others.is_empty() {
+        session.check_mesh(mesh).await?;
+    }
     )))
 }
 

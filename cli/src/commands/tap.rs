@@ -1,7 +1,7 @@
 //! `hauberk tap`
 
 use hauberk_identity::UnixMillis;
-use hauberk_proto::admin::v1::ObserveRequest;
+use hauberk_proto::admin::v1::{ListInstancesRequest, ObserveRequest};
 use hauberk_proto::agent::v1::{Decision, Verdict};
 use owo_colors::OwoColorize as _;
 
@@ -18,6 +18,9 @@ use crate::session::Session;
 /// What the control plane answers.
 pub(crate) async fn run(global: &Global, arguments: Tap) -> Result<(), CommandError> {
     let session = Session::open(global).await?;
+    if let Some(mesh) = session.named_mesh() {
+        check_heard(&session, mesh).await?;
+    }
     let request = ObserveRequest {
         mesh: session.named_mesh().unwrap_or_default().to_owned(),
         caller: arguments.from.unwrap_or_default(),
@@ -50,6 +53,15 @@ pub(crate) async fn run(global: &Global, arguments: Tap) -> Result<(), CommandEr
         }
     }
     Err(CommandError::failed("the control plane ended the stream: it is probably stopping"))
+}
+
+/// Fails for a mesh of which nothing would ever be shown: there is none, nor an instance that one has left behind.
+async fn check_heard(session: &Session, mesh: &str) -> Result<(), CommandError> {
+    let request = ListInstancesRequest { mesh: mesh.to_owned(), node: String::new() };
+    if session.identities().list_instances(request).await?.into_inner().instances.is_empty() {
+        session.check_mesh(mesh).await?;
+    }
+    Ok(())
 }
 
 /// `15:04:05.123 ALLOWED web → orders:8080 GET /orders/1 200 1.2ms allow-web-to-orders`

@@ -138,6 +138,43 @@ fn an_empty_control_plane_has_nothing_to_get_and_that_is_no_failure() {
 }
 
 #[test]
+fn nothing_is_said_to_be_empty_in_a_mesh_that_is_not_there() {
+    let mesh = MeshBox::start();
+    mesh.apply(SHOP);
+    for arguments in [
+        &["get", "policies"][..],
+        &["get", "virtualnode", "web"],
+        &["get", "all"],
+        &["get", "all", "-o", "json"],
+        &["get", "instances"],
+        &["get", "instances", "web"],
+        &["get", "tokens", "-o", "name"],
+        &["get", "certificates", "web"],
+        &["describe", "virtualnode", "web"],
+        &["bundle", "show"],
+        &["bundle", "show", "partner.example"],
+        &["token", "list"],
+        &["allow", "web", "orders"],
+        &["tap"],
+        &["check"],
+        &["wait"],
+        &["who-can", "orders", "GET", "/"],
+        &["what-can", "web"],
+        &["suggest"],
+    ] {
+        let told = mesh.hauberk(&[arguments, &["--mesh", "shpo"]].concat());
+        assert_eq!(told.code, 1, "{arguments:?}: {told:?}");
+        let told = format!("{}{}", told.stdout, told.stderr);
+        assert!(told.contains("shpo") && told.contains("did you mean"), "{arguments:?}: {told}");
+        assert!(!told.contains("has joined"), "{arguments:?}: {told}");
+    }
+    for arguments in [&["get", "tokens"][..], &["get", "instances"], &["get", "roles"]] {
+        mesh.hauberk(arguments).ok();
+        mesh.hauberk(&[arguments, &["--mesh", "shop"]].concat()).ok();
+    }
+}
+
+#[test]
 fn resources_are_created_listed_changed_and_deleted() {
     let mesh = MeshBox::start();
     let made = mesh.apply(SHOP).stdout;

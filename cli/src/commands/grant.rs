@@ -32,10 +32,13 @@ pub(crate) async fn run(global: &Global, verb: Verb, arguments: Arguments) -> Re
     output::raw(&cedar)?;
     if exists {
         output::note("it stands already; nothing was changed");
+        // Whoever asks again may do so because it was not enforced in time. A dry run waits for nothing.
+        let patience = arguments.wait.filter(|_| !arguments.dry_run);
+        let enforced = apply::until_enforced(&session, 0, false, patience).await;
         if verb == Verb::Allow {
             still_denied::warn(&session, &mesh, &grant, &arguments.target).await;
         }
-        return Ok(());
+        return enforced;
     }
     let resource = Resource {
         mesh: mesh.clone(),
@@ -85,12 +88,12 @@ async fn target(session: &Session, mesh: &str, text: &str) -> Result<GrantTarget
     }
     let mut others = session.list(Kind::VirtualService, mesh).await?;
     others.extend(session.list(Kind::VirtualNode, mesh).await?);
-    let nearest = suggestion(text, others.iter().map(|other| other.name.as_str()));
-    Err(CommandError::failed(format!(
-        "there is neither a virtual service nor a virtual node `{text}` in mesh {mesh}{nearest}"
     if others.is_empty() {
         session.check_mesh(mesh).await?;
     }
+    let nearest = suggestion(text, others.iter().map(|other| other.name.as_str()));
+    Err(CommandError::failed(format!(
+        "there is neither a virtual service nor a virtual node `{text}` in mesh {mesh}{nearest}"
     )))
 }
 

@@ -55,6 +55,9 @@ fn an_instance_that_never_connected_is_named_with_what_to_do() {
     mesh.hauberk(&["delete", "virtualnode", "web"]).ok();
     not_dismissed(&mesh, &joined.instance_id);
 }
+    // What stands already is waited for all the same.
+    held_up(&["allow", "intruder", "orders", "--wait=1s"], "");
+    mesh.hauberk(&["allow", "intruder", "orders"]).ok();
 
 #[test]
 fn an_authority_is_activated_once_whoever_does_not_come_back_is_revoked() {

@@ -90,7 +90,7 @@ pub async fn admin_routes(
         .add_service(record::service(control, resources, push, &drafts))
         .add_service(resources::service(control, resources))
         .add_service(revocations::service(control))
-        .add_service(rollout::service(control, push))
+        .add_service(rollout::service(control, resources, push))
         .add_service(system::service(control, resources, push, federation))
         .add_service(reflection().build_v1()?.max_decoding_message_size(LARGEST_REQUEST))
         .add_service(reflection().build_v1alpha()?.max_decoding_message_size(LARGEST_REQUEST)))

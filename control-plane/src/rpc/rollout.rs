@@ -17,6 +17,7 @@ use crate::app::ControlPlane;
 use crate::compile::Compilation;
 use crate::instances;
 use crate::push::Push;
+use crate::resources::{Resources, did_you_mean};
 
 /// Progress is not told more often than this; the end is told at once.
 const PROGRESS_EVERY: Duration = Duration::from_millis(100);
@@ -25,13 +26,19 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(100);
 const EXPIRY_LOOKED_AT_EVERY: Duration = Duration::from_secs(1);
 
 /// The service, ready to be mounted.
-pub(super) fn service(control: &Arc<ControlPlane>, push: &Arc<Push>) -> RolloutServer<RolloutService> {
-    let service = RolloutService { control: Arc::clone(control), push: Arc::clone(push) };
+pub(super) fn service(
+    control: &Arc<ControlPlane>,
+    resources: &Arc<Resources>,
+    push: &Arc<Push>,
+) -> RolloutServer<RolloutService> {
+    let (control, resources, push) = (Arc::clone(control), Arc::clone(resources), Arc::clone(push));
+    let service = RolloutService { control, resources, push };
     RolloutServer::new(service).max_decoding_message_size(super::LARGEST_REQUEST)
 }
 
 pub(super) struct RolloutService {
     control: Arc<ControlPlane>,
+    resources: Arc<Resources>,
     push: Arc<Push>,
 }
 
@@ -52,6 +59,9 @@ impl Rollout for RolloutService {
             "" => None,
             mesh => Some(Name::parse(mesh).map_err(|error| status::bad_field("mesh", error))?),
         };
+        if let Some(mesh) = &mesh {
+            self.check(mesh).await?;
+        }
         let waiting = Waiting {
             control: Arc::clone(&self.control),
             compilation: self.push.compilation(),
@@ -69,6 +79,22 @@ impl Rollout for RolloutService {
             Some((progress, if is_over { None } else { Some(waiting) }))
         });
         Ok(Response::new(Box::pin(progress)))
+    }
+}
+
+impl RolloutService {
+    /// Fails for a mesh in which nobody can be late: that all of nobody enforce something would be said of any misspelt
+    /// name. One that was deleted is waited for as long as instances of it live.
+    async fn check(&self, mesh: &Name) -> Result<(), Status> {
+        let catalog = self.resources.catalogs().current().await.map_err(|error| status::of_store(&error))?;
+        let compilation = Arc::clone(&self.push.compilation().borrow());
+        let today = self.control.clock.now();
+        let live = self.push.instances().rollout(&compilation, compilation.revision, Some(mesh), today);
+        if catalog.mesh(mesh.as_str()).is_some() || live.concerned > 0 {
+            return Ok(());
+        }
+        let hint = did_you_mean(mesh.as_str(), catalog.meshes().keys().map(Name::as_str));
+        Err(status::missing(&format!("mesh {mesh} does not exist, and has no live instances"), hint))
     }
 }
 
@@ -182,16 +208,48 @@ mod tests {
     use crate::app::start_push;
     use crate::registry::{Commit, document, keys};
     use crate::revocation::crl::RevocationLists;
-    use crate::testing::scratch;
+    use crate::testing::{NODE, Scratch, joined, scratch};
+
+    async fn service(scratch: &Scratch) -> RolloutService {
+        let control = &scratch.control;
+        let lists = watch::Sender::<Arc<RevocationLists>>::default();
+        let (wanted, _nobody_fetches) = tokio::sync::mpsc::channel(1);
+        let (resources, push) = start_push(control, lists.subscribe(), wanted).await.unwrap();
+        RolloutService { control: Arc::clone(control), resources, push }
+    }
+
+    #[tokio::test]
+    async fn in_a_mesh_that_is_not_there_only_those_it_left_behind_are_waited_for() {
+        for is_left_behind in [false, true] {
+            let scratch = scratch().await;
+            let service = service(&scratch).await;
+            let wait = async |mesh: &str| {
+                let request = WaitRequest { mesh: mesh.to_owned(), ..WaitRequest::default() };
+                service.wait(Request::new(request)).await.map(drop)
+            };
+            let refused = wait("shpo").await.unwrap_err();
+            assert_eq!(refused.code(), Code::NotFound);
+            let said = "mesh shpo does not exist, and has no live instances; did you mean \"shop\"?";
+            assert_eq!(refused.message(), said);
+            wait("shop").await.unwrap();
+            wait("").await.unwrap();
+            if is_left_behind {
+                joined(&scratch).await;
+            }
+            let node = keys::resource("VirtualNode", NODE.0, NODE.1);
+            let gone = Commit::new().delete(node).raising_revision();
+            scratch.control.store.commit(gone).await.unwrap();
+            assert_eq!(wait("shop").await.is_ok(), is_left_behind);
+            wait("").await.unwrap();
+            scratch.control.stop.cancel();
+        }
+    }
 
     #[tokio::test]
     async fn no_rollout_is_done_before_what_is_revoked_is_in_force() {
         let scratch = scratch().await;
         let control = &scratch.control;
-        let lists = watch::Sender::<Arc<RevocationLists>>::default();
-        let (wanted, _nobody_fetches) = tokio::sync::mpsc::channel(1);
-        let (_resources, push) = start_push(control, lists.subscribe(), wanted).await.unwrap();
-        let service = RolloutService { control: Arc::clone(control), push };
+        let service = service(&scratch).await;
         let mut waiting = service.wait(Request::new(WaitRequest::default())).await.unwrap().into_inner();
         let in_time = async |waiting: &mut <RolloutService as Rollout>::WaitStream| {
             let told = tokio::time::timeout(Duration::from_secs(30), waiting.next()).await;

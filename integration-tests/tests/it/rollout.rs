@@ -41,23 +41,29 @@ fn an_instance_that_never_connected_is_named_with_what_to_do() {
     let of_bank = |arguments: &[&str]| {
         let mut hauberk = std::process::Command::new(binary("hauberk"));
         hauberk.args(arguments).env("HAUBERK_HOME", mesh.cli_home()).env("HAUBERK_MESH", "bank");
-        hauberk.output().unwrap().status.code()
+        let output = hauberk.output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
     };
-    assert_eq!(of_bank(&["wait", "--revision", "1", "--timeout", "1s"]), Some(1));
-    assert_eq!(of_bank(&["wait", "--revision", "1", "--mesh", "bank", "--timeout", "1s"]), Some(0));
-    assert_eq!(of_bank(&["wait", "--timeout", "1s"]), Some(0));
+    mesh.apply("kind: Mesh\nname: bank\nspec: {}\n");
+    assert_eq!(of_bank(&["wait", "--revision", "1", "--timeout", "1s"]).0, Some(1));
+    assert_eq!(of_bank(&["wait", "--revision", "1", "--mesh", "bank", "--timeout", "1s"]).0, Some(0));
+    assert_eq!(of_bank(&["wait", "--timeout", "1s"]).0, Some(0));
+    mesh.hauberk(&["delete", "mesh", "bank"]).ok();
+    let (code, said) = of_bank(&["wait", "--timeout", "1s"]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("mesh bank does not exist, and has no live instances"), "{said}");
     let more = "kind: VirtualNode\nmesh: shop\nname: more\nspec: {}\n";
     held_up(&["apply", "-f", "-", "--wait=1s"], more);
     held_up(&["allow", "intruder", "orders", "--wait=1s"], "");
+    // What stands already is waited for all the same.
+    held_up(&["allow", "intruder", "orders", "--wait=1s"], "");
+    mesh.hauberk(&["allow", "intruder", "orders"]).ok();
     mesh.hauberk(&["get", "policy", "allow-intruder-to-orders"]).ok();
 
     // It may run somewhere, with a view of a control plane that is no more.
     mesh.hauberk(&["delete", "virtualnode", "web"]).ok();
     not_dismissed(&mesh, &joined.instance_id);
 }
-    // What stands already is waited for all the same.
-    held_up(&["allow", "intruder", "orders", "--wait=1s"], "");
-    mesh.hauberk(&["allow", "intruder", "orders"]).ok();
 
 #[test]
 fn an_authority_is_activated_once_whoever_does_not_come_back_is_revoked() {

@@ -1,8 +1,8 @@
 //! `hauberk revoke` and `hauberk quarantine`
 
-use hauberk_identity::NodeName;
+use hauberk_identity::{InstanceId, NodeName, Serial};
 use hauberk_proto::admin::v1::revoke_request::Target;
-use hauberk_proto::admin::v1::{NodeTarget, QuarantineRequest, RevokeRequest};
+use hauberk_proto::admin::v1::{NodeTarget, QuarantineRequest, RevokeRequest, RevokeResponse};
 use tokio::time::Instant;
 
 use crate::arguments::{Global, Quarantine, Revoke, WaitEnforced};
@@ -53,7 +53,7 @@ pub(crate) async fn revoke(global: &Global, command: Revoke) -> Result<(), Comma
         count => output::line(format_args!("{said} revoked ({count} certificates)"))?,
     }
     if answer.left > 0 {
-        output::note(left_in_words(answer.left, &answer.left_of_admin, session.of_context()));
+        output::note(left_in_words(&answer, session.of_context()));
         for serial in &answer.left_serials {
             output::note(format_args!("  {}", output::printable(serial)));
         }
@@ -82,19 +82,33 @@ fn check_whole(serial: &str, of_context: &str) -> Result<(), CommandError> {
     )))
 }
 
-/// What stays good beside a certificate, and what takes that too. `admin`: whose it is; empty: an instance's.
-fn left_in_words(count: u32, admin: &str, of_context: &str) -> String {
-    let what = if admin.is_empty() { "certificate" } else { "credential" };
-    let more = if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") };
-    if admin.is_empty() {
+/// What stays good beside a certificate, and what takes that too.
+fn left_in_words(answer: &RevokeResponse, of_context: &str) -> String {
+    let what = if answer.left_of_admin.is_empty() { "certificate" } else { "credential" };
+    let more = if answer.left == 1 { format!("1 {what}") } else { format!("{} {what}s", answer.left) };
+    if !answer.left_of_admin.is_empty() {
+        let admin = output::printable(&answer.left_of_admin);
         return format!(
-            "the instance holds {more} more that stay good; `hauberk revoke instance{of_context}` takes them all"
+            "the admin {admin} holds {more} more that stay good; `hauberk admin delete {admin}{of_context}` takes them all"
         );
     }
-    let admin = output::printable(admin);
-    format!(
-        "the admin {admin} holds {more} more that stay good; `hauberk admin delete {admin}{of_context}` takes them all"
-    )
+    match instance_of(answer) {
+        Some(id) => format!(
+            "the instance {id} holds {more} more that stay good; `hauberk revoke instance {id}{of_context}` takes them \
+             all"
+        ),
+        None => format!(
+            "its instance holds {more} more that stay good; `hauberk get certificates{of_context}` shows which \
+             instance that is"
+        ),
+    }
+}
+
+/// Whose certificates those are that stay good. Where an older control plane does not say it, the numbers of most
+/// certificates do.
+fn instance_of(answer: &RevokeResponse) -> Option<InstanceId> {
+    let told = InstanceId::parse(&answer.left_of_instance).ok();
+    told.or_else(|| answer.left_serials.iter().find_map(|serial| serial.parse::<Serial>().ok()?.instance()))
 }
 
 /// All instances of a node or gateway, and what it is called.
@@ -179,12 +193,32 @@ mod tests {
 
     #[test]
     fn what_stays_good_is_said_with_what_takes_it() {
-        assert_eq!(
-            left_in_words(1, "", ""),
-            "the instance holds 1 certificate more that stay good; `hauberk revoke instance` takes them all"
+        let instance = InstanceId::from_random([7; 8]);
+        let of_instance = |left_of_instance: String, serial: Serial| RevokeResponse {
+            left: 1,
+            left_of_instance,
+            left_serials: vec![serial.to_string()],
+            ..RevokeResponse::default()
+        };
+        let said = format!(
+            "the instance {instance} holds 1 certificate more that stay good; \
+             `hauberk revoke instance {instance} --context prod` takes them all"
         );
+        let nameless = Serial::from_random([3; 16]);
+        let told = of_instance(instance.to_string(), nameless);
+        assert_eq!(left_in_words(&told, " --context prod"), said);
+        // A control plane that does not say whose they are.
+        let by_number = of_instance(String::new(), Serial::of_instance(instance, [3; 16]));
+        assert_eq!(left_in_words(&by_number, " --context prod"), said);
+        let unsaid = left_in_words(&of_instance(String::new(), nameless), " --context prod");
+        assert!(unsaid.contains("`hauberk get certificates --context prod` shows"), "{unsaid}");
+        assert!(!unsaid.contains("revoke instance"), "{unsaid}");
+        let left_of_admin = "ada".to_owned();
         assert_eq!(
-            left_in_words(2, "ada", " --context prod"),
+            left_in_words(
+                &RevokeResponse { left: 2, left_of_admin, ..Default::default() },
+                " --context prod"
+            ),
             "the admin ada holds 2 credentials more that stay good; `hauberk admin delete ada --context prod` takes them all"
         );
     }

@@ -20,6 +20,8 @@ pub struct Left {
     pub serials: Vec<Serial>,
     /// The admin whose they are; `None`: an instance's.
     pub admin: Option<Name>,
+    /// The instance whose they are; `None`: an admin's, or there are none.
+    pub instance: Option<InstanceId>,
 }
 
 /// A commit that is being put together.
@@ -180,7 +182,10 @@ impl Revocations {
         let Some(record) = self.ledger.certificate(serial).await? else { return Ok(left) };
         let past = self.clock.likely_past();
         let others = match (&record.holder, record.holder.instance()) {
-            (_, Some(id)) => self.ledger.unexpired_of([id], past).await?,
+            (_, Some(id)) => {
+                left.instance = Some(id);
+                self.ledger.unexpired_of([id], past).await?
+            }
             (Holder::Admin(generation), None) => {
                 left.admin = admins::holding(&*self.store, &record.spiffe_id, generation).await?;
                 if left.admin.is_none() {

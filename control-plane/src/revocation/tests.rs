@@ -46,7 +46,8 @@ fn node() -> (Name, NodeName) {
 }
 
 fn left<const N: usize>(serials: [Serial; N]) -> Left {
-    Left { serials: serials.to_vec(), admin: None }
+    let instance = serials.first().and_then(Serial::instance);
+    Left { serials: serials.to_vec(), admin: None, instance }
 }
 
 fn is_denied<T: std::fmt::Debug>(result: Result<T, EnrollmentError>, denial: Denial) {

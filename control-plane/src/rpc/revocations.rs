@@ -52,6 +52,7 @@ impl Revocations for RevocationsService {
                 left: u32::try_from(revoked.left.serials.len()).unwrap_or(u32::MAX),
                 left_serials: revoked.left.serials.iter().take(MOST_NAMED).map(ToString::to_string).collect(),
                 left_of_admin: revoked.left.admin.map(|name| name.to_string()).unwrap_or_default(),
+                left_of_instance: revoked.left.instance.map(|id| id.to_string()).unwrap_or_default(),
             })),
             Err(undone) => Err(self.answer(undone, &actor, action, object).await),
         }

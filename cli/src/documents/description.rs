@@ -4,6 +4,7 @@
 mod elsewhere;
 mod json;
 mod openapi;
+mod parameters;
 mod protobuf;
 mod yaml;
 

@@ -1,14 +1,15 @@
-//! What an OpenAPI document refers to in other files, below its own folder: taken in, so that it refers to itself alone. Whoever
-//! writes a document has no file read that lies anywhere else.
+//! What an OpenAPI document refers to in other files, below its own folder, and in what is left out of itself: taken
+//! in, so that it refers to what is sent alone. Whoever writes a document has no file read that lies anywhere else.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, btree_map};
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
 use hauberk_policy::unescaped;
+use serde_json::map::Entry;
 use serde_json::{Map, Value};
 
-use super::openapi::{Part, SEVERAL_SEGMENTS, tree};
+use super::openapi::{Part, token, tree};
 use super::{Flaw, read_file};
 
 /// The most files that a document refers to.
@@ -18,9 +19,11 @@ const MOST_BYTES: u64 = 16 << 20;
 /// The most references that lead to one parameter, as the control plane follows them within a document.
 pub(super) const MOST_STEPS: usize = 8;
 
-/// Takes in what path items, operations and parameters of `document`, which lies in `folder`, refer to in other files.
-pub(super) fn take_in(document: &mut Value, folder: &Path) -> Result<(), Flaw> {
+/// Takes in what path items, operations and parameters of `document`, which lies in `folder`, refer to in other files,
+/// and in what is left out of it. `whole`: its text.
+pub(super) fn take_in(document: &mut Value, whole: &[u8], folder: &Path) -> Result<(), Flaw> {
     let mut elsewhere = Elsewhere {
+        whole,
         folder,
         files: BTreeMap::new(),
         left: MOST_BYTES,
@@ -33,10 +36,10 @@ pub(super) fn take_in(document: &mut Value, folder: &Path) -> Result<(), Flaw> {
             elsewhere.parameter(parameter, None, &format!("components.parameters.{name}"))?;
         }
     }
-    for items in ["/paths", "/components/pathItems"] {
+    for (items, at) in [("/paths", "paths"), ("/components/pathItems", "components.pathItems")] {
         let Some(items) = document.pointer_mut(items).and_then(Value::as_object_mut) else { continue };
         for (name, item) in items.iter_mut().filter(|(name, _)| !name.starts_with("x-")) {
-            elsewhere.refer(item, None, Part::PathItem, &format!("paths.{name}"))?;
+            elsewhere.refer(item, None, Part::PathItem, &format!("{at}.{name}"))?;
         }
     }
     let mut taken = Map::new();
@@ -46,7 +49,17 @@ pub(super) fn take_in(document: &mut Value, folder: &Path) -> Result<(), Flaw> {
         let mut found =
             found.map(|found| kept(found, part)).ok_or_else(|| Flaw::whole(format!("there is no {at}")))?;
         elsewhere.refer(&mut found, Some(&file), part, &at)?;
-        taken.insert(at, found);
+        match taken.entry(at) {
+            Entry::Vacant(place) => {
+                place.insert(found);
+            }
+            // It is referred to as a path item and as an operation: whoever refers to it finds what either has.
+            Entry::Occupied(mut known) => {
+                if let (Value::Object(known), Value::Object(found)) = (known.get_mut(), found) {
+                    known.extend(found);
+                }
+            }
+        }
     }
     if let (false, Value::Object(document)) = (taken.is_empty(), document) {
         let components = document.entry("components").or_insert(Value::Null);
@@ -62,9 +75,9 @@ pub(super) fn take_in(document: &mut Value, folder: &Path) -> Result<(), Flaw> {
 }
 
 /// The component that holds what was taken in, by its file and place.
-const TAKEN: &str = "x-files";
+pub(super) const TAKEN: &str = "x-files";
 
-/// Something within a file, which is named from the document's folder.
+/// Something within a file, which is named from the document's folder; the document itself has no name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Place {
     file: PathBuf,
@@ -73,11 +86,14 @@ struct Place {
 }
 
 struct Elsewhere<'f> {
+    /// The document's own text.
+    whole: &'f [u8],
     folder: &'f Path,
     files: BTreeMap<PathBuf, Value>,
     /// How many bytes may still be read.
     left: u64,
-    known: BTreeSet<Place>,
+    /// What is, or will be, taken in: of one place perhaps more than one part.
+    known: BTreeSet<(Place, Part)>,
     pending: Vec<(Place, Part)>,
 }
 
@@ -85,23 +101,21 @@ impl Elsewhere<'_> {
     /// Has a path item or an operation of `file` refer to what is taken in; of none: of the document itself.
     fn refer(&mut self, of: &mut Value, file: Option<&Path>, part: Part, at: &str) -> Result<(), Flaw> {
         let Value::Object(fields) = of else { return Ok(()) };
-        if let Some(Value::String(reference)) = fields.get_mut("$ref")
-            && (file.is_some() || !reference.starts_with('#'))
-        {
+        if let Some(Value::String(reference)) = fields.get_mut("$ref") {
             let place = self
-                .place(reference, file)
+                .elsewhere(reference, file, part)
                 .map_err(|message| Flaw::whole(format!("{at}.$ref: {reference:?} {message}")))?;
-            let name = format!("{}#{}", place.file.display(), place.pointer);
-            *reference = format!("#/components/{TAKEN}/{}", escaped(&name));
-            if self.known.insert(place.clone()) {
-                self.pending.push((place, part));
+            if let Some(place) = place {
+                let name = format!("{}#{}", place.file.display(), place.pointer);
+                *reference = format!("#/components/{TAKEN}/{}", token(&name).replace('%', "%25"));
+                if self.known.insert((place.clone(), part)) {
+                    self.pending.push((place, part));
+                }
             }
         }
         if let Some(Value::Array(parameters)) = fields.get_mut("parameters") {
-            for (index, mut parameter) in std::mem::take(parameters).into_iter().enumerate() {
-                if self.parameter(&mut parameter, file, &format!("{at}.parameters[{index}]"))? {
-                    parameters.push(parameter);
-                }
+            for (index, parameter) in parameters.iter_mut().enumerate() {
+                self.parameter(parameter, file, &format!("{at}.parameters[{index}]"))?;
             }
         }
         if part != Part::PathItem {
@@ -122,20 +136,16 @@ impl Elsewhere<'_> {
         Ok(())
     }
 
-    /// Whether a parameter may be several segments. One of another file is put in the place of its reference: a route that lost
-    /// its rest would not be what forbids are about.
-    fn parameter(&mut self, parameter: &mut Value, file: Option<&Path>, at: &str) -> Result<bool, Flaw> {
+    /// Puts a parameter of another file in the place of its reference: a route that lost its rest would not be what
+    /// forbids are about.
+    fn parameter(&mut self, parameter: &mut Value, file: Option<&Path>, at: &str) -> Result<(), Flaw> {
         let mut of = file.map(Path::to_owned);
         for _ in 0..=MOST_STEPS {
-            let Some(reference) = parameter.get("$ref").and_then(Value::as_str) else {
-                return Ok(parameter.get(SEVERAL_SEGMENTS).is_some());
-            };
-            if of.is_none() && reference.starts_with('#') {
-                return Ok(true);
-            }
-            let Place { file, pointer } = self
-                .place(reference, of.as_deref())
+            let Some(reference) = parameter.get("$ref").and_then(Value::as_str) else { return Ok(()) };
+            let place = self
+                .elsewhere(reference, of.as_deref(), Part::Parameter)
                 .map_err(|message| Flaw::whole(format!("{at}.$ref: {reference:?} {message}")))?;
+            let Some(Place { file, pointer }) = place else { return Ok(()) };
             let found = self.files.get(&file).and_then(|document| document.pointer(&pointer));
             let found = found.map(|found| kept(found, Part::Parameter));
             let mut found = found
@@ -151,6 +161,46 @@ impl Elsewhere<'_> {
             of = Some(file);
         }
         Err(Flaw::whole(format!("{at}.$ref: it leads through more than {MOST_STEPS} references")))
+    }
+
+    /// What a reference within `file` refers to, once that was read; nothing where the document itself has it as this
+    /// part.
+    fn elsewhere(
+        &mut self,
+        reference: &str,
+        file: Option<&Path>,
+        part: Part,
+    ) -> Result<Option<Place>, String> {
+        let Some(fragment) = reference.strip_prefix('#').filter(|_| file.is_none()) else {
+            return self.place(reference, file).map(Some);
+        };
+        // Of what is no place, or leads nowhere, the control plane tells.
+        let Some(pointer) = unescaped(fragment).filter(|pointer| pointer.starts_with('/')) else {
+            return Ok(None);
+        };
+        if Part::at(&pointer) == Some(part) {
+            return Ok(None);
+        }
+        let is_there = self.itself()?.pointer(&pointer).is_some();
+        Ok(is_there.then(|| Place { file: PathBuf::new(), pointer }))
+    }
+
+    /// The document with all that is left out of it.
+    fn itself(&mut self) -> Result<&Value, String> {
+        match self.files.entry(PathBuf::new()) {
+            btree_map::Entry::Occupied(known) => Ok(known.into_mut()),
+            btree_map::Entry::Vacant(place) => {
+                let length = self.whole.len() as u64;
+                self.left = self.left.checked_sub(length).ok_or_else(|| {
+                    format!("leads to what is read only of documents of at most {} MiB", MOST_BYTES >> 20)
+                })?;
+                let read = tree(self.whole, Part::Whole).map_err(|Flaw { at, message }| {
+                    let at = at.map(|at| format!("{}:{}: ", at.line, at.column)).unwrap_or_default();
+                    format!("leads to what is left out of the document otherwise, and cannot be read: {at}{message}")
+                })?;
+                Ok(place.insert(read))
+            }
+        }
     }
 
     /// What a reference within `file` refers to, once its file was read.
@@ -244,9 +294,4 @@ fn kept(value: &Value, part: Part) -> Value {
         },
         scalar => scalar.clone(),
     }
-}
-
-/// A name as a pointer in a fragment spells it.
-fn escaped(name: &str) -> String {
-    name.replace('~', "~0").replace('/', "~1").replace('%', "%25")
 }

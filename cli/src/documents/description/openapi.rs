@@ -1,25 +1,18 @@
 //! What of an OpenAPI document (<https://spec.openapis.org/oas/>) routes are made of: servers, and paths with their
 //! methods. Whether it is right is for the control plane to say, so that whatever it looks at is kept as it stands.
 
-use std::collections::BTreeSet;
 use std::path::Path;
 
-use hauberk_policy::unescaped;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use super::elsewhere::MOST_STEPS;
-use super::{Flaw, elsewhere, json, yaml};
+use super::{Flaw, elsewhere, json, parameters, yaml};
 
 /// What says of a parameter of a path that it stands for several segments, as descriptions of large interfaces write
 /// it.
 pub(super) const SEVERAL_SEGMENTS: &str = "x-multi-segment";
-/// Where parameters stand that others refer to.
-const OF_COMPONENTS: &str = "/components/parameters/";
-/// Where else something is sent that a parameter's reference may lead to.
-const SENT_BESIDE: [&str; 2] = ["/paths/", "/components/pathItems/"];
 
 /// A part of a document, which says what is kept of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Part {
     Document,
     Components,
@@ -87,6 +80,11 @@ impl Part {
         }
     }
 
+    /// The part that stands at a place of a document (RFC 6901), or nothing where that is left out.
+    pub(super) fn at(pointer: &str) -> Option<Self> {
+        pointer.split('/').skip(1).try_fold(Self::Document, |part, token| part.under(&name(token)))
+    }
+
     /// What the items of a list are that stands for this part.
     pub(super) fn items(self) -> Option<Self> {
         match self {
@@ -114,87 +112,24 @@ pub(super) fn reduced(bytes: &[u8], folder: &Path) -> Result<String, Flaw> {
     let mut document = tree(bytes, Part::Document)?;
     match document {
         Value::Object(_) => {
-            elsewhere::take_in(&mut document, folder)?;
-            without_others_parameters(&mut document);
+            elsewhere::take_in(&mut document, bytes, folder)?;
+            parameters::without_others(&mut document);
             Ok(document.to_string())
         }
         _ => Err(Flaw::whole("this is no OpenAPI document: it is not a mapping")),
     }
 }
 
-/// Leaves out parameters that are one segment, or none, of most documents all; and with them what refers to such, so that nothing
-/// that is sent refers to what is not.
-fn without_others_parameters(document: &mut Value) {
-    let components = match document.pointer_mut("/components/parameters") {
-        Some(Value::Object(components)) => std::mem::take(components),
-        _ => Map::new(),
-    };
-    let mut referred = BTreeSet::new();
-    for items in ["/paths", "/components/pathItems"] {
-        let items = document.pointer_mut(items).and_then(Value::as_object_mut);
-        for item in items.into_iter().flat_map(|items| items.values_mut()).filter_map(Value::as_object_mut) {
-            without_parameters(item, &components, &mut referred);
-            for (name, operation) in item.iter_mut() {
-                let operations = match operation {
-                    Value::Object(others) if name == "additionalOperations" => others.values_mut().collect(),
-                    operation => vec![operation],
-                };
-                for operation in operations.into_iter().filter_map(Value::as_object_mut) {
-                    without_parameters(operation, &components, &mut referred);
-                }
-            }
-        }
-    }
-    if let Some(Value::Object(all)) = document.get_mut("components")
-        && let Some(Value::Object(parameters)) = all.get_mut("parameters")
-    {
-        parameters.extend(components.into_iter().filter(|(name, _)| referred.contains(name)));
-        if parameters.is_empty() {
-            all.remove("parameters");
-        }
-    }
+/// A name as a pointer has it (RFC 6901 §3).
+pub(super) fn token(name: &str) -> String {
+    name.replace('~', "~0").replace('/', "~1")
 }
 
-fn without_parameters(
-    of: &mut Map<String, Value>,
-    components: &Map<String, Value>,
-    referred: &mut BTreeSet<String>,
-) {
-    if let Some(Value::Array(parameters)) = of.get_mut("parameters") {
-        parameters.retain(|parameter| matters(parameter, components, referred));
-        if parameters.is_empty() {
-            of.remove("parameters");
-        }
-    }
+fn name(token: &str) -> String {
+    token.replace("~1", "/").replace("~0", "~")
 }
 
-/// Whether it is, or refers to, a parameter that may be several segments. The components that it refers to are noted then.
-fn matters(parameter: &Value, components: &Map<String, Value>, referred: &mut BTreeSet<String>) -> bool {
-    let (mut at, mut is_several, mut through) = (parameter, false, Vec::new());
-    for _ in 0..=MOST_STEPS {
-        // What stands beside a reference counts too.
-        is_several |= at.get(SEVERAL_SEGMENTS).is_some();
-        let Some(reference) = at.get("$ref").and_then(Value::as_str) else {
-            if is_several {
-                referred.extend(through);
-            }
-            return is_several;
-        };
-        let Some(pointer) = reference.strip_prefix('#').and_then(unescaped) else { return false };
-        let Some(token) = pointer.strip_prefix(OF_COMPONENTS) else {
-            // Who knows what it is that stands there.
-            let is_sent = SENT_BESIDE.iter().any(|place| pointer.starts_with(place));
-            if is_sent {
-                referred.extend(through);
-            }
-            return is_sent;
-        };
-        let name = token.replace("~1", "/").replace("~0", "~");
-        // What lies within a parameter is none.
-        let Some(found) = components.get(&name).filter(|_| !token.contains('/')) else { return false };
-        at = found;
-        through.push(name);
-    }
-    // The control plane follows it no further either.
-    false
+/// A pointer in the one spelling that [`token`] has.
+pub(super) fn spelt(pointer: &str) -> String {
+    pointer.split('/').map(|part| token(&name(part))).collect::<Vec<_>>().join("/")
 }

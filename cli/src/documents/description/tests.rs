@@ -159,7 +159,7 @@ paths:
   /b: text
   /c/{p}:
     parameters: [{name: p, in: path, required: true, x-multi-segment: true}, {name: q, in: query}, *info]
-    get: {parameters: [{$ref: '#/components/parameters/p'}, {$ref: '#/components/parameters/q'}, {$ref: '#/x'}]}
+    get: {parameters: [{$ref: '#/components/parameters/p'}, {$ref: '#/components/parameters/q'}]}
     additionalOperations: {COPY: {parameters: [{name: p, in: path}]}}
 components:
   parameters:
@@ -188,7 +188,7 @@ components:
             "/c/{p}": {
                 "parameters": [{"name": "p", "in": "path", "x-multi-segment": "true"}],
                 "get": {"parameters": [{"$ref": "#/components/parameters/p"}]},
-                "additionalOperations": {"COPY": {}},
+                "additionalOperations": {"COPY": {"parameters": [{"name": "p", "in": "path"}]}},
             },
         },
         "components": {
@@ -263,7 +263,6 @@ gett: {a: b}
             "paths/users.yaml#": {
                 "get": {},
                 "post": {"$ref": "#/components/x-files/operations.json#~1get"},
-                "parameters": [],
                 "gett": {},
                 "/one": {},
                 "/two": {},
@@ -372,6 +371,143 @@ components:
         }},
     });
     assert_eq!(sent, expected);
+}
+
+/// What is sent of `o.yaml`, which has these paths and components, beside `x.yaml`.
+fn sent_of(paths: &str, components: &str, beside: &str) -> Result<serde_json::Value, String> {
+    let text = format!("openapi: 3.1.0\npaths:\n{paths}\ncomponents:\n{components}\n");
+    let files: [(&str, &[u8]); 2] = [("o.yaml", text.as_bytes()), ("x.yaml", beside.as_bytes())];
+    match describe("{openapiFile: o.yaml}", &files)? {
+        Description::Openapi(text) => Ok(serde_json::from_str(&text).unwrap()),
+        other @ Description::Protobuf(_) => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn what_is_a_path_item_here_and_an_operation_there_is_sent_as_both() {
+    let beside = "x-hauberk-data-classes: [pii]
+get: {x-hauberk-data-classes: [money], summary: s}
+isDefaultRoute: true
+";
+    let (item, operation) = ("{$ref: x.yaml}", "{get: {$ref: x.yaml}}");
+    for (first, second) in [(item, operation), (operation, item)] {
+        let sent = sent_of(&format!("  /a: {first}\n  /b: {second}"), "  {}", beside).unwrap();
+        let expected = serde_json::json!({
+            "x-hauberk-data-classes": ["pii"],
+            "get": {"x-hauberk-data-classes": ["money"]},
+            "isDefaultRoute": "true",
+        });
+        assert_eq!(sent["components"]["x-files"]["x.yaml#"], expected, "{first} {second}");
+    }
+}
+
+#[test]
+fn a_reference_that_leads_nowhere_is_told_where_it_stands() {
+    let told = sent_of("  {}", "  pathItems: {shared: {$ref: nowhere.yaml}}", "").unwrap_err();
+    assert!(told.contains(" components.pathItems.shared.$ref: \"nowhere.yaml\" cannot be read"), "{told}");
+}
+
+#[test]
+fn a_parameter_that_stands_in_the_place_of_one_of_several_segments_is_sent() {
+    let several = "{name: rest, in: path, x-multi-segment: true}";
+    let plain = serde_json::json!({"name": "rest", "in": "path"});
+    let paths = format!(
+        "  /a/{{rest}}:
+    parameters: [{several}]
+    get: {{parameters: [{{name: page, in: query}}, {{name: other, in: path}}, {{name: rest, in: path, schema: {{}}}}]}}
+    put: {{parameters: [{{$ref: '#/components/parameters/plain'}}, {{name: rest, in: query}}]}}
+    post: {{parameters: [{{$ref: 'x.yaml#/plain'}}]}}
+    patch: {{$ref: 'x.yaml#/patch'}}
+  /b/{{rest}}:
+    $ref: '#/components/pathItems/b'
+    get: {{parameters: [{{name: rest, in: path}}]}}"
+    );
+    let components = format!(
+        "  parameters: {{plain: {{name: rest, in: path}}, other: {{name: other, in: path}}}}
+  pathItems: {{b: {{parameters: [{several}]}}}}"
+    );
+    let beside = "plain: {name: rest, in: path}\npatch: {parameters: [{$ref: '#/plain'}]}\n";
+    let sent = sent_of(&paths, &components, beside).unwrap();
+    let item = &sent["paths"]["/a/{rest}"];
+    assert_eq!(item["get"]["parameters"], serde_json::json!([{}, {}, plain]));
+    let by_reference = serde_json::json!([{"$ref": "#/components/parameters/plain"}]);
+    assert_eq!(item["put"]["parameters"], by_reference);
+    assert_eq!(sent["components"]["parameters"], serde_json::json!({"plain": plain}));
+    assert_eq!(item["post"]["parameters"], serde_json::json!([plain]));
+    assert_eq!(sent["components"]["x-files"]["x.yaml#/patch"]["parameters"], serde_json::json!([plain]));
+    assert_eq!(sent["paths"]["/b/{rest}"]["get"]["parameters"], serde_json::json!([plain]));
+}
+
+#[test]
+fn what_is_referred_to_by_its_number_keeps_it() {
+    let paths = "  x-some: &some {name: some}
+  /a/{rest}:
+    get:
+      parameters:
+      - {name: page, in: query}
+      - *some
+      - {name: rest, in: path, x-multi-segment: true}
+      - {name: n, in: query}
+  /b/{rest}:
+    get: {parameters: [{$ref: '#/paths/~1a~1{rest}/get/parameters/2'}]}
+    put: {parameters: [{$ref: '#/paths/~1a~1%7Brest%7D/get/parameters/3', x-multi-segment: true}]}
+    post:
+      parameters:
+      - {$ref: '#/paths/~1a~1{rest}/get/parameters/0'}
+      - {$ref: '#/paths/~1b~1{rest}/post/parameters/1'}";
+    let sent = sent_of(paths, "  {}", "").unwrap();
+    let at = |pointer: &str| sent.pointer(pointer).unwrap_or(&serde_json::Value::Null).clone();
+    let rest = serde_json::json!({"name": "rest", "in": "path", "x-multi-segment": "true"});
+    let expected = serde_json::json!([{}, {}, rest, {"name": "n", "in": "query"}]);
+    assert_eq!(at("/paths/~1a~1{rest}/get/parameters"), expected);
+    let expected = serde_json::json!([{"$ref": "#/paths/~1a~1{rest}/get/parameters/2"}]);
+    assert_eq!(at("/paths/~1b~1{rest}/get/parameters"), expected);
+    assert_eq!(at("/paths/~1b~1{rest}/put/parameters/0/x-multi-segment"), "true");
+    assert_eq!(at("/paths/~1b~1{rest}/post"), serde_json::json!({}));
+}
+
+#[test]
+fn what_is_referred_to_in_what_is_left_out_is_taken_in() {
+    let paths = "  /a/{rest}:
+    get: {$ref: '#/components/x-operations/read'}
+    put: {parameters: [{$ref: '#/components/x-parameters/rest'}]}
+    post: {$ref: '#/components/x-operations/nowhere'}
+  /b: {$ref: '#/components/x-items/b'}
+  /c: {get: {$ref: '#/paths/~1a~1{rest}/put'}}";
+    let components = "  x-operations:
+    read: {summary: s, x-hauberk-data-classes: [pii], parameters: [{$ref: '#/components/x-parameters/rest'}]}
+  x-parameters: {rest: {$ref: 'x.yaml#/rest'}}
+  x-items: {b: {get: {$ref: '#/components/x-operations/read'}}}
+  x-others: {large: [1, 2, 3]}";
+    let beside = "rest: {name: rest, in: path, x-multi-segment: true, schema: {}}";
+    let sent = sent_of(paths, components, beside).unwrap();
+    let rest = serde_json::json!([{"name": "rest", "in": "path", "x-multi-segment": "true"}]);
+    let read = serde_json::json!({"$ref": "#/components/x-files/#~1components~1x-operations~1read"});
+    let expected = serde_json::json!({
+        "openapi": "3.1.0",
+        "paths": {
+            "/a/{rest}": {
+                "get": read,
+                "put": {"parameters": rest},
+                "post": {"$ref": "#/components/x-operations/nowhere"},
+            },
+            "/b": {"$ref": "#/components/x-files/#~1components~1x-items~1b"},
+            "/c": {"get": {"$ref": "#/paths/~1a~1{rest}/put"}},
+        },
+        "components": {"x-files": {
+            "#/components/x-operations/read": {"x-hauberk-data-classes": ["pii"], "parameters": rest},
+            "#/components/x-items/b": {"get": read},
+        }},
+    });
+    assert_eq!(sent, expected);
+    // What cannot be read as a whole is no reason to lose a route's data classes.
+    let told = sent_of(paths, &format!("{components}\n  x-more: &more {{a: b}}\n  x-again: *more"), beside);
+    let told = told.unwrap_err();
+    assert!(
+        told.contains("get.$ref: \"#/components/x-operations/read\" leads to what is left out"),
+        "{told}"
+    );
+    assert!(told.contains("aliases are not understood here"), "{told}");
 }
 
 #[test]

@@ -91,7 +91,8 @@ impl Builder {
                 None => {}
             },
             Event::Alias(_) => match self.expected()? {
-                // Those of most documents say nothing of routes.
+                // Those of most documents say nothing of routes. References count the items of a list.
+                Some(Part::Parameter) if self.is_in_list() => self.put(Value::Null),
                 Some(Part::Parameters | Part::Parameter) => self.passed_over(),
                 Some(_) => return Err("aliases are not understood here: write the value itself".to_owned()),
                 None => self.passed_over(),
@@ -133,6 +134,10 @@ impl Builder {
                 Ok(())
             }
         }
+    }
+
+    fn is_in_list(&self) -> bool {
+        matches!(self.open.last(), Some(Open { items: Items::List(_), .. }))
     }
 
     /// A value that is left out has ended.

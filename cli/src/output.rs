@@ -352,6 +352,25 @@ mod tests {
         assert_eq!(printable_lines("a\n\x1bb\n"), "a\n\u{fffd}b");
     }
 
+    /// The words of a table's cells, without the headers: those above it, and one before what is below a row, if that
+    /// is several things.
+    fn words(headers: &[&str], table: &str) -> Vec<String> {
+        let mut lines = table.lines().skip(1).peekable();
+        let is_header = |line: &&str| line.strip_prefix(MARGIN).is_some_and(|below| headers.contains(&below));
+        let is_one_thing = lines.next_if(is_header).is_some();
+        let cells = lines.map(|line| match line.strip_prefix(MARGIN) {
+            Some(below) if !is_one_thing => {
+                let named = headers.iter().find_map(|header| below.strip_prefix(&format!("{header}:")));
+                named.unwrap_or(below)
+            }
+            _ => line,
+        });
+        let mut words: Vec<String> = cells.flat_map(str::split_whitespace).map(str::to_owned).collect();
+        words.retain(|word| word != "-");
+        words.sort();
+        words
+    }
+
     #[test]
     fn what_is_wider_than_the_terminal_is_wrapped_or_goes_below_and_nothing_is_cut() {
         let because = "no policy permits it any longer; web-reads-orders, which permitted it until now, says nothing of it";
@@ -365,17 +384,18 @@ mod tests {
         let whole = laid_out(&headers, rows.clone(), None);
         assert!(whole.lines().any(|line| line.ends_with(because)));
         assert_eq!(laid_out(&headers, rows.clone(), Some(500)), whole);
+        // One that is called as a column is.
+        let with_its_like = [rows.clone(), vec![row("COUNT", "NOW: DRAFT")]].concat();
+        let whole = words(&headers, &laid_out(&headers, with_its_like.clone(), None));
         for width in [40, 80, 120] {
-            let narrow = laid_out(&headers, rows.clone(), Some(width));
+            let narrow = laid_out(&headers, with_its_like.clone(), Some(width));
             assert!(narrow.lines().all(|line| length(line) <= width), "{narrow}");
-            let words = |text: &str| {
-                let mut words: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
-                // Headers stand before what is below a row, if that is several things.
-                words.retain(|word| word != "-" && !headers.contains(&word.trim_end_matches(':')));
-                words.sort();
-                words
-            };
-            assert_eq!(words(&narrow), words(&whole), "{narrow}");
+            assert_eq!(words(&headers, &narrow), whole, "{narrow}");
+            for other in [row("-", "NOW: DRAFT"), row("COUNT", "NOW:")] {
+                let lacking = [rows.clone(), vec![other]].concat();
+                let lacking = laid_out(&headers, lacking, Some(width));
+                assert_ne!(words(&headers, &lacking), whole, "{lacking}");
+            }
         }
         insta::assert_snapshot!(laid_out(&headers, rows, Some(80)));
         assert_eq!(wrapped("one two three", 7), ["one two", "three"]);

@@ -299,7 +299,8 @@ fn past_a_forbid(detail: &DecisionDetail) -> String {
     };
     let except = "unless { principal == … }";
     format!(
-        "\nNo permit lifts a forbid: change or delete {} if it should not hold, or except this caller in it\n         ({except}){whose}.\n",
+        "\nNo permit lifts a forbid: change or delete {} if it should not hold, or except this caller in it \
+         ({except}){whose}.\n",
         names.bold()
     )
 }
@@ -515,8 +516,15 @@ mod tests {
             let detail = DecisionDetail { decision: Some(decision), ..DecisionDetail::default() };
             anstream::adapter::strip_str(&trace(&detail)).to_string()
         };
-        assert!(told("forbidden").contains("change or delete only-charges if it should not hold, or except"));
-        assert!(told("forbidden_by_boundary").contains("takes the role boundary-admin"));
+        let forbidden = told("forbidden");
+        let line = "No permit lifts a forbid: change or delete only-charges if it should not hold, or except this \
+                    caller in it (unless { principal == … }).";
+        assert!(forbidden.lines().any(|told| told == line), "{forbidden}");
+        let by_boundary = told("forbidden_by_boundary");
+        assert!(
+            by_boundary.contains("(unless { principal == … }), which takes the role boundary-admin.\n"),
+            "{by_boundary}"
+        );
         assert!(!told("no_policy_matched").contains("forbid"));
     }
 }

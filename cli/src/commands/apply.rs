@@ -10,7 +10,7 @@ use tonic::Status;
 use tonic_types::StatusExt as _;
 
 use crate::arguments::{Apply, DryRun, Global};
-use crate::commands::{issuer_keys, simulate, wait};
+use crate::commands::{issuer_keys, left_out, simulate, wait};
 use crate::context::ContextStore;
 use crate::documents::{self, Documents, ReadError};
 use crate::error::CommandError;
@@ -139,7 +139,8 @@ fn policy_problems(resource: &Resource, trust_domain: &TrustDomain) -> Vec<Strin
         .collect()
 }
 
-/// Sends everything as one transaction.
+/// Sends everything as one transaction. The answer tells of all that is created or changed how it is then; of what is
+/// changed it may lack how it was.
 ///
 /// # Errors
 /// What the control plane finds wrong, shown in the files.
@@ -148,9 +149,14 @@ pub(crate) async fn send(
     documents: Documents,
     validate_only: bool,
 ) -> Result<ApplyResponse, CommandError> {
-    let resources = documents.resources().cloned().collect();
-    match session.resources().apply(ApplyRequest { resources, validate_only }).await {
-        Ok(answer) => Ok(answer.into_inner()),
+    let sent: Vec<Resource> = documents.resources().cloned().collect();
+    let request = ApplyRequest { resources: sent.clone(), validate_only };
+    match session.resources().apply(request).await {
+        Ok(answer) => {
+            let mut answer = answer.into_inner();
+            left_out::put_back(&sent, &mut answer);
+            Ok(answer)
+        }
         Err(status) => Err(located(&documents, status)),
     }
 }

@@ -6,7 +6,7 @@ use owo_colors::OwoColorize as _;
 use similar::{ChangeTag, TextDiff};
 
 use crate::arguments::{Diff, Global};
-use crate::commands::apply;
+use crate::commands::{apply, left_out};
 use crate::documents::{self, resource_tree, to_yaml};
 use crate::error::CommandError;
 use crate::kinds;
@@ -39,7 +39,13 @@ async fn compare(global: &Global, arguments: Diff) -> Result<bool, CommandError>
         else {
             continue;
         };
-        let before = applied.previous.as_ref().map(text).unwrap_or_default();
+        let before = match &applied.previous {
+            Some(previous) => text(previous),
+            None if applied.outcome() == Outcome::Configured => {
+                text(&left_out::previous(&session, resource).await?)
+            }
+            None => String::new(),
+        };
         let after = text(resource);
         if before != after {
             differs = true;

@@ -20,6 +20,7 @@ pub(crate) mod explain;
 pub(crate) mod get;
 pub(crate) mod grant;
 mod issuer_keys;
+mod left_out;
 pub(crate) mod login;
 mod names;
 pub(crate) mod policy_diff;

@@ -14,7 +14,7 @@ use hauberk_identity::Name;
 use hauberk_proto::admin::v1::resources_server::{self, ResourcesServer};
 use hauberk_proto::admin::v1::{
     Applied, ApplyRequest, ApplyResponse, DeleteRequest, DeleteResponse, DeleteTarget, GetRequest,
-    GetResponse, ListRequest, ListResponse, Outcome, WatchRequest, WatchResponse,
+    GetResponse, LeftOut, ListRequest, ListResponse, Outcome, WatchRequest, WatchResponse,
 };
 use hauberk_proto::mesh::v1::{Resource, ResourceRef};
 use prost::Message;
@@ -67,7 +67,13 @@ impl resources_server::Resources for ResourcesService {
             previous: change.previous,
         });
         let (warnings, revision) = (applied.warnings, applied.revision.0);
-        Ok(Response::new(fitting(ApplyResponse { resources: resources.collect(), revision, warnings })))
+        let resources = resources.collect();
+        Ok(Response::new(fitting(ApplyResponse {
+            resources,
+            revision,
+            warnings,
+            ..ApplyResponse::default()
+        })))
     }
 
     async fn get(&self, request: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {
@@ -161,13 +167,25 @@ fn outcome(outcome: admit::Outcome) -> Outcome {
     }
 }
 
-/// Leaves out of an answer what makes it too large to be received: first what stood before, then all bodies.
+/// Leaves out of an answer what makes it too large to be received, and says what: first what nobody has changed, then
+/// what stood before, then all bodies.
 fn fitting(mut response: ApplyResponse) -> ApplyResponse {
-    if response.encoded_len() > ANSWER_BYTES {
-        response.resources.iter_mut().for_each(|applied| applied.previous = None);
-    }
-    if response.encoded_len() > ANSWER_BYTES {
-        response.resources.iter_mut().filter_map(|applied| applied.resource.as_mut()).for_each(strip);
+    let steps: [(LeftOut, fn(&mut Applied)); 3] = [
+        (LeftOut::Unchanged, |applied| {
+            if applied.outcome() == Outcome::Unchanged {
+                applied.previous = None;
+                applied.resource.as_mut().into_iter().for_each(strip);
+            }
+        }),
+        (LeftOut::Previous, |applied| applied.previous = None),
+        (LeftOut::Bodies, |applied| applied.resource.as_mut().into_iter().for_each(strip)),
+    ];
+    for (left_out, leave_out) in steps {
+        if response.encoded_len() <= ANSWER_BYTES {
+            break;
+        }
+        response.left_out = left_out.into();
+        response.resources.iter_mut().for_each(leave_out);
     }
     response
 }
@@ -269,5 +287,42 @@ impl Filter {
         resources.filter(|(_, resource)| {
             self.labels.iter().all(|(key, value)| resource.labels.get(key) == Some(value))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resources::testing::node;
+
+    #[test]
+    fn what_is_left_out_of_an_answer_is_said() {
+        let large = |name: &str, bytes: usize| {
+            let labels = HashMap::from([("a".to_owned(), "b".repeat(bytes))]);
+            Resource { labels, ..node(name, []) }
+        };
+        let applied = |name: &str, outcome: Outcome, bytes: usize| Applied {
+            outcome: outcome.into(),
+            resource: Some(large(name, bytes)),
+            previous: Some(large(name, bytes)),
+        };
+        let left_out = |unchanged: usize, configured: usize| {
+            let resources = vec![
+                applied("a", Outcome::Unchanged, unchanged),
+                applied("b", Outcome::Configured, configured),
+            ];
+            let answer = fitting(ApplyResponse { resources, revision: 7, ..ApplyResponse::default() });
+            assert!(answer.encoded_len() <= ANSWER_BYTES);
+            let is_whole = |resource: Option<&Resource>| resource.is_some_and(|one| !one.labels.is_empty());
+            let [a, b] = &answer.resources[..] else { panic!("{}", answer.resources.len()) };
+            let told = [a, b].map(|one| (is_whole(one.resource.as_ref()), is_whole(one.previous.as_ref())));
+            assert!([a, b].iter().all(|one| one.resource.as_ref().is_some_and(|one| one.spec.is_some())));
+            (answer.left_out(), told)
+        };
+        let half = ANSWER_BYTES / 2;
+        assert_eq!(left_out(10, 10), (LeftOut::Unspecified, [(true, true), (true, true)]));
+        assert_eq!(left_out(half, half / 2), (LeftOut::Unchanged, [(false, false), (true, true)]));
+        assert_eq!(left_out(10, half), (LeftOut::Previous, [(false, false), (true, false)]));
+        assert_eq!(left_out(10, 2 * half), (LeftOut::Bodies, [(false, false), (false, false)]));
     }
 }

@@ -138,6 +138,39 @@ fn an_empty_control_plane_has_nothing_to_get_and_that_is_no_failure() {
 }
 
 #[test]
+fn a_change_of_many_megabytes_is_compared_as_any_other() {
+    let mesh = MeshBox::start();
+    mesh.apply("kind: Mesh\nname: shop\n");
+    // Each of the size that labels may have.
+    let nodes = |version: &str| {
+        let filler = "x".repeat(250);
+        let labels: String = (0..49).map(|number| format!("  l{number}: {filler}\n")).collect();
+        let node = |number: usize| {
+            let name = format!("kind: VirtualNode\nmesh: shop\nname: n{number}\n");
+            format!("---\n{name}labels:\n  version: {version}\n{labels}spec: {{}}\n")
+        };
+        (0..340).map(node).collect::<String>()
+    };
+    let diff = |version: &str| mesh.hauberk_with_input(&["diff", "-f", "-"], &nodes(version));
+    let made = diff("first");
+    assert_eq!(made.code, 1, "{}", made.stderr);
+    assert_eq!(made.stdout.matches("+  version: first").count(), 340, "{}", made.stderr);
+    mesh.apply(&nodes("first"));
+    assert_eq!(diff("first").code, 0);
+    let changed = diff("second");
+    assert_eq!(changed.code, 1, "{}", changed.stderr);
+    for line in ["--- live/virtualnode/n7\n", "+++ new/virtualnode/n7\n"] {
+        assert!(changed.stdout.contains(line), "{line}");
+    }
+    let of = |line: &str| changed.stdout.lines().filter(|told| *told == line).count();
+    let found = [of("-  version: first"), of("+  version: second")];
+    assert_eq!((found, changed.stdout.contains("/dev/null")), ([340, 340], false));
+    // Beyond headers, hunks and what surrounds it nothing differs.
+    let differing = changed.stdout.lines().filter(|line| line.starts_with(['-', '+'])).count();
+    assert_eq!(differing, 4 * 340);
+}
+
+#[test]
 fn nothing_is_said_to_be_empty_in_a_mesh_that_is_not_there() {
     let mesh = MeshBox::start();
     mesh.apply(SHOP);

@@ -5,7 +5,7 @@ use hauberk_policy::Referent;
 use hauberk_proto::admin::v1 as api;
 use hauberk_proto::convert::WrittenNode;
 use hauberk_proto::mesh::v1::{
-    AttestEnrollment, EnrollmentSpec, FederatedTrustDomainSpec, Kind, Resource, VirtualNodeSpec,
+    AttestEnrollment, EnrollmentSpec, FederatedTrustDomainSpec, Kind, Listener, Resource, VirtualNodeSpec,
     VirtualServiceSpec, api_description::Description, resource::Spec,
 };
 use owo_colors::OwoColorize as _;
@@ -140,6 +140,9 @@ async fn of_node(
         if let Some(told) = audited.of_listener(name, port, now) {
             output::line(format_args!("    let through what no policy permits: {told}"))?;
         }
+        for (name, value) in asks(listener) {
+            output::line(format_args!("    {name}: {}", output::printable(&value)))?;
+        }
         if let Some(description) = listener.api.as_ref().and_then(|api| api.description.as_ref()) {
             let (what, bytes) = match description {
                 Description::Openapi(text) => ("an OpenAPI document", text.len()),
@@ -161,6 +164,23 @@ async fn of_node(
     }
     describe_policies::about(session, mesh, Some(&node), &service_names(&provided)).await?;
     instances_of(session, mesh, &node).await
+}
+
+/// What a listener asks of requests besides policies, where that was set.
+fn asks(listener: &Listener) -> Vec<(&'static str, String)> {
+    let users = listener.users.as_ref().map(|users| {
+        let mode = users.mode.as_deref().unwrap_or("OPTIONAL");
+        let issuers =
+            if users.issuers.is_empty() { "any issuer".to_owned() } else { users.issuers.join(", ") };
+        format!("{mode}, {issuers}")
+    });
+    let set = [
+        ("undeclared", listener.undeclared.clone()),
+        ("pathWithEscapedSlashesAction", listener.path_with_escaped_slashes_action.clone()),
+        ("obsText", listener.obs_text.clone()),
+        ("users", users),
+    ];
+    set.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
 }
 
 async fn of_gateway(session: &Session, mesh: &str, name: &str) -> Result<(), CommandError> {
@@ -336,6 +356,18 @@ pub(super) fn none_or(text: String) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_listener_asks_besides_policies_is_shown_where_it_was_set() {
+        use hauberk_proto::mesh::v1::UserTokens;
+
+        assert!(asks(&Listener::default()).is_empty());
+        let users = UserTokens { issuers: vec!["login".to_owned()], ..UserTokens::default() };
+        let listener =
+            Listener { undeclared: Some("DENY".to_owned()), users: Some(users), ..Listener::default() };
+        let expected = [("undeclared", "DENY"), ("users", "OPTIONAL, login")];
+        assert_eq!(asks(&listener), expected.map(|(name, value)| (name, value.to_owned())));
+    }
 
     #[test]
     fn a_token_is_made_in_the_context_that_was_named() {

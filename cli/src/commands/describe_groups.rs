@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use hauberk_policy::Referent;
 use hauberk_proto::mesh::v1::{
-    DataClassSpec, JwtIssuerSpec, Kind, RoleMember, RoleSpec, resource::Spec, role_member::Member,
+    DataClassSpec, JwtIssuerSpec, Kind, RoleMember, RoleSpec, api_description::Description, resource::Spec,
+    role_member::Member,
 };
 
 use crate::commands::describe::{fact, heading, none_or};
@@ -110,6 +111,16 @@ pub(super) async fn of_data_class(
         let Some(Spec::VirtualNode(spec)) = &resource.spec else { continue };
         for listener in &spec.listeners {
             let port = listener.port_mapping.as_ref().and_then(|mapping| mapping.port).unwrap_or_default();
+            // Which of them are in it is the control plane's to read.
+            if let Some(Description::Openapi(text)) =
+                listener.api.as_ref().and_then(|api| api.description.as_ref())
+                && inner.iter().any(|class| text.contains(class))
+            {
+                any = true;
+                let told =
+                    format!("{}:{port}  routes of its OpenAPI document, where that says so", resource.name);
+                output::line(format_args!("  {}", output::printable(&told)))?;
+            }
             for route in &listener.routes {
                 let by: Vec<&str> = route
                     .data_classes

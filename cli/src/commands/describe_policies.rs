@@ -189,17 +189,21 @@ pub(super) async fn about(
         any = true;
         output::line(format_args!("  {label}  mentions {about}{}", audit(&document)))?;
     }
-    if !any {
-        output::line(match node {
-            // Of others it may be one that roles, labels or all nodes are about.
-            Some(NodeName::Gateway(_)) => format!(
-                "  none: `hauberk what-can{}` tells what others let it call; what none does is denied by default",
-                session.of_context()
-            ),
-            Some(NodeName::Node(_)) | None => "  none: every call to it is denied by default".to_owned(),
-        })?;
-    }
-    Ok(())
+    // Roles, labels, data classes, the whole mesh or a listener in audit may let calls through all the same.
+    let whose = if any { "with those that do not name it" } else { "none names it" };
+    let asks = all_together(mesh, node, services, session.of_context());
+    output::line(format_args!("  {whose}: `{asks}` tells what all of them permit"))
+}
+
+/// The command that tells what comes of all policies together: of a node or service who may call it, of a gateway, which
+/// nobody calls, what it may.
+fn all_together(mesh: &str, node: Option<&NodeName>, services: &[String], of_context: &str) -> String {
+    let (asks, of) = match (node, services.first()) {
+        (Some(gateway @ NodeName::Gateway(_)), _) => ("what-can", gateway.to_string()),
+        (Some(node), _) => ("who-can", node.to_string()),
+        (None, service) => ("who-can", service.cloned().unwrap_or_default()),
+    };
+    format!("hauberk {asks} {of} --mesh {mesh}{of_context}")
 }
 
 /// Shows what an external service is, and which policies name it.
@@ -260,5 +264,25 @@ fn concerns(
         Referent::Service(service) => services.iter().any(|name| service.as_str() == name),
         Referent::Port { node, .. } | Referent::Route { node, .. } => of_node(node),
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_all_policies_permit_is_asked_of_whom_it_is_about() {
+        let told = |node: Option<&str>, services: &[&str], of_context: &str| {
+            let node = node.map(|node| NodeName::parse(node).unwrap());
+            let services: Vec<String> = services.iter().map(|name| (*name).to_owned()).collect();
+            all_together("shop", node.as_ref(), &services, of_context)
+        };
+        assert_eq!(told(Some("orders"), &["api"], ""), "hauberk who-can orders --mesh shop");
+        assert_eq!(told(None, &["api"], ""), "hauberk who-can api --mesh shop");
+        assert_eq!(
+            told(Some("gateway/edge"), &[], " --context prod"),
+            "hauberk what-can gateway/edge --mesh shop --context prod"
+        );
     }
 }

@@ -7,7 +7,7 @@ use hauberk_proto::mesh::v1::{Kind, PolicySpec, Resource, resource::Spec};
 use hauberk_tls::Fingerprint;
 
 use crate::arguments::{Global, Grant as Arguments};
-use crate::commands::{apply, still_denied};
+use crate::commands::{apply, served, still_denied};
 use crate::error::CommandError;
 use crate::kinds;
 use crate::nearest::suggestion;
@@ -24,6 +24,7 @@ pub(crate) async fn run(global: &Global, verb: Verb, arguments: Arguments) -> Re
     let target = target(&session, &mesh, &arguments.target).await?;
     let callers = callers(&session, &mesh, &arguments.callers).await?;
     let grant = Grant { callers, target, port: arguments.port, access: access(&arguments)? };
+    served::check(&grant, &arguments.target, &served::ports(&session, &mesh, &grant.target).await?)?;
     let cedar = grant.to_cedar(verb).map_err(usage)?;
     let description = Some(grant.command(verb));
     let policy = PolicySpec { cedar: cedar.clone(), description, ..PolicySpec::default() };

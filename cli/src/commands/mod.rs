@@ -29,6 +29,7 @@ mod programs_refused;
 mod prospect;
 pub(crate) mod revoke;
 pub(crate) mod rows;
+mod served;
 pub(crate) mod simulate;
 mod still_denied;
 pub(crate) mod suggest;

@@ -1,11 +1,11 @@
 //! What stays denied although `hauberk allow` has just permitted it: no permit lifts a forbid.
 
-use hauberk_policy::{Access, Grant, GrantCaller, GrantTarget};
+use hauberk_policy::{Access, Grant, GrantCaller};
 use hauberk_proto::admin::v1::{CheckRequest, Outlook, Prospect, WhoCanRequest};
-use hauberk_proto::mesh::v1::{Kind, Resource, resource::Spec, virtual_service_provider::Provider};
 use hauberk_proto::turned_away::OfCaller;
 use tonic::{Code, Status};
 
+use crate::commands::served::{self, Served};
 use crate::commands::{apply, prospect, who_can};
 use crate::error::CommandError;
 use crate::output;
@@ -39,7 +39,8 @@ async fn ask(
         Err(_) if question.port != 0 => return Ok(()),
         Err(_) => {
             let mut asked = Vec::new();
-            for port in ports(session, &question.mesh, &grant.target).await.map_err(|why| why.to_string())? {
+            let served = served::ports(session, &question.mesh, &grant.target).await;
+            for Served { port, .. } in served.map_err(|why| why.to_string())? {
                 let question = CheckRequest { port, ..question.clone() };
                 match session.policies().check(question.clone()).await {
                     Ok(answer) => asked.push((question, answer.into_inner().prospects)),
@@ -79,42 +80,6 @@ async fn all_at(session: &Session, asked: &CheckRequest, port: u32) -> Result<Ve
         ..WhoCanRequest::default()
     };
     who_can::all_pages(session, request).await
-}
-
-/// The ports of what is called, in the order in which they are declared.
-async fn ports(session: &Session, mesh: &str, target: &GrantTarget) -> Result<Vec<u32>, CommandError> {
-    let found = match target {
-        GrantTarget::External(name) => session.find(Kind::ExternalService, mesh, name.as_str()).await?,
-        // Nobody in the mesh calls one.
-        GrantTarget::Gateway(_) => None,
-        GrantTarget::Node(name) => session.find(Kind::VirtualNode, mesh, name.as_str()).await?,
-        GrantTarget::Service(name) => {
-            let service = session.find(Kind::VirtualService, mesh, name.as_str()).await?;
-            match service.as_ref().and_then(provider) {
-                Some(node) => session.find(Kind::VirtualNode, mesh, node).await?,
-                None => None,
-            }
-        }
-    };
-    Ok(found.as_ref().map(declared).unwrap_or_default())
-}
-
-/// The node that serves a virtual service.
-fn provider(service: &Resource) -> Option<&str> {
-    let Some(Spec::VirtualService(spec)) = &service.spec else { return None };
-    let Provider::VirtualNode(node) = spec.provider.as_ref()?.provider.as_ref()?;
-    Some(&node.virtual_node_name)
-}
-
-fn declared(resource: &Resource) -> Vec<u32> {
-    match &resource.spec {
-        Some(Spec::VirtualNode(spec)) => {
-            let mapped = spec.listeners.iter().filter_map(|listener| listener.port_mapping.as_ref());
-            mapped.filter_map(|mapping| mapping.port).collect()
-        }
-        Some(Spec::ExternalService(spec)) => spec.ports.iter().filter_map(|port| port.port).collect(),
-        _ => Vec::new(),
-    }
 }
 
 /// What is said of an answer, if it is a denial of what was granted. `of_several`: each port of the target was asked,
@@ -214,8 +179,7 @@ fn questions(mesh: &str, grant: &Grant, target: &str) -> Vec<CheckRequest> {
 #[cfg(test)]
 mod tests {
     use hauberk_identity::Name;
-    use hauberk_policy::PathPattern;
-    use hauberk_proto::mesh::v1::{Listener, PortMapping, VirtualNodeSpec};
+    use hauberk_policy::{GrantTarget, PathPattern};
 
     use super::*;
 
@@ -329,17 +293,5 @@ mod tests {
         assert!(told(&access, &undeclared, false).is_some_and(|told| told.contains("no declared route")));
         assert_eq!(told(&access, &undeclared, true), None, "another port may be meant");
         assert_eq!(told(&access, &Prospect { node: String::new(), ..undeclared }, false), None);
-    }
-
-    #[test]
-    fn each_port_is_asked_about_where_there_are_several() {
-        let listener = |port: u32| Listener {
-            port_mapping: Some(PortMapping { port: Some(port), protocol: "http".to_owned() }),
-            ..Listener::default()
-        };
-        let spec = VirtualNodeSpec { listeners: vec![listener(8080), listener(9090)], ..Default::default() };
-        let node = Resource { spec: Some(Spec::VirtualNode(spec)), ..Resource::default() };
-        assert_eq!(declared(&node), [8080, 9090]);
-        assert_eq!(provider(&node), None);
     }
 }

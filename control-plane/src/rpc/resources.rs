@@ -130,8 +130,9 @@ impl resources_server::Resources for ResourcesService {
         let place = self.watchers.join(CallContext::of(&request)?.actor().name)?;
         let WatchRequest { kind, mesh } = request.into_inner();
         let filter = Filter { kind: kind_filter(kind)?, mesh, labels: HashMap::new() };
-        let (catalog, store) = (self.catalog().await?, &*self.control.store);
-        let watching = Watching::begin(catalog, store, filter, self.control.stop.clone(), place);
+        let (catalogs, stop) = (self.resources.catalogs(), self.control.stop.clone());
+        let begun = Watching::begin(catalogs, &*self.control.store, filter, stop, place).await;
+        let watching = begun.map_err(|error| status::of_store(&error))?;
         let events = stream::unfold(Some(watching), |watching| async move {
             let mut watching = watching?;
             match watching.next().await {

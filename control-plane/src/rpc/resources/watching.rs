@@ -10,8 +10,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
 use super::Filter;
-use crate::registry::{Change, Store, Stored, Watch, WatchEnd, keys};
-use crate::resources::{Catalog, ResourceKey};
+use crate::registry::{Change, Store, StoreError, Stored, Watch, WatchEnd, keys};
+use crate::resources::{Catalog, Catalogs, ResourceKey};
 use crate::rpc::status;
 
 /// How many watches one admin may have open.
@@ -74,16 +74,24 @@ struct Beginning {
 }
 
 impl Watching {
-    pub(super) fn begin(
-        catalog: Arc<Catalog>,
+    /// Tells all resources of now first.
+    ///
+    /// # Errors
+    /// As of [`Catalogs::current`].
+    pub(super) async fn begin(
+        catalogs: &Catalogs,
         store: &dyn Store,
         filter: Filter,
         stop: CancellationToken,
         place: Place,
-    ) -> Self {
-        let changes = store.watch(keys::RESOURCES, catalog.version());
+    ) -> Result<Self, StoreError> {
+        // Resources are those of the last commit that raised the revision, which may be forgotten for many that did
+        // not. All of these up to here are passed over: what is current below is what they found.
+        let passed = store.list(keys::RESOURCES, None, 1).await?.version;
+        let catalog = catalogs.current().await?;
+        let changes = store.watch(keys::RESOURCES, passed.max(catalog.version()));
         let beginning = Some(Beginning { catalog, told: None });
-        Self { filter, beginning, ready: VecDeque::new(), changes, stop, _place: place }
+        Ok(Self { filter, beginning, ready: VecDeque::new(), changes, stop, _place: place })
     }
 
     pub(super) async fn next(&mut self) -> Result<WatchResponse, Status> {
@@ -152,7 +160,42 @@ impl Watching {
 
 #[cfg(test)]
 mod tests {
+    use tokio_util::task::TaskTracker;
+
     use super::*;
+    use crate::registry::{Commit, REMEMBERED_WRITES, SledStore};
+    use crate::resources::testing::{mesh, trust_domain};
+
+    #[tokio::test]
+    async fn a_watch_begins_also_where_much_was_written_since_a_resource_changed() {
+        let directory = tempfile::tempdir().unwrap();
+        let store: Arc<dyn Store> = Arc::new(SledStore::create(directory.path()).unwrap());
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let started = Catalogs::start(Arc::clone(&store), trust_domain(), None, &tasks, stop.clone());
+        let catalogs = started.await.unwrap();
+        let applied = |name: &str| {
+            let key = keys::resource("Mesh", name, name);
+            Commit::new().put(key, mesh(name).encode_to_vec()).raising_revision()
+        };
+        store.commit(applied("shop")).await.unwrap();
+        for _ in 0..2 {
+            let numbers = 0..REMEMBERED_WRITES;
+            let records =
+                numbers.fold(Commit::new(), |commit, number| commit.put(format!("x/{number}"), "x"));
+            store.commit(records).await.unwrap();
+        }
+        let place = Watchers::default().join("ada".into()).unwrap();
+        let filter = Filter { kind: None, mesh: String::new(), labels: HashMap::new() };
+        let begun = Watching::begin(&catalogs, &*store, filter, stop.clone(), place);
+        let mut watching = begun.await.unwrap();
+        assert_eq!(watching.next().await.unwrap().resource.unwrap().name, "shop");
+        assert_eq!(watching.next().await.unwrap().event(), WatchEvent::Synced);
+        store.commit(applied("depot")).await.unwrap();
+        assert_eq!(watching.next().await.unwrap().resource.unwrap().name, "depot");
+        stop.cancel();
+        tasks.close();
+        tasks.wait().await;
+    }
 
     #[test]
     fn an_admin_has_only_so_many_watches() {

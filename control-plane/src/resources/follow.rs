@@ -17,12 +17,16 @@ use crate::registry::{Change, Store, StoreError, Version, WatchEnd, keys};
 /// Before the registry is read again after a failure.
 const READ_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
-/// How long whoever wants all resources waits for those of the last commit: there in a moment, unless they cannot be read.
+/// How long whoever wants all resources waits for those of the last commit: there in a moment, unless they cannot be
+/// read.
 const CURRENT_WITHIN: Duration = Duration::from_secs(10);
 
-/// How many writes of one commit are read at once: to read thousands of resources takes seconds, and is not for a thread that others wait
-/// for.
+/// How many writes of one commit are read at once: to read thousands of resources takes seconds, and is not for a
+/// thread that others wait for.
 const FEW_WRITES: usize = 64;
+
+/// How many bytes of values are: a few nodes whose routes come from descriptions take as long as thousands of others.
+const FEW_BYTES: usize = 64 * 1024;
 
 /// Where that stands which others publish.
 const FETCHED: [&str; 2] = [keys::FETCHED_BUNDLES, keys::FETCHED_KEYS];
@@ -36,8 +40,8 @@ pub struct Catalogs {
 }
 
 impl Catalogs {
-    /// Reads all resources, and follows the registry until `stop`. `own_issuer`: ourselves as an issuer of users' tokens, if we are
-    /// one.
+    /// Reads all resources, and follows the registry until `stop`. `own_issuer`: ourselves as an issuer of users'
+    /// tokens, if we are one.
     ///
     /// # Errors
     /// When the registry cannot be read.
@@ -166,20 +170,31 @@ impl Follower {
             return;
         }
         let before = Arc::clone(&self.sender.borrow());
-        let after = if change.writes.len() > FEW_WRITES {
+        let after = if is_little(&change) {
+            after(&before, &change, &self.trust_domain, self.own_issuer.as_ref())
+        } else {
             let (trust_domain, own_issuer) = (self.trust_domain.clone(), self.own_issuer.clone());
             let read = move || after(&before, &change, &trust_domain, own_issuer.as_ref());
-            match tokio::task::spawn_blocking(read).await.map_err(JoinError::try_into_panic) {
-                Ok(after) => after,
-                // As if it had been read here.
-                Err(Ok(panic)) => std::panic::resume_unwind(panic),
-                // The process ends.
-                Err(Err(_)) => return,
-            }
-        } else {
-            after(&before, &change, &self.trust_domain, self.own_issuer.as_ref())
+            let Some(after) = elsewhere(read).await else { return };
+            after
         };
         self.sender.send_replace(Arc::new(after));
+    }
+}
+
+/// Whether a change is read in a moment.
+fn is_little(change: &Change) -> bool {
+    let values = change.writes.iter().filter_map(|(_, stored)| stored.as_ref());
+    change.writes.len() <= FEW_WRITES && values.map(|stored| stored.value.len()).sum::<usize>() <= FEW_BYTES
+}
+
+/// Does what takes its time on a thread that nobody else waits for; `None` where the process ends.
+async fn elsewhere<T: Send + 'static>(read: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    match tokio::task::spawn_blocking(read).await.map_err(JoinError::try_into_panic) {
+        Ok(read) => Some(read),
+        // As if it had been read here.
+        Err(Ok(panic)) => std::panic::resume_unwind(panic),
+        Err(Err(_)) => None,
     }
 }
 
@@ -209,8 +224,8 @@ fn after(
     catalog
 }
 
-/// Reads all resources at one instant: a listing in several parts could mix two commits. So could two listings, unless no
-/// commit that counts came between them.
+/// Reads all resources at one instant: a listing in several parts could mix two commits. So could two listings, unless
+/// no commit that counts came between them.
 async fn list(
     store: &dyn Store,
     trust_domain: &TrustDomain,
@@ -224,9 +239,13 @@ async fn list(
         }
         let jwt_keys = store.list(keys::JWT_KEYS, None, usize::MAX).await?;
         if fetched.iter().chain([&jwt_keys]).all(|page| page.revision == resources.revision) {
-            let records = jwt_keys.entries.iter().map(|(key, stored)| (key.as_str(), stored));
-            let own_issuer = own_issuer.map(|parts| OwnIssuer::read(parts, records, resources.revision));
-            return Ok(Catalog::from_pages(&resources, &fetched, own_issuer, trust_domain));
+            let (trust_domain, own_issuer) = (trust_domain.clone(), own_issuer.cloned());
+            let read = move || {
+                let records = jwt_keys.entries.iter().map(|(key, stored)| (key.as_str(), stored));
+                let own_issuer = own_issuer.map(|parts| OwnIssuer::read(&parts, records, resources.revision));
+                Catalog::from_pages(&resources, &fetched, own_issuer, &trust_domain)
+            };
+            return elsewhere(read).await.ok_or(StoreError::Closed);
         }
     }
 }
@@ -316,9 +335,10 @@ mod tests {
 
     #[test]
     fn a_large_change_is_not_read_by_a_thread_that_others_wait_for() {
-        let change = |count: usize, revision: u64| {
+        let change = |count: usize, padding: usize, revision: u64| {
             let writes = (0..count).map(|number| {
-                let mesh = mesh(&format!("m{number}"));
+                let mut mesh = mesh(&format!("m{number}"));
+                mesh.labels.insert("note".to_owned(), "x".repeat(padding));
                 let stored = Stored { version: Version(revision), value: mesh.encode_to_vec().into() };
                 (keys::resource("Mesh", &mesh.name, &mesh.name), Some(stored))
             });
@@ -332,19 +352,27 @@ mod tests {
             let (catalogs, sender) = Catalogs::followed_by_hand(Arc::clone(&store));
             let unreadable = Arc::clone(&catalogs.unreadable);
             let trust_domain = trust_domain();
-            let follower = Follower { store, trust_domain, own_issuer: None, sender, unreadable };
+            let follower =
+                Follower { store: Arc::clone(&store), trust_domain, own_issuer: None, sender, unreadable };
             // The only thread for what takes its time has something to do.
             let (done, busy) = std::sync::mpsc::channel::<()>();
             let busy = tokio::task::spawn_blocking(move || busy.recv());
-            let few = follower.take_over(change(FEW_WRITES, 1)).now_or_never();
+            let few = follower.take_over(change(FEW_WRITES, 0, 1)).now_or_never();
             assert!(few.is_some(), "a few are read at once");
-            let mut many = std::pin::pin!(follower.take_over(change(FEW_WRITES + 1, 2)));
+            let mut many = std::pin::pin!(follower.take_over(change(FEW_WRITES + 1, 0, 2)));
             assert!(many.as_mut().now_or_never().is_none(), "many are read elsewhere");
+            let mut large = std::pin::pin!(follower.take_over(change(1, FEW_BYTES, 3)));
+            assert!(large.as_mut().now_or_never().is_none(), "so is one that is large");
+            let mut all = std::pin::pin!(list(&*store, &follower.trust_domain, None));
+            assert!(all.as_mut().now_or_never().is_none(), "and so are all");
             done.send(()).unwrap();
             busy.await.unwrap().unwrap();
             many.await;
             let latest = Arc::clone(&catalogs.latest.borrow());
             assert_eq!((latest.meshes().len(), latest.revision()), (FEW_WRITES + 1, Revision(2)));
+            large.await;
+            assert_eq!(catalogs.latest.borrow().revision(), Revision(3));
+            assert!(all.await.unwrap().meshes().is_empty());
         });
     }
 }

@@ -5,6 +5,7 @@ mod header_values;
 mod problem;
 mod reach;
 mod reader;
+mod routes_forbidden;
 mod template;
 mod validation;
 
@@ -69,6 +70,8 @@ pub(crate) struct Statement {
     pub(crate) text: String,
     /// What its resource is, or is in, by its scope; nothing where that names none.
     pub(crate) resource: Option<Referent>,
+    /// Of a forbid, the routes and data classes that its conditions are about.
+    pub(crate) routes_forbidden: Vec<Referent>,
     pub(crate) roles: Vec<Name>,
     /// Where it reads any.
     pub(crate) labels: Option<LabelsRead>,
@@ -147,8 +150,8 @@ impl PolicyDocument {
         Ok(Self { mesh, name, mode, text, statements, references, outdated: reader.outdated() })
     }
 
-    /// What a text mentions that may be wrong in other ways, as far as it can be told: so that names that stand for nothing are
-    /// refused together with whatever else is wrong.
+    /// What a text mentions that may be wrong in other ways, as far as it can be told: so that names that stand for
+    /// nothing are refused together with whatever else is wrong.
     pub fn mentioned(mesh: &Name, trust_domain: &TrustDomain, text: &str) -> Vec<Reference> {
         Reader::new(text, Text::New).references(&Namespace::of(trust_domain, mesh))
     }
@@ -205,7 +208,8 @@ impl PolicyDocument {
         self.statements.iter().any(|statement| !permits(&statement.policy))
     }
 
-    /// What the resources of its permits, or of its forbids, are or are in by their scopes; nothing for one that names none.
+    /// What the resources of its permits, or of its forbids, are or are in by their scopes; nothing for one that names
+    /// none.
     pub fn resources(&self, effect: Effect) -> impl Iterator<Item = Option<&Referent>> {
         let is_meant = move |statement: &&Statement| permits(&statement.policy) == (effect == Effect::Allow);
         self.statements.iter().filter(is_meant).map(|statement| statement.resource.as_ref())

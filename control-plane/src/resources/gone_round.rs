@@ -1,11 +1,13 @@
-//! Listeners at which what is said of some routes is gone round: a path that no template matches belongs to none of them, and an app
-//! may answer it all the same as one that does.
+//! Listeners at which what is said of some routes is gone round: a path that no template matches belongs to none of
+//! them, and an app may answer it all the same as one that does.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use hauberk_identity::{Name, NodeName, SpiffeId};
-use hauberk_policy::{Effect, Mode, PolicyDocument, Protocol, Referent, UNDECLARED, Undeclared};
+use hauberk_policy::{
+    Authorization, Effect, Mode, PolicyDocument, Protocol, Referent, UNDECLARED, Undeclared,
+};
 
 use super::mesh_catalog::MeshCatalog;
 use super::virtual_node::Listener;
@@ -31,7 +33,8 @@ impl<'a> Detours<'a> {
         Self { mesh, permitted, forbidden }
     }
 
-    /// The listeners where some permit may let through what matches no route. Who forbids is looked up for those alone that are told.
+    /// The listeners where what matches no route may be let through, by some permit or without any. Who forbids is
+    /// looked up for those alone that are told.
     pub(crate) fn listeners(&self) -> impl Iterator<Item = Detour<'_>> {
         let Self { mesh, permitted, forbidden } = self;
         let all = mesh.nodes().flat_map(move |(node, resource)| {
@@ -44,9 +47,42 @@ impl<'a> Detours<'a> {
             matches!(one.listener.protocol(), Protocol::Http | Protocol::Http2)
                 && one.listener.undeclared() == Undeclared::Decide
                 && !one.listener.routes().is_empty()
-                && permitted.reaches(one.node, one.listener.port())
+                && permitted.reaches(one.node, one.listener)
         };
         all.filter(move |one| is_concerned(one) && (one.is_by_users || one.is_by(forbidden)))
+    }
+
+    /// What is permitted, and of which classes, that was not in `former`, which is the same mesh before a change.
+    pub(crate) fn since<'f>(&'f self, former: &'f Detours<'_>) -> Opened<'f> {
+        let is_new = |(class, named): &(&&'a Name, &Vec<&'a Name>)| {
+            let before = former.forbidden.classes.get(**class);
+            // In order, as they were found.
+            named.iter().any(|name| before.is_none_or(|before| before.binary_search(name).is_err()))
+        };
+        let classes = self.forbidden.classes.iter().filter(is_new).map(|(class, _)| *class);
+        let is_wider = self.permitted != former.permitted;
+        Opened { permitted: is_wider.then_some(&former.permitted), classes: classes.collect() }
+    }
+}
+
+/// What a change of a mesh opens or forbids, its nodes aside.
+pub(crate) struct Opened<'a> {
+    /// What was permitted before, where that was something else.
+    permitted: Option<&'a Permitted>,
+    /// The classes that are forbidden by other names than before.
+    classes: BTreeSet<&'a Name>,
+}
+
+impl Opened<'_> {
+    /// Whether it is nothing.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.permitted.is_none() && self.classes.is_empty()
+    }
+
+    /// Whether what is said at this listener was not gone round before, or by fewer names of classes.
+    pub(crate) fn brings(&self, detour: &Detour<'_>) -> bool {
+        self.permitted.is_some_and(|former| !former.reaches(detour.node, detour.listener))
+            || detour.classes().any(|class| self.classes.contains(class))
     }
 }
 
@@ -62,15 +98,18 @@ pub(crate) struct Detour<'a> {
 impl Detour<'_> {
     /// Whether one of these forbids is gone round.
     pub(crate) fn is_by(&self, forbids: &RouteForbids<'_>) -> bool {
-        let mut classes = self.listener.routes().iter().flat_map(|route| &route.classes);
-        classes.any(|class| forbids.classes.contains_key(class))
+        self.classes().any(|class| forbids.classes.contains_key(class))
             || forbids.routes.contains_key(&(self.node.clone(), self.listener.port()))
+    }
+
+    /// Of its routes; one may come several times.
+    fn classes(&self) -> impl Iterator<Item = &Name> {
+        self.listener.routes().iter().flat_map(|route| &route.classes)
     }
 
     /// Policies and boundaries that forbid some routes by their names or data classes: policies first, each in order.
     fn by(&self) -> Vec<&PolicyDocument> {
-        let classes: BTreeSet<&Name> =
-            self.listener.routes().iter().flat_map(|route| &route.classes).collect();
+        let classes: BTreeSet<&Name> = self.classes().collect();
         let named: BTreeSet<&Name> = classes
             .iter()
             .filter_map(|class| self.forbidden.classes.get(*class))
@@ -104,8 +143,8 @@ impl fmt::Display for Detour<'_> {
         }
         write!(
             f,
-            "port {}: {} holds for some of its routes alone, and other spellings of a path, such as /a/ and /A for /a, are of \
-             none of them, though many apps answer them alike",
+            "port {}: {} holds for some of its routes alone, and other spellings of a path, such as /a/ and /A for \
+             /a, are of none of them, though many apps answer them alike",
             self.listener.port(),
             by.join(", ")
         )
@@ -117,9 +156,12 @@ fn asks_users_of_some(listener: &Listener) -> bool {
         && listener.routes().iter().any(|route| route.requires_user == Some(true))
 }
 
-/// What permits are for by their scopes, as far as requests of no declared route may be in it.
-#[derive(Default)]
+/// What permits are for by their scopes, as far as requests of no declared route may be in it, and what is let through
+/// without any.
+#[derive(Default, PartialEq, Eq)]
 struct Permitted {
+    /// What becomes of what no policy permits, where a listener does not say.
+    default: Authorization,
     all: bool,
     nodes: BTreeSet<Name>,
     ports: BTreeSet<(Name, u16)>,
@@ -127,7 +169,8 @@ struct Permitted {
 
 impl Permitted {
     fn of(mesh: &MeshCatalog) -> Self {
-        let mut permitted = Self::default();
+        let default = mesh.spec().map(|mesh| mesh.authorization()).unwrap_or_default();
+        let mut permitted = Self { default, ..Self::default() };
         let deciding = mesh.policies().filter(|document| document.mode() == Mode::Enforce);
         for resource in deciding.flat_map(|document| document.resources(Effect::Allow)) {
             match resource {
@@ -151,8 +194,11 @@ impl Permitted {
         permitted
     }
 
-    fn reaches(&self, node: &Name, port: u16) -> bool {
-        self.all || self.nodes.contains(node) || self.ports.contains(&(node.clone(), port))
+    fn reaches(&self, node: &Name, listener: &Listener) -> bool {
+        self.all
+            || listener.authorization().unwrap_or(self.default) == Authorization::Audit
+            || self.nodes.contains(node)
+            || self.ports.contains(&(node.clone(), listener.port()))
     }
 }
 
@@ -171,7 +217,7 @@ impl<'a> RouteForbids<'a> {
     pub(crate) fn among(mesh: &'a MeshCatalog, documents: impl Iterator<Item = &'a PolicyDocument>) -> Self {
         let mut forbids = Self::default();
         for document in documents.filter(|document| document.mode() != Mode::Audit) {
-            for resource in document.resources(Effect::Deny).flatten() {
+            for resource in document.routes_forbidden() {
                 match resource {
                     Referent::DataClass(class) => forbids.named.entry(class).or_default().push(document),
                     Referent::Route { node, port, template } if template != UNDECLARED => {
@@ -258,11 +304,29 @@ mod tests {
             let permit = policy("p", &format!("permit(principal is Node, action, {permit});"));
             assert_eq!(!told(carded("http"), &[permit, policy("pii", PII)]).is_empty(), is_told);
         }
+        for (condition, is_told) in [
+            ("when { resource in DataClass::\"pii\" }", true),
+            ("when { resource == Route::\"orders:8080 /a\" }", true),
+            ("unless { resource in DataClass::\"pii\" }", false),
+        ] {
+            let forbid = policy("f", &format!("forbid(principal, action, resource) {condition};"));
+            let found = told(carded("http"), &[all.clone(), forbid]);
+            assert_eq!(!found.is_empty(), is_told, "{condition}");
+            assert!(found.iter().all(|found| found.starts_with("port 8080: f holds")), "{found:?}");
+        }
         let elsewhere = policy("w", "forbid(principal, action, resource in Service::\"orders\");");
         assert!(told(carded("http"), &[all.clone(), elsewhere]).is_empty(), "it forbids other paths too");
         let denying = Wire { undeclared: Some("DENY".to_owned()), ..carded("http") };
         assert!(told(denying, &others).is_empty());
         assert!(told(listener(8080, "http"), &[all, boundary("pii", PII)]).is_empty());
+    }
+
+    #[test]
+    fn what_lets_through_all_that_no_policy_permits_is_gone_round_without_a_permit() {
+        let forbid = || [policy("pii", PII)];
+        assert!(told(carded("http"), &forbid()).is_empty());
+        let auditing = Wire { authorization: Some("AUDIT".to_owned()), ..carded("http") };
+        assert_eq!(told(auditing, &forbid()).len(), 1);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use cedar_policy::{Effect as CedarEffect, Policy, PolicyId, PolicySet, Validatio
 use hauberk_identity::Name;
 use miette::Diagnostic;
 
+use super::routes_forbidden::{by_conditions, is_of_routes};
 use super::validation::{advice, applies, may_be_calls, worth_telling};
 use super::{MAX_TEXT_LEN, Mode, PolicyProblem, Reference, Statement};
 use crate::compiled::permits;
@@ -198,6 +199,11 @@ impl Reader<'_> {
                     let effect = if permits(policy) { Effect::Allow } else { Effect::Deny };
                     let Qualified { policy: full, reads, text, mentions, following, untidy } = qualified;
                     self.report_flaws(extent, untidy);
+                    let names_routes = mentions.iter().any(|mention| is_of_routes(&mention.referent));
+                    let routes_forbidden = match effect {
+                        Effect::Deny if names_routes => by_conditions(&full, names),
+                        _ => Vec::new(),
+                    };
                     let roles = mentions.into_iter().filter_map(|mention| {
                         let role = match &mention.referent {
                             Referent::Role(role) => Some(role.clone()),
@@ -218,6 +224,7 @@ impl Reader<'_> {
                         policy: full,
                         text,
                         resource,
+                        routes_forbidden,
                         roles,
                         labels,
                         named,

@@ -171,7 +171,9 @@ fn outcome(outcome: admit::Outcome) -> Outcome {
 /// Leaves out of an answer what makes it too large to be received, and says what: first what nobody has changed, then
 /// what stood before, then all bodies.
 fn fitting(mut response: ApplyResponse) -> ApplyResponse {
-    let steps: [(LeftOut, fn(&mut Applied)); 3] = [
+    /// What one step leaves out of each resource.
+    type Step = fn(&mut Applied);
+    let steps: [(LeftOut, Step); 3] = [
         (LeftOut::Unchanged, |applied| {
             if applied.outcome() == Outcome::Unchanged {
                 applied.previous = None;

@@ -138,7 +138,7 @@ async fn handle(caller: Arc<Caller>, mut request: Request<Incoming>) -> Result<A
     let since = Instant::now();
     let form = match caller.protocol() {
         Protocol::Grpc => Form::Grpc,
-        _ => Form::of(request.headers()),
+        _ => Form::of(&request),
     };
     let (passage, head) = match decide(&caller, &mut request, since) {
         Ok(decided) => decided,

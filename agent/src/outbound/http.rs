@@ -64,7 +64,7 @@ pub(super) async fn handle(
     if request.method() == Method::CONNECT {
         return super::connect::begin(&outbound, connection, request).await;
     }
-    let (form, version) = (Form::of(request.headers()), request.version());
+    let (form, version) = (Form::of(&request), request.version());
     let has_content = !request.body().is_end_stream();
     let scrubbed = headers::scrub_request(&mut request);
     let wish = Wish::Request {

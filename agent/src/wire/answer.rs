@@ -1,7 +1,7 @@
 //! Answers that an agent gives itself instead of passing the request on.
 
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
-use http::{Response, StatusCode, Version};
+use http::{Method, Request, Response, StatusCode, Version};
 
 use super::body::ResponseBody;
 use super::headers::{DECISION, ERROR, GRPC_STATUS};
@@ -15,14 +15,37 @@ pub(crate) enum Form {
     Http,
     /// HTTP status 200, and the outcome in `grpc-status`.
     Grpc,
+    /// The same to a browser, whose gRPC has types of its own: this one.
+    GrpcWeb(&'static str),
 }
 
+/// The types of gRPC-Web that are answered in themselves.
+const OF_GRPC_WEB: [&str; 4] = [
+    "application/grpc-web",
+    "application/grpc-web+proto",
+    "application/grpc-web-text",
+    "application/grpc-web-text+proto",
+];
+
 impl Form {
-    /// The form that fits a request.
-    pub(crate) fn of(headers: &HeaderMap) -> Self {
-        let is_grpc =
-            headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
-        if is_grpc { Self::Grpc } else { Self::Http }
+    /// The form that fits a request. That of gRPC, whose status is 200 whatever comes of the call, fits calls of gRPC alone:
+    /// of anything else it would tell everybody who looks at the status that it went well.
+    pub(crate) fn of<B>(request: &Request<B>) -> Self {
+        let kind = request.headers().get(CONTENT_TYPE).filter(|_| request.method() == Method::POST);
+        let Some(kind) = kind.map(HeaderValue::as_bytes) else { return Self::Http };
+        if is_grpc(kind) && request.version() == Version::HTTP_2 {
+            return Self::Grpc;
+        }
+        OF_GRPC_WEB.into_iter().find(|own| own.as_bytes() == kind).map_or(Self::Http, Self::GrpcWeb)
+    }
+
+    /// The type of an answer that has the status of HTTP always.
+    fn grpc_type(self) -> Option<&'static str> {
+        match self {
+            Self::Http => None,
+            Self::Grpc => Some("application/grpc"),
+            Self::GrpcWeb(kind) => Some(kind),
+        }
     }
 }
 
@@ -33,9 +56,9 @@ pub(crate) fn error<G>(
     name: &'static str,
     text: &str,
 ) -> Response<ResponseBody<G>> {
-    let mut response = match form {
-        Form::Grpc => grpc(grpc_status(status), if text.is_empty() { name } else { text }),
-        Form::Http => plain(status, text),
+    let mut response = match form.grpc_type() {
+        Some(kind) => grpc(kind, grpc_status(status), if text.is_empty() { name } else { text }),
+        None => plain(status, text),
     };
     response.headers_mut().insert(ERROR, HeaderValue::from_static(name));
     response
@@ -43,9 +66,9 @@ pub(crate) fn error<G>(
 
 /// A denial. The caller learns the decision's id and nothing else; what is shown of an answer is often its content alone.
 pub(crate) fn denial<G>(form: Form, decision: &str) -> Response<ResponseBody<G>> {
-    let mut response = match form {
-        Form::Grpc => grpc("7", "denied"),
-        Form::Http => plain(
+    let mut response = match form.grpc_type() {
+        Some(kind) => grpc(kind, "7", "denied"),
+        None => plain(
             StatusCode::FORBIDDEN,
             &format!("denied: `hauberk explain {decision}` tells an admin of the mesh why"),
         ),
@@ -66,9 +89,15 @@ pub(crate) fn denial_trailers(decision: &str) -> HeaderMap {
 /// Whether an answer with this head, to a caller who speaks `version`, ends by trailers that say how the call ended. gRPC for
 /// browsers has them in its content; over HTTP/1.1 few look for trailers, and where a length was promised content must come.
 pub(crate) fn ends_by_trailers(version: Version, head: &HeaderMap) -> bool {
-    let kind = head.get(CONTENT_TYPE).and_then(|kind| kind.as_bytes().strip_prefix(b"application/grpc"));
-    let is_grpc = kind.is_some_and(|rest| matches!(rest, [] | [b'+' | b';' | b' ', ..]));
-    is_grpc && version == Version::HTTP_2 && !head.contains_key(CONTENT_LENGTH)
+    head.get(CONTENT_TYPE).is_some_and(|kind| is_grpc(kind.as_bytes()))
+        && version == Version::HTTP_2
+        && !head.contains_key(CONTENT_LENGTH)
+}
+
+/// Whether a media type is gRPC's, and not merely begins like it.
+fn is_grpc(kind: &[u8]) -> bool {
+    let rest = kind.strip_prefix(b"application/grpc");
+    rest.is_some_and(|rest| matches!(rest, [] | [b'+' | b';' | b' ', ..]))
 }
 
 fn plain<G>(status: StatusCode, text: &str) -> Response<ResponseBody<G>> {
@@ -86,10 +115,10 @@ fn plain<G>(status: StatusCode, text: &str) -> Response<ResponseBody<G>> {
 }
 
 /// A response of nothing but trailers, sent as its head.
-fn grpc<G>(status: &'static str, message: &str) -> Response<ResponseBody<G>> {
+fn grpc<G>(kind: &'static str, status: &'static str, message: &str) -> Response<ResponseBody<G>> {
     let mut response = Response::new(ResponseBody::empty());
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     headers.insert(GRPC_STATUS, HeaderValue::from_static(status));
     if let Ok(message) = HeaderValue::from_str(&percent_encoded(message)) {
         headers.insert(GRPC_MESSAGE, message);
@@ -137,6 +166,34 @@ mod tests {
         assert_eq!(response.status(), 200);
         assert_eq!(response.headers()["grpc-status"], "7");
         assert_eq!(response.headers()["hauberk-decision"], "abc-1");
+    }
+
+    #[test]
+    fn a_call_of_grpc_alone_is_answered_as_one() {
+        let form = |method, version, kind: &'static str| {
+            let mut request = Request::new(());
+            (*request.method_mut(), *request.version_mut()) = (method, version);
+            request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+            Form::of(&request)
+        };
+        for kind in ["application/grpc", "application/grpc+proto", "application/grpc; charset=utf-8"] {
+            assert_eq!(form(Method::POST, Version::HTTP_2, kind), Form::Grpc, "{kind}");
+            assert_eq!(form(Method::GET, Version::HTTP_2, kind), Form::Http, "{kind}");
+            assert_eq!(form(Method::POST, Version::HTTP_11, kind), Form::Http, "{kind}");
+        }
+        for kind in ["application/grpcfoo", "application/grpc-webfoo", "text/plain", ""] {
+            assert_eq!(form(Method::POST, Version::HTTP_2, kind), Form::Http, "{kind}");
+        }
+        assert_eq!(Form::of(&Request::post("/").body(()).unwrap()), Form::Http);
+        for (method, is_call) in [(Method::POST, true), (Method::GET, false)] {
+            for version in [Version::HTTP_11, Version::HTTP_2] {
+                let kind = "application/grpc-web+proto";
+                let response: Response<ResponseBody<()>> =
+                    denial(form(method.clone(), version, kind), "abc-1");
+                assert_eq!(response.status(), if is_call { 200 } else { 403 });
+                assert_eq!(response.headers()["content-type"] == kind, is_call);
+            }
+        }
     }
 
     #[test]

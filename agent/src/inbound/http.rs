@@ -17,7 +17,8 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::admit::Guest;
-use super::app::{self, NoConnection};
+use super::app;
+use super::app_failure::AppFailure;
 use super::listener::Port;
 use super::unanswered::{Unanswered, until_cut_as_http};
 use crate::connections::{Head, Passage, Role, Rules, Subject};
@@ -28,8 +29,10 @@ use crate::wire::answer::{self, Form};
 use crate::wire::body::{BodyError, RequestBody, ResponseBody, Via};
 use crate::wire::budget::InUse;
 use crate::wire::exchange::Link;
-use crate::wire::headers::{self, CLIENT_CERTIFICATE, IDENTITY, OBS_TEXT, RequestHead, WHY_NO_OBS_TEXT};
-use crate::wire::http1::{self, SendError};
+use crate::wire::headers::{
+    self, CLIENT_CERTIFICATE, IDENTITY, OBS_TEXT, RequestHead, UnknownCoding, WHY_NO_OBS_TEXT,
+};
+use crate::wire::http1;
 use crate::wire::http2::{self, Multiplexed, MultiplexedPool};
 use crate::wire::meter::Meter;
 use crate::wire::origin::Origin;
@@ -39,7 +42,7 @@ use crate::wire::strict::{Broken, Opaque, StrictRequests};
 use crate::wire::transport::Transport;
 use crate::wire::{forward, upgrade};
 
-type Answer = Response<ResponseBody<(Arc<Passage>, Option<InUse>)>>;
+pub(super) type Answer = Response<ResponseBody<(Arc<Passage>, Option<InUse>)>>;
 
 /// What the requests of one connection share.
 struct Caller {
@@ -287,7 +290,11 @@ async fn pass_on(
         }
     };
     let upgraded = response.headers().get(header::UPGRADE).cloned();
-    headers::scrub_response(response.headers_mut(), &[]);
+    if let Err(UnknownCoding) = headers::scrub_response(&mut response, &[]) {
+        let answer = AppFailure::UnknownCoding.answer(form, &caller.port);
+        passage.answered(&answer);
+        return answer;
+    }
     passage.answered(&response);
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         let origin = Origin::app(version, response.headers());
@@ -307,45 +314,6 @@ async fn pass_on(
     });
     upgrade::answer(response.headers_mut(), upgraded);
     response.map(|_| ResponseBody::empty())
-}
-
-/// Why the app gave no answer.
-enum AppFailure {
-    NoConnection(NoConnection),
-    Unspoken,
-    Broken,
-    BadUpgrade,
-    /// It is not to blame: the request came to no end, for this reason.
-    CallerLeft(&'static str),
-}
-
-impl AppFailure {
-    fn of(error: SendError<Self>, port: &Port) -> Self {
-        match error {
-            SendError::Connect(failure, _) => failure,
-            SendError::Broken(error) | SendError::Unsent(error, _) => {
-                tracing::debug!(event = "app_broke_off", port = port.number, %error);
-                Self::Broken
-            }
-        }
-    }
-
-    fn answer(&self, form: Form, port: &Port) -> Answer {
-        let (status, name) = match self {
-            Self::NoConnection(failure) => {
-                failure.log(port);
-                return answer::error(form, StatusCode::SERVICE_UNAVAILABLE, failure.as_str(), "");
-            }
-            Self::CallerLeft(reason) => {
-                return answer::error(form, StatusCode::BAD_REQUEST, reason, "");
-            }
-            Self::Unspoken => (StatusCode::SERVICE_UNAVAILABLE, "app_unreachable"),
-            Self::Broken => (StatusCode::BAD_GATEWAY, "app_broke_off"),
-            Self::BadUpgrade => (StatusCode::BAD_GATEWAY, "unasked_upgrade"),
-        };
-        tracing::warn!(event = name, port = port.number, app = %port.app);
-        answer::error(form, status, name, "")
-    }
 }
 
 async fn send_http1(

@@ -5,6 +5,7 @@
 
 mod admit;
 mod app;
+mod app_failure;
 mod http;
 mod limits;
 mod listener;

@@ -20,7 +20,7 @@ use crate::mesh::ClosedReason;
 use crate::wire::answer::{self, Form};
 use crate::wire::body::{RequestBody, ResponseBody, Via};
 use crate::wire::exchange::Link;
-use crate::wire::headers::{self, CLOSE, DECISION, ERROR, IDENTITY, RequestHead, SERVICE};
+use crate::wire::headers::{self, CLOSE, DECISION, ERROR, IDENTITY, RequestHead, SERVICE, UNKNOWN_CODING};
 use crate::wire::http1::SendError;
 use crate::wire::http2::Multiplexed;
 use crate::wire::origin::Origin;
@@ -102,8 +102,10 @@ pub(super) async fn handle(
             switch(&outbound, connection, response, via.into_link().zip(from_app), call)
         }
         Ok((mut response, via)) => {
+            if let Err(problem) = headers::scrub_response(&mut response, &[DECISION, ERROR]) {
+                return bad_gateway(UNKNOWN_CODING, problem.to_string()).answer(form, call);
+            }
             call.answered(&response);
-            headers::scrub_response(response.headers_mut(), &[DECISION, ERROR]);
             let (meter, origin) = (call.meter(), Origin::agent(version, response.headers()));
             let is_unread = has_content && !meter.is_whole();
             if version < Version::HTTP_2 && is_unread && response.headers().contains_key(DECISION) {
@@ -125,11 +127,13 @@ pub(super) fn switch(
     mut call: Call,
 ) -> Answer {
     let Some((link, from_app)) = between else {
-        return Failure::new(StatusCode::BAD_GATEWAY, "unasked_upgrade", "").answer(Form::Http, call);
+        return bad_gateway("unasked_upgrade", String::new()).answer(Form::Http, call);
     };
     let upgraded = response.headers().get(header::UPGRADE).cloned();
+    if let Err(problem) = headers::scrub_response(&mut response, &[DECISION, ERROR]) {
+        return bad_gateway(UNKNOWN_CODING, problem.to_string()).answer(Form::Http, call);
+    }
     call.answered(&response);
-    headers::scrub_response(response.headers_mut(), &[DECISION, ERROR]);
     connection.opaque.begin();
     let from_service = hyper::upgrade::on(&mut response);
     outbound.tasks.spawn(async move {
@@ -333,9 +337,13 @@ pub(super) fn unreachable(error: &DialError) -> Failure {
     Failure::new(StatusCode::SERVICE_UNAVAILABLE, "endpoint_unreachable", chain(error))
 }
 
+pub(super) fn bad_gateway(name: &'static str, text: String) -> Failure {
+    Failure::new(StatusCode::BAD_GATEWAY, name, text)
+}
+
 fn broken(peer: &Peer, error: &hyper::Error) -> Failure {
     let text = format!("{} broke off: {}", peer.address(), chain(error));
-    Failure::new(StatusCode::BAD_GATEWAY, "endpoint_broke_off", text)
+    bad_gateway("endpoint_broke_off", text)
 }
 
 /// An error and its causes, in one line.

@@ -6,7 +6,7 @@ use std::net::Ipv6Addr;
 use hauberk_policy::{AmbiguousPath, CanonicalPath, EscapedSlashes};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::uri::{InvalidUri, PathAndQuery};
-use http::{Method, Request, Version};
+use http::{Method, Request, Response, Version};
 use thiserror::Error;
 
 use super::strict::is_spelling_of;
@@ -189,9 +189,25 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
+/// What a response is answered instead of that is encoded as nothing here can tell its end by.
+pub(crate) const UNKNOWN_CODING: &str = "unknown_transfer_encoding";
+
+/// A response's content is encoded by something else than `chunked`, or by something besides. The fault is its server's:
+/// answer 502.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("the answer has another Transfer-Encoding than chunked")]
+pub(crate) struct UnknownCoding;
+
 /// Takes out of an app's or agent's response whatever must not be passed on. `keeps` is the one name of ours that is
 /// let through, if any.
-pub(crate) fn scrub_response(headers: &mut HeaderMap, keeps: &[HeaderName]) {
+///
+/// # Errors
+/// What its content is depends on a coding that is not passed on.
+pub(crate) fn scrub_response<B>(
+    response: &mut Response<B>,
+    keeps: &[HeaderName],
+) -> Result<(), UnknownCoding> {
+    let headers = response.headers_mut();
     let found = Found::among(headers);
     if found.reserved {
         let kept: Vec<_> = keeps
@@ -202,8 +218,17 @@ pub(crate) fn scrub_response(headers: &mut HeaderMap, keeps: &[HeaderName]) {
         headers.extend(kept);
     }
     if found.connection {
+        let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+        if let Some(coding) = codings.next() {
+            if codings.next().is_some() || !coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked") {
+                return Err(UnknownCoding);
+            }
+            // RFC 9112 §6.3: the length counts for nothing beside it, and would end the answer before its end.
+            headers.remove(header::CONTENT_LENGTH);
+        }
         strip_connection(headers);
     }
+    Ok(())
 }
 
 /// Takes out of a request's trailers what it was decided by among its header fields: some servers take a field from
@@ -556,13 +581,43 @@ mod tests {
 
     #[test]
     fn lets_only_the_decision_through_in_responses() {
-        let mut headers = HeaderMap::new();
+        let mut response = Response::new(());
+        let headers = response.headers_mut();
         headers.insert("hauberk-decision", HeaderValue::from_static("id"));
         headers.insert("hauberk-other", HeaderValue::from_static("x"));
         headers.insert("connection", HeaderValue::from_static("close"));
-        scrub_response(&mut headers, &[DECISION]);
-        assert_eq!(headers.keys().collect::<Vec<_>>(), ["hauberk-decision"]);
-        scrub_response(&mut headers, &[]);
-        assert!(headers.is_empty());
+        scrub_response(&mut response, &[DECISION]).unwrap();
+        assert_eq!(response.headers().keys().collect::<Vec<_>>(), ["hauberk-decision"]);
+        scrub_response(&mut response, &[]).unwrap();
+        assert!(response.headers().is_empty());
+    }
+
+    #[test]
+    fn chunks_alone_say_where_a_response_ends_that_has_them() {
+        let left = |fields: &[(&str, &str)]| {
+            let mut response = Response::new(());
+            for (name, value) in fields {
+                let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
+                response.headers_mut().append(name, value.parse().unwrap());
+            }
+            let names =
+                |response: &Response<()>| response.headers().keys().map(ToString::to_string).collect();
+            scrub_response(&mut response, &[]).map(|()| names(&response))
+        };
+        let none = Ok::<Vec<String>, _>(Vec::new());
+        assert_eq!(left(&[("content-length", "2"), ("transfer-encoding", "Chunked ")]), none);
+        assert_eq!(
+            left(&[("content-length", "2"), ("content-length", "2"), ("transfer-encoding", "chunked")]),
+            none
+        );
+        assert_eq!(
+            left(&[("content-length", "2"), ("connection", "close")]),
+            Ok(vec!["content-length".to_owned()])
+        );
+        for coding in ["gzip, chunked", "gzip", "chunked, chunked", "identity", ""] {
+            assert_eq!(left(&[("transfer-encoding", coding)]), Err(UnknownCoding), "{coding}");
+        }
+        let twice = [("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")];
+        assert_eq!(left(&twice), Err(UnknownCoding));
     }
 }

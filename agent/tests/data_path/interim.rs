@@ -18,7 +18,7 @@ use crate::world::{Agent, PATIENCE, World};
 const EVERYTHING: &str = r#"permit(principal == Node::"web", action, resource in Service::"orders");"#;
 
 /// web's agent, where web sends, and what must be kept meanwhile.
-async fn mesh(protocol: Protocol, app: SocketAddr) -> (SocketAddr, Vec<Agent>) {
+pub async fn mesh(protocol: Protocol, app: SocketAddr) -> (SocketAddr, Vec<Agent>) {
     let world = World::new();
     let (mut web, mut orders) = (world.agent("web"), world.agent("orders"));
     orders.apply(world.view(&orders.id, "orders", &[(8080, protocol)], &[EVERYTHING])).await;

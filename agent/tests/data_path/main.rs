@@ -8,6 +8,7 @@
     reason = "all of this is test code, where a panic is a failure, as it should be"
 )]
 
+mod answers;
 mod apps;
 mod clients;
 mod content;

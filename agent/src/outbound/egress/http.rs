@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::super::Outbound;
 use super::super::call::Call;
-use super::super::http::{Answer, Failure, chain, switch};
+use super::super::http::{Answer, Failure, bad_gateway, chain, switch};
 use super::super::listener::AppConnection;
 use super::dial::{DialError, dial};
 use super::{authority, bare_host, counters, label};
@@ -22,7 +22,7 @@ use crate::wire::answer::{self, Form};
 use crate::wire::body::{RequestBody, ResponseBody, Via};
 use crate::wire::exchange::Link;
 use crate::wire::forward;
-use crate::wire::headers::{self, DECISION, ERROR, OBS_TEXT, RequestHead, WHY_NO_OBS_TEXT};
+use crate::wire::headers::{self, DECISION, ERROR, OBS_TEXT, RequestHead, UNKNOWN_CODING, WHY_NO_OBS_TEXT};
 use crate::wire::meter::{Meter, until_cut};
 use crate::wire::origin::Origin;
 use crate::wire::transport::Transport;
@@ -125,7 +125,7 @@ pub(in super::super) async fn answer(
                 return bad_request(reason, text).answer(form, call);
             }
             let text = format!("{address} broke off: {}", chain(&error));
-            return Failure::new(StatusCode::BAD_GATEWAY, "external_broke_off", text).answer(form, call);
+            return bad_gateway("external_broke_off", text).answer(form, call);
         }
         None => return cut(&meter, form, call),
     };
@@ -133,8 +133,10 @@ pub(in super::super) async fn answer(
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return switch(outbound, connection, response, Some(link).zip(from_app), call);
     }
+    if let Err(problem) = headers::scrub_response(&mut response, &[]) {
+        return bad_gateway(UNKNOWN_CODING, problem.to_string()).answer(form, call);
+    }
     call.answered_outside(&response);
-    headers::scrub_response(response.headers_mut(), &[]);
     response.map(|body| ResponseBody::relay(body, meter, Via::Once(Some(link)), call, Origin::Server))
 }
 

@@ -199,7 +199,8 @@ pub(crate) const UNKNOWN_CODING: &str = "unknown_transfer_encoding";
 pub(crate) struct UnknownCoding;
 
 /// Takes out of an app's or agent's response whatever must not be passed on. `keeps` is the one name of ours that is
-/// let through, if any.
+/// let through, if any. The version goes too: of HTTP/1.0 the end of an answer may be that of its connection, by which
+/// callers could not tell one that breaks off from a whole one.
 ///
 /// # Errors
 /// What its content is depends on a coding that is not passed on.
@@ -207,6 +208,7 @@ pub(crate) fn scrub_response<B>(
     response: &mut Response<B>,
     keeps: &[HeaderName],
 ) -> Result<(), UnknownCoding> {
+    *response.version_mut() = Version::HTTP_11;
     let headers = response.headers_mut();
     let found = Found::among(headers);
     if found.reserved {
@@ -588,8 +590,10 @@ mod tests {
         headers.insert("connection", HeaderValue::from_static("close"));
         scrub_response(&mut response, &[DECISION]).unwrap();
         assert_eq!(response.headers().keys().collect::<Vec<_>>(), ["hauberk-decision"]);
+        *response.version_mut() = Version::HTTP_10;
         scrub_response(&mut response, &[]).unwrap();
         assert!(response.headers().is_empty());
+        assert_eq!(response.version(), Version::HTTP_11);
     }
 
     #[test]

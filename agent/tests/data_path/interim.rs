@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use crate::clients::{ask, call, http1, http2, raw};
 use crate::world::{Agent, PATIENCE, World};
 
-const EVERYTHING: &str = r#"permit(principal == Node::"web", action, resource in Service::"orders");"#;
+pub const EVERYTHING: &str = r#"permit(principal == Node::"web", action, resource in Service::"orders");"#;
 
 /// web's agent, where web sends, and what must be kept meanwhile.
 pub async fn mesh(protocol: Protocol, app: SocketAddr) -> (SocketAddr, Vec<Agent>) {

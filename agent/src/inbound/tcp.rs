@@ -22,8 +22,11 @@ pub(super) async fn serve(port: Arc<Port>, guest: Arc<Guest>, mut stream: TlsStr
                 Ok(()) => return,
                 Err(error) => {
                     tracing::debug!(event = "stream_broken", port = port.number, %error);
-                    // Nobody shall take the part that came for the whole, unless the app is gone anyhow.
+                    // Nobody shall take the part that came for the whole, unless they are gone anyhow: neither side gets
+                    // a clean close, nor waits for what is unsent.
                     let _ = app.set_zero_linger();
+                    let _ = stream.get_ref().0.set_zero_linger();
+                    return;
                 }
             },
             Err(failure) => failure.log(&port),

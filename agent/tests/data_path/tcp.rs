@@ -142,6 +142,20 @@ async fn a_client_without_an_agent_is_served() {
 }
 
 #[tokio::test]
+async fn a_stream_of_a_client_without_an_agent_that_is_cut_does_not_end_cleanly() {
+    let pair = pair().await;
+    let web = pair.world.identity(&pair.web.id, Duration::from_secs(60));
+    let mut stream = tls(&web, &pair.redis.id, pair.inbound, &[]).await.unwrap();
+    stream.write_all(b"hello").await.unwrap();
+    stream.flush().await.unwrap();
+    let mut echo = [0; 5];
+    tokio::time::timeout(PATIENCE, stream.read_exact(&mut echo)).await.unwrap().unwrap();
+    pair.redis.apply(pair.world.view(&pair.redis.id, "redis", &[(6379, Protocol::Tcp)], &[])).await;
+    let end = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut Vec::new())).await.unwrap();
+    assert!(end.is_err(), "{end:?}");
+}
+
+#[tokio::test]
 async fn a_proxy_client_connects_by_name() {
     let mut pair = pair().await;
     let proxy = pair.web.open_http().await;

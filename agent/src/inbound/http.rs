@@ -309,7 +309,8 @@ async fn pass_on(
     let from_app = hyper::upgrade::on(&mut response);
     let guest = Arc::clone(&caller.guest);
     caller.port.tasks.spawn(async move {
-        upgrade::carry(from_caller, from_app, link, passage.meter()).await;
+        // The caller sees it by the missing close_notify.
+        upgrade::carry(from_caller, from_app, link, passage.meter(), || ()).await;
         drop((passage, guest, in_use));
     });
     upgrade::answer(response.headers_mut(), upgraded);

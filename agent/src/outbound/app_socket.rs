@@ -18,6 +18,7 @@ pub(super) struct EndTells(Arc<EndTold>);
 struct EndTold {
     is_by_close: AtomicBool,
     is_whole: AtomicBool,
+    is_amid: AtomicBool,
 }
 
 impl EndTells {
@@ -31,8 +32,14 @@ impl EndTells {
         self.0.is_whole.store(true, Ordering::Release);
     }
 
+    /// What the connection has changed to, when HTTP had ended well on it, breaks off.
+    pub(super) fn amid(&self) {
+        self.0.is_amid.store(true, Ordering::Release);
+    }
+
     fn asks_for_reset(&self) -> bool {
-        self.0.is_by_close.load(Ordering::Acquire) && !self.0.is_whole.load(Ordering::Acquire)
+        self.0.is_amid.load(Ordering::Acquire)
+            || self.0.is_by_close.load(Ordering::Acquire) && !self.0.is_whole.load(Ordering::Acquire)
     }
 }
 

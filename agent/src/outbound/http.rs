@@ -138,7 +138,7 @@ pub(super) fn switch(
     let from_service = hyper::upgrade::on(&mut response);
     outbound.tasks.spawn(async move {
         let meter = call.meter();
-        upgrade::carry(from_app, from_service, link, &meter).await;
+        upgrade::carry(from_app, from_service, link, &meter, || connection.end.amid()).await;
         drop((call, connection));
     });
     upgrade::answer(response.headers_mut(), upgraded);

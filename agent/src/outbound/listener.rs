@@ -37,6 +37,8 @@ const PREFACE: &[u8] = b"PRI";
 pub(super) struct AppConnection {
     /// To be told when it no longer speaks HTTP/1.1.
     pub(super) opaque: Opaque,
+    /// To be told when it ends amid another protocol.
+    pub(super) end: EndTells,
     /// Where the app is.
     pub(super) app: SocketAddr,
     _place: SocketPlace,
@@ -150,11 +152,10 @@ async fn serve_http(
     let end = EndTells::default();
     let stream = AppSocket::new(stream, end.clone());
     let io = TokioIo::new(StrictRequests::new(stream, first, opaque.clone(), tell));
-    let connection = Arc::new(AppConnection { opaque, app, _place: place });
-    let ending = end.clone();
+    let connection = Arc::new(AppConnection { opaque, end: end.clone(), app, _place: place });
     let service = service_fn(move |request: Request<Incoming>| {
         let (outbound, connection) = (Arc::clone(&outbound), Arc::clone(&connection));
-        let (ending, version) = (ending.clone(), request.version());
+        let (ending, version) = (connection.end.clone(), request.version());
         async move {
             let answer = http::handle(outbound, connection, request).await;
             if version < Version::HTTP_11 && answer.body().size_hint().exact().is_none() {

@@ -37,6 +37,14 @@ impl Transport {
     pub(crate) fn tls(stream: TlsStream<TcpStream>, place: SocketPlace) -> Self {
         Self::Tls { stream: Box::new(stream), _place: place }
     }
+
+    /// Its end will not pass for one of the other side's own. Over TLS it does not in any case, without a close_notify.
+    pub(crate) fn break_off(&self) {
+        if let Self::Plain { stream, .. } = self {
+            // Only a courtesy to the peer of a socket that may be broken anyhow.
+            let _ = stream.set_zero_linger();
+        }
+    }
 }
 
 impl AsyncRead for Transport {

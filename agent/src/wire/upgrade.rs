@@ -7,6 +7,7 @@ use hyper_util::rt::TokioIo;
 use super::exchange::Link;
 use super::meter::{Meter, until_cut};
 use super::pump::pump;
+use super::transport::Transport;
 
 /// Completes the head of a 101 that is passed on.
 pub(crate) fn answer(headers: &mut HeaderMap, protocol: Option<HeaderValue>) {
@@ -16,16 +17,27 @@ pub(crate) fn answer(headers: &mut HeaderMap, protocol: Option<HeaderValue>) {
     }
 }
 
-/// Carries the other protocol's bytes both ways until it ends or is cut. `link` is where the 101 came from.
-pub(crate) async fn carry(from_caller: OnUpgrade, from_server: OnUpgrade, link: Link, meter: &Meter) {
+/// Carries the other protocol's bytes both ways until it ends or is cut. `link` is where the 101 came from. Where it does
+/// not end well, the server's side is reset, and `break_off` is called while the caller's is still open, so that nobody takes
+/// the part that came for the whole.
+pub(crate) async fn carry(
+    from_caller: OnUpgrade,
+    from_server: OnUpgrade,
+    link: Link,
+    meter: &Meter,
+    break_off: impl FnOnce(),
+) {
     let ready = async {
         let (caller, server, lease) = tokio::join!(from_caller, from_server, link.run_to_end());
         Ok::<_, hyper::Error>((caller?, server?, lease))
     };
     let (caller, server, lease) = match until_cut(meter, ready).await {
         Some(Ok(ready)) => ready,
-        Some(Err(error)) => return tracing::debug!(event = "upgrade_failed", %error),
-        None => return,
+        Some(Err(error)) => {
+            tracing::debug!(event = "upgrade_failed", %error);
+            return break_off();
+        }
+        None => return break_off(),
     };
     let (mut caller, mut server) = (TokioIo::new(caller), TokioIo::new(server));
     let cut = async {
@@ -35,9 +47,14 @@ pub(crate) async fn carry(from_caller: OnUpgrade, from_server: OnUpgrade, link: 
         }
     };
     tokio::select! {
-        outcome = pump(&mut caller, &mut server, meter) => if let Err(error) = outcome {
-            tracing::debug!(event = "stream_broken", %error);
+        outcome = pump(&mut caller, &mut server, meter) => match outcome {
+            Ok(()) => return,
+            Err(error) => tracing::debug!(event = "stream_broken", %error),
         },
         () = cut => {}
+    }
+    break_off();
+    if let Ok(parts) = server.into_inner().downcast::<TokioIo<Transport>>() {
+        parts.io.inner().break_off();
     }
 }

@@ -164,7 +164,37 @@ async fn a_new_view_cuts_upgraded_connections() {
     pair.apply(EVERYTHING).await;
     assert!(is_alive(&mut stream).await);
     pair.apply(NOTHING).await;
-    ends(&mut stream).await;
+    let end = tokio::time::timeout(PATIENCE, stream.read_u8()).await.unwrap().unwrap_err();
+    assert_eq!(end.kind(), std::io::ErrorKind::ConnectionReset, "it does not look complete: {end}");
+}
+
+#[tokio::test]
+async fn an_app_sees_that_an_upgraded_connection_was_cut() {
+    let mut tasks = JoinSet::new();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (tell, told) = tokio::sync::oneshot::channel();
+    tasks.spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        head_of(&mut stream).await;
+        let answer = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n";
+        stream.write_all(answer).await.unwrap();
+        tell.send(stream.read_u8().await.unwrap_err().kind()).unwrap();
+    });
+    let pair = Pair::new(Protocol::Http, LONG).await;
+    let mut orders = pair.world.agent("orders");
+    orders.apply(pair.world.view(&orders.id, "orders", &[(8080, Protocol::Http)], &[EVERYTHING])).await;
+    let inbound = orders.listen(8080, address).await;
+    let web = pair.world.identity(&pair.web.id, LONG);
+    let mut stream = tls(&web, &orders.id, inbound, &[b"http/1.1"]).await.unwrap();
+    let request = b"GET /ws HTTP/1.1\r\nHost: orders\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n";
+    stream.write_all(request).await.unwrap();
+    stream.flush().await.unwrap();
+    assert!(head_of(&mut stream).await.starts_with("HTTP/1.1 101"));
+    orders.apply(pair.world.view(&orders.id, "orders", &[(8080, Protocol::Http)], &[NOTHING])).await;
+    let end = tokio::time::timeout(PATIENCE, told).await.unwrap().unwrap();
+    assert_eq!(end, std::io::ErrorKind::ConnectionReset);
+    assert!(stream.read_to_end(&mut Vec::new()).await.is_err(), "its client sees it too");
 }
 
 #[tokio::test]

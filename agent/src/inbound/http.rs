@@ -32,7 +32,7 @@ use crate::wire::exchange::Link;
 use crate::wire::headers::{
     self, CLIENT_CERTIFICATE, IDENTITY, OBS_TEXT, RequestHead, UnknownCoding, WHY_NO_OBS_TEXT,
 };
-use crate::wire::http1;
+use crate::wire::http1::{self, SendError};
 use crate::wire::http2::{self, Multiplexed, MultiplexedPool};
 use crate::wire::meter::Meter;
 use crate::wire::origin::Origin;
@@ -143,15 +143,19 @@ async fn handle(caller: Arc<Caller>, mut request: Request<Incoming>) -> Result<A
         Protocol::Grpc => Form::Grpc,
         _ => Form::of(&request),
     };
+    let unanswered = Unanswered::of(&request, caller.protocol());
     let (passage, head) = match decide(&caller, &mut request, since) {
         Ok(decided) => decided,
-        Err(refusal) => return Ok(caller.refuse(&request, form, &refusal, since)),
+        Err(refusal) => {
+            let answer = caller.refuse(&request, form, &refusal, since);
+            return Ok(unanswered.refused(&mut request, answer).await);
+        }
     };
     if !passage.is_allowed() {
         let id = passage.decision().map(ToString::to_string).unwrap_or_default();
         let denial = answer::denial(form, &id);
         passage.answered(&denial);
-        return Ok(denial);
+        return Ok(unanswered.refused(&mut request, denial).await);
     }
     if let Some(certificate) = &caller.certificate {
         request.headers_mut().insert(CLIENT_CERTIFICATE, certificate.clone());
@@ -161,9 +165,9 @@ async fn handle(caller: Arc<Caller>, mut request: Request<Incoming>) -> Result<A
     }
     let meter = Arc::clone(passage.meter());
     let passage = Arc::new(passage);
-    let unanswered = Unanswered::of(&request, caller.protocol());
-    let mut exchange = pin!(pass_on(&caller, form, request, head, Arc::clone(&passage)));
-    if let Some(answer) = until_cut_as_http(&meter, &caller.opaque, exchange.as_mut()).await? {
+    let mut exchange = pin!(pass_on(&caller, (form, unanswered), request, head, Arc::clone(&passage)));
+    if let Some(mut answer) = until_cut_as_http(&meter, &caller.opaque, exchange.as_mut()).await? {
+        unanswered.answered(&mut answer, &meter);
         return Ok(answer);
     }
     let denial = unanswered.deny(form, &meter).await?;
@@ -266,7 +270,7 @@ fn service_of(described: &mesh::Port, head: &RequestHead) -> Result<Option<Name>
 
 async fn pass_on(
     caller: &Arc<Caller>,
-    form: Form,
+    (form, unanswered): (Form, Unanswered),
     mut request: Request<Incoming>,
     head: RequestHead,
     passage: Arc<Passage>,
@@ -278,7 +282,7 @@ async fn pass_on(
         Protocol::Http2 | Protocol::Grpc => {
             send_http2(caller, request, &head).await.map(|(response, via)| (response, via, None))
         }
-        Protocol::Http | Protocol::Tcp => send_http1(caller, request, &head, &meter).await,
+        Protocol::Http | Protocol::Tcp => send_http1(caller, unanswered, request, &head, &meter).await,
     };
     let (mut response, via, in_use) = match sent {
         Ok(sent) => sent,
@@ -319,6 +323,7 @@ async fn pass_on(
 
 async fn send_http1(
     caller: &Caller,
+    unanswered: Unanswered,
     mut request: Request<RequestBody>,
     head: &RequestHead,
     meter: &Meter,
@@ -334,8 +339,14 @@ async fn send_http1(
         let (stream, place) = app::dial(port).await.map_err(AppFailure::NoConnection)?;
         Link::open(Transport::plain(stream, place), None).await.map_err(|_| AppFailure::Unspoken)
     };
-    let (response, link) =
-        http1::send(&port.links, request, connect).await.map_err(|error| AppFailure::of(error, port))?;
+    let (response, link) = match http1::send(&port.links, request, connect).await {
+        Ok(answered) => answered,
+        Err(SendError::Connect(failure, mut unsent)) => {
+            unanswered.unsent(&mut unsent).await;
+            return Err(failure);
+        }
+        Err(error) => return Err(AppFailure::of(error, port)),
+    };
     // An app that answers before it can have read all may never read the rest, and take it for the next request.
     let is_early = has_content && !meter.is_sent();
     let via = match hides_content || is_early {

@@ -1,4 +1,4 @@
-//! What the caller of a request is told that is cut before it was answered.
+//! What the caller of a request is told that no app has answered, and what becomes of its connection.
 
 use std::future::{Future, poll_fn};
 use std::task::Poll;
@@ -9,29 +9,64 @@ use http::{Request, Response, Version, header};
 use hyper::body::{Body, Incoming};
 
 use crate::wire::answer::{self, Form};
-use crate::wire::body::{BodyError, ResponseBody};
+use crate::wire::body::{BodyError, RequestBody, ResponseBody};
 use crate::wire::headers::CLOSE;
 use crate::wire::meter::{Meter, until_cut};
 use crate::wire::strict::Opaque;
+use crate::wire::unread::discard;
 
 /// How long an app over HTTP/2 that takes nothing may delay the end of a request.
 const PATIENCE: Duration = Duration::from_millis(50);
 
-/// A request on its way to the app.
+/// A request that the app has not answered.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Unanswered {
     has_content: bool,
     is_from_http1: bool,
     is_to_http2: bool,
+    /// Its caller waits for a word before it sends the content.
+    is_held_back: bool,
 }
 
 impl Unanswered {
-    /// This one, which goes on by `protocol`.
+    /// This one, as it came; it goes on by `protocol`.
     pub(super) fn of(request: &Request<Incoming>, protocol: Protocol) -> Self {
         Self {
             has_content: !request.body().is_end_stream(),
             is_from_http1: request.version() < Version::HTTP_2,
             is_to_http2: matches!(protocol, Protocol::Http2 | Protocol::Grpc),
+            is_held_back: request.headers().contains_key(header::EXPECT),
+        }
+    }
+
+    /// Content of it that is left unread would end its connection, of which the caller's agent had to be told.
+    fn may_be_unread(self) -> bool {
+        self.has_content && self.is_from_http1
+    }
+
+    /// Completes an answer of our own to a request whose content nobody reads.
+    pub(super) async fn refused<G>(
+        self,
+        request: &mut Request<Incoming>,
+        mut answer: Response<ResponseBody<G>>,
+    ) -> Response<ResponseBody<G>> {
+        if self.may_be_unread() && (self.is_held_back || !Box::pin(discard(request.body_mut())).await) {
+            answer.headers_mut().insert(header::CONNECTION, CLOSE);
+        }
+        answer
+    }
+
+    /// Reads what could not be sent to the app, as far as it is worth a connection.
+    pub(super) async fn unsent(self, request: &mut Request<RequestBody>) {
+        if self.may_be_unread() && !self.is_held_back {
+            Box::pin(discard(request.body_mut())).await;
+        }
+    }
+
+    /// Completes the answer to a request that was passed on: of ours the content may be unread.
+    pub(super) fn answered<G>(self, answer: &mut Response<ResponseBody<G>>, meter: &Meter) {
+        if self.may_be_unread() && matches!(answer.body(), ResponseBody::Own(_)) && !meter.is_whole() {
+            answer.headers_mut().insert(header::CONNECTION, CLOSE);
         }
     }
 
@@ -45,10 +80,7 @@ impl Unanswered {
         meter: &Meter,
     ) -> Result<Response<ResponseBody<G>>, BodyError> {
         let mut denial = answer::denial(form, meter.decision().ok_or(BodyError::Cut)?);
-        if self.has_content && self.is_from_http1 && !meter.is_whole() {
-            // Of the rest nobody reads.
-            denial.headers_mut().insert(header::CONNECTION, CLOSE);
-        }
+        self.answered(&mut denial, meter);
         if self.has_content && self.is_to_http2 {
             // To drop the exchange cancels the stream, which servers are known to take for the end of the content. The content
             // breaks off first, as an error, by the task that sends it: that it does only while the app reads.

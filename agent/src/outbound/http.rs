@@ -59,6 +59,20 @@ impl Failure {
 pub(super) async fn handle(
     outbound: Arc<Outbound>,
     connection: Arc<AppConnection>,
+    request: Request<Incoming>,
+) -> Answer {
+    let may_be_unread = request.version() < Version::HTTP_2 && !request.body().is_end_stream();
+    let mut answer = respond(outbound, connection, request).await;
+    if may_be_unread && matches!(answer.body(), ResponseBody::Own(_)) {
+        // What we leave unread ends the connection, and the app is not to send its next request on it.
+        answer.headers_mut().insert(header::CONNECTION, CLOSE);
+    }
+    answer
+}
+
+async fn respond(
+    outbound: Arc<Outbound>,
+    connection: Arc<AppConnection>,
     mut request: Request<Incoming>,
 ) -> Answer {
     if request.method() == Method::CONNECT {
@@ -108,8 +122,9 @@ pub(super) async fn handle(
             call.answered(&response);
             let (meter, origin) = (call.meter(), Origin::agent(version, response.headers()));
             let is_unread = has_content && !meter.is_whole();
-            if version < Version::HTTP_2 && is_unread && response.headers().contains_key(DECISION) {
-                // Of what comes after a denial nobody reads.
+            let is_agents = [DECISION, ERROR].iter().any(|own| response.headers().contains_key(own));
+            if version < Version::HTTP_2 && is_unread && is_agents {
+                // Of what comes after an answer of the far agent nobody reads.
                 response.headers_mut().insert(header::CONNECTION, CLOSE);
             }
             response.map(|body| ResponseBody::relay(body, meter, via, call, origin))

@@ -20,6 +20,7 @@ pub(crate) mod strict;
 pub(crate) mod tasks;
 pub(crate) mod transport;
 pub(crate) mod tunnel;
+pub(crate) mod unread;
 pub(crate) mod upgrade;
 mod written;
 

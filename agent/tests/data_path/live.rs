@@ -262,6 +262,32 @@ async fn the_denial_of_a_request_that_was_cut_ends_its_connection_only_where_som
     }
 }
 
+#[tokio::test]
+async fn an_answer_of_an_agent_says_that_its_connection_ends_where_content_is_unread() {
+    let pair = Pair::new(Protocol::Http, LONG).await;
+    let forbid = format!("{EVERYTHING}\nforbid(principal, action == Action::\"POST\", resource);");
+    pair.apply(&forbid).await;
+    let web = pair.world.identity(&pair.web.id, LONG);
+    let ends = [
+        ("Content-Length: 5\r\n\r\nhello", false),
+        ("Content-Length: 5\r\n\r\nhel", true),
+        ("Content-Length: 5\r\nExpect: 100-continue\r\n\r\n", true),
+        ("Content-Length: 1000000\r\n\r\nhello", true),
+        ("Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n", true),
+    ];
+    for (rest, is_close) in ends {
+        for (target, status) in [("/", "403"), ("/%2f", "400")] {
+            let mut stream = tls(&web, &pair.orders.id, pair.inbound, &[b"http/1.1"]).await.unwrap();
+            let request = format!("POST {target} HTTP/1.1\r\nHost: orders\r\n{rest}");
+            stream.write_all(request.as_bytes()).await.unwrap();
+            stream.flush().await.unwrap();
+            let head = head_of(&mut stream).await.to_ascii_lowercase();
+            assert!(head.starts_with(&format!("http/1.1 {status}")), "{head}");
+            assert_eq!(head.contains("\r\nconnection: close\r\n"), is_close, "{rest}: {head}");
+        }
+    }
+}
+
 /// Answers at once, and goes on reading: tells each part of the request's body, and none where it breaks off.
 async fn hasty_app(tasks: &mut JoinSet<()>) -> (SocketAddr, mpsc::UnboundedReceiver<Option<Bytes>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -6,6 +6,7 @@ use super::app::NoConnection;
 use super::http::Answer;
 use super::listener::Port;
 use crate::wire::answer::{self, Form};
+use crate::wire::causes::chain;
 use crate::wire::headers::UNKNOWN_CODING;
 use crate::wire::http1::SendError;
 
@@ -13,7 +14,9 @@ use crate::wire::http1::SendError;
 pub(super) enum AppFailure {
     NoConnection(NoConnection),
     Unspoken,
-    Broken,
+    Broken(hyper::Error),
+    /// What it sent is no answer.
+    Unreadable(hyper::Error),
     BadUpgrade,
     UnknownCoding,
     /// It is not to blame: the request came to no end, for this reason.
@@ -21,12 +24,15 @@ pub(super) enum AppFailure {
 }
 
 impl AppFailure {
-    pub(super) fn of(error: SendError<Self>, port: &Port) -> Self {
+    pub(super) fn of(error: SendError<Self>) -> Self {
         match error {
             SendError::Connect(failure, _) => failure,
             SendError::Broken(error) | SendError::Unsent(error, _) => {
-                tracing::debug!(event = "app_broke_off", port = port.number, %error);
-                Self::Broken
+                if is_unreadable(&error) {
+                    Self::Unreadable(error)
+                } else {
+                    Self::Broken(error)
+                }
             }
         }
     }
@@ -41,11 +47,22 @@ impl AppFailure {
                 return answer::error(form, StatusCode::BAD_REQUEST, reason, "");
             }
             Self::Unspoken => (StatusCode::SERVICE_UNAVAILABLE, "app_unreachable"),
-            Self::Broken => (StatusCode::BAD_GATEWAY, "app_broke_off"),
+            Self::Broken(_) => (StatusCode::BAD_GATEWAY, "app_broke_off"),
+            Self::Unreadable(_) => (StatusCode::BAD_GATEWAY, "app_answer_unreadable"),
             Self::BadUpgrade => (StatusCode::BAD_GATEWAY, "unasked_upgrade"),
             Self::UnknownCoding => (StatusCode::BAD_GATEWAY, UNKNOWN_CODING),
         };
-        tracing::warn!(event = name, port = port.number, app = %port.app);
+        let error = match self {
+            Self::Broken(error) | Self::Unreadable(error) => Some(chain(error)),
+            _ => None,
+        };
+        tracing::warn!(event = name, port = port.number, app = %port.app, error);
         answer::error(form, status, name, "")
     }
+}
+
+/// Whether the fault is in what was read, and not that it ended: in a head, or found by the library that reads frames.
+fn is_unreadable(error: &hyper::Error) -> bool {
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<h2::Error>());
+    error.is_parse() || cause.is_some_and(h2::Error::is_library)
 }

@@ -345,7 +345,7 @@ async fn send_http1(
             unanswered.unsent(&mut unsent).await;
             return Err(failure);
         }
-        Err(error) => return Err(AppFailure::of(error, port)),
+        Err(error) => return Err(AppFailure::of(error)),
     };
     // An app that answers before it can have read all may never read the rest, and take it for the next request.
     let is_early = has_content && !meter.is_sent();
@@ -370,7 +370,6 @@ async fn send_http2(
     };
     let claim = || caller.guest.use_one().map(Some).map_err(AppFailure::NoConnection);
     let pool = caller.multiplexed.get_or_init(|| port.multiplexed.of(caller.guest.connection().peer().id()));
-    let (response, lease) =
-        http2::send(pool, request, claim, connect).await.map_err(|error| AppFailure::of(error, port))?;
+    let (response, lease) = http2::send(pool, request, claim, connect).await.map_err(AppFailure::of)?;
     Ok((response, Via::Stream { _lease: lease }))
 }

@@ -19,6 +19,7 @@ use super::route::{Kind, Route};
 use crate::mesh::ClosedReason;
 use crate::wire::answer::{self, Form};
 use crate::wire::body::{RequestBody, ResponseBody, Via};
+use crate::wire::causes::chain;
 use crate::wire::exchange::Link;
 use crate::wire::headers::{self, CLOSE, DECISION, ERROR, IDENTITY, RequestHead, SERVICE, UNKNOWN_CODING};
 use crate::wire::http1::SendError;
@@ -359,46 +360,4 @@ pub(super) fn bad_gateway(name: &'static str, text: String) -> Failure {
 fn broken(peer: &Peer, error: &hyper::Error) -> Failure {
     let text = format!("{} broke off: {}", peer.address(), chain(error));
     bad_gateway("endpoint_broke_off", text)
-}
-
-/// An error and its causes, in one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = words(error);
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = words(error);
-        if !text.ends_with(&more) {
-            text.push_str(": ");
-            text.push_str(&more);
-        }
-        cause = error.source();
-    }
-    text
-}
-
-/// An error in words for whoever knows neither TLS nor the libraries that speak it. A URL leads to their manuals.
-fn words(error: &dyn std::error::Error) -> String {
-    let text = error.to_string();
-    if text.starts_with("peer closed connection without sending TLS close_notify") {
-        return "it closed the connection without TLS's close_notify".to_owned();
-    }
-    let own = text.split_once("https://").map(|(own, _)| own.trim_end_matches([':', ' ']).to_owned());
-    own.unwrap_or(text)
-}
-
-#[cfg(test)]
-mod tests {
-    use std::io;
-
-    use super::*;
-
-    #[test]
-    fn no_library_is_quoted_to_callers() {
-        let manual = "https://manual.example/latest/howto#unexpected-eof";
-        let text = |text: String| chain(&io::Error::new(io::ErrorKind::UnexpectedEof, text));
-        let said = text(format!("peer closed connection without sending TLS close_notify: {manual}"));
-        assert_eq!(said, "it closed the connection without TLS's close_notify");
-        assert_eq!(text(format!("something else: {manual}")), "something else");
-        assert_eq!(text("reset by peer".to_owned()), "reset by peer");
-    }
 }

@@ -18,10 +18,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::http::chain;
 use super::peer::HANDSHAKE_PATIENCE;
 use crate::connections::{Connection, Connections, shown_by};
 use crate::skew::TOLERATED;
+use crate::wire::causes::chain;
 use crate::wire::{alpn, socket};
 
 /// How often connections are looked through.

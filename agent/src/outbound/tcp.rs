@@ -15,6 +15,7 @@ use super::listener::{TcpService, address_of};
 use super::peer::Peer;
 use super::route::Kind;
 use super::tunnel::{self, OpenError, TunnelStream};
+use crate::wire::causes::chain;
 use crate::wire::meter::Direction;
 use crate::wire::tunnel::pump;
 
@@ -135,7 +136,7 @@ async fn open_in_mesh(
             }
             // The tunnel was closed just now; another to the same endpoint may do.
             Err(OpenError::Broken(error)) => {
-                let text = format!("{} broke off: {error}", peer.address());
+                let text = format!("{} broke off: {}", peer.address(), chain(&error));
                 last = Some(Failure::new(StatusCode::BAD_GATEWAY, "endpoint_broke_off", text));
             }
         }

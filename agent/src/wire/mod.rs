@@ -4,6 +4,7 @@ pub(crate) mod accept;
 pub(crate) mod answer;
 pub(crate) mod body;
 pub(crate) mod budget;
+pub(crate) mod causes;
 mod cuttable;
 pub(crate) mod exchange;
 pub(crate) mod forward;

@@ -98,3 +98,19 @@ async fn what_is_cut_of_an_app_that_speaks_http_1_0_does_not_look_complete() {
         orders.apply(world.view(&orders.id, "orders", &[(8080, Protocol::Http)], &[EVERYTHING])).await;
     }
 }
+
+#[tokio::test]
+async fn an_answer_that_cannot_be_read_is_told_apart_from_none() {
+    for (sent, name) in [
+        (&b"HTTP/1.1 200 OK\r\nno field\r\n\r\n"[..], "app_answer_unreadable"),
+        (b"HTTP/1.1 2xx\r\n\r\n", "app_answer_unreadable"),
+        (b"HTTP/1.1 200 OK\r\n", "app_broke_off"),
+        (b"", "app_broke_off"),
+    ] {
+        let mut tasks = JoinSet::new();
+        let (local, _agents) = mesh(Protocol::Http, app(sent, &mut tasks).await).await;
+        let mut client = http1(local, &mut tasks).await;
+        let answer = ask(&mut client, "GET", "orders", "/", b"").await;
+        assert_eq!((answer.status, answer.header("hauberk-error")), (502, name));
+    }
+}

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::super::Outbound;
 use super::super::call::Call;
-use super::super::http::{Answer, Failure, bad_gateway, chain, switch};
+use super::super::http::{Answer, Failure, bad_gateway, switch};
 use super::super::listener::AppConnection;
 use super::dial::{DialError, dial};
 use super::{authority, bare_host, counters, label};
@@ -20,6 +20,7 @@ use crate::mesh::{External, NodeView};
 use crate::users::{ByHandle, MadeFor};
 use crate::wire::answer::{self, Form};
 use crate::wire::body::{RequestBody, ResponseBody, Via};
+use crate::wire::causes::chain;
 use crate::wire::exchange::Link;
 use crate::wire::forward;
 use crate::wire::headers::{self, DECISION, ERROR, OBS_TEXT, RequestHead, UNKNOWN_CODING, WHY_NO_OBS_TEXT};

@@ -89,6 +89,9 @@ pub(crate) enum HeaderProblem {
     /// More than one `Content-Length`, be they equal or not.
     #[error("more than one Content-Length")]
     DuplicateLength,
+    /// `Content-Length` is no number.
+    #[error("Content-Length is not of digits alone")]
+    BadLength,
     /// `content_length` or `transfer_encoding`, which some servers take for the names with a hyphen.
     #[error("a name of message framing is written with _")]
     Underscore,
@@ -109,8 +112,15 @@ pub(crate) fn scrub_request<B>(request: &mut Request<B>) -> Result<RequestHead, 
     if found.underscore {
         return Err(HeaderProblem::Underscore);
     }
-    if headers.get_all(header::CONTENT_LENGTH).iter().nth(1).is_some() {
-        return Err(HeaderProblem::DuplicateLength);
+    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
+    if let Some(length) = lengths.next() {
+        if lengths.next().is_some() {
+            return Err(HeaderProblem::DuplicateLength);
+        }
+        // An empty one passes for none with some, and for 0 with others.
+        if length.is_empty() || !length.as_bytes().iter().all(u8::is_ascii_digit) {
+            return Err(HeaderProblem::BadLength);
+        }
     }
     if found.reserved {
         let mut services = headers.get_all(SERVICE).iter();
@@ -524,6 +534,9 @@ mod tests {
         };
         let twice = [("content-length", "5"), ("content-length", "5")];
         assert_eq!(problem(&twice), HeaderProblem::DuplicateLength);
+        for length in ["", " ", "+5", "5 5", "5,5"] {
+            assert_eq!(problem(&[("content-length", length)]), HeaderProblem::BadLength, "{length:?}");
+        }
         for name in ["content_length", "transfer_encoding"] {
             assert_eq!(problem(&[(name, "1")]), HeaderProblem::Underscore, "{name}");
         }

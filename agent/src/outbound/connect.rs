@@ -14,6 +14,7 @@ use super::listener::AppConnection;
 use super::tcp::{self, NotOpened};
 use crate::wire::answer::{self, Form};
 use crate::wire::body::ResponseBody;
+use crate::wire::headers;
 use crate::wire::strict::StrictRequests;
 
 /// What hyper hands back of the connections that `listener.rs` gives it.
@@ -31,7 +32,13 @@ pub(super) async fn begin(
         return Failure::new(StatusCode::METHOD_NOT_ALLOWED, "connect_refused", text)
             .answer(Form::Http, call);
     }
-    let authority = request.uri().authority().map(ToString::to_string).unwrap_or_default();
+    let authority = match headers::host(&request) {
+        Ok(authority) => authority,
+        Err(problem) => {
+            return Failure::new(StatusCode::BAD_REQUEST, "bad_request", problem.to_string())
+                .answer(Form::Http, call);
+        }
+    };
     let stream = match tcp::open(outbound, &authority, connection.app, &mut call).await {
         Ok(stream) => stream,
         Err(NotOpened::Failed(failure)) => return failure.answer(Form::Http, call),

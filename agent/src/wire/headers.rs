@@ -289,7 +289,10 @@ pub(crate) fn split_host(authority: &str) -> Option<(&str, Option<u16>)> {
 }
 
 /// The authority that a request is for.
-fn host<B>(request: &Request<B>) -> Result<String, HeaderProblem> {
+///
+/// # Errors
+/// It names none, or may be read as naming two.
+pub(crate) fn host<B>(request: &Request<B>) -> Result<String, HeaderProblem> {
     let mut hosts = request.headers().get_all(header::HOST).iter();
     let host = hosts.next();
     if hosts.next().is_some() {
@@ -301,7 +304,7 @@ fn host<B>(request: &Request<B>) -> Result<String, HeaderProblem> {
     };
     let target = request.uri().authority().map(http::uri::Authority::as_str);
     match (target, host) {
-        (Some(target), Some(host)) if !target.eq_ignore_ascii_case(host) => {
+        (Some(target), Some(host)) if !is_host_of(target, host, request.method()) => {
             Err(HeaderProblem::ConflictingHost)
         }
         // Whoever passes over an absolute target would find none (RFC 9112 §3.2).
@@ -312,6 +315,12 @@ fn host<B>(request: &Request<B>) -> Result<String, HeaderProblem> {
         (None, None) => Err(HeaderProblem::NoHost),
         _ => Err(HeaderProblem::BadHost),
     }
+}
+
+/// Whether a `Host` is that of a target. Many clients leave out the port that is usual beside a CONNECT.
+fn is_host_of(target: &str, host: &str, method: &Method) -> bool {
+    let without_port = target.rsplit_once(':').filter(|_| *method == Method::CONNECT);
+    target.eq_ignore_ascii_case(host) || without_port.is_some_and(|(name, _)| name.eq_ignore_ascii_case(host))
 }
 
 /// A name or an address, with or without a port (RFC 9110 §7.2): nothing that servers cut in different places.
@@ -523,6 +532,24 @@ mod tests {
         assert!(!upgrade(Method::GET, &[("transfer-encoding", "chunked")]));
         for method in [Method::DELETE, Method::POST, Method::HEAD, Method::OPTIONS, Method::TRACE] {
             assert!(!upgrade(method, &[]));
+        }
+    }
+
+    #[test]
+    fn a_tunnel_leads_where_both_of_its_names_lead() {
+        let asked = |fields: &[(&str, &str)], version| {
+            let mut connect = request(fields, "orders:443");
+            (*connect.method_mut(), *connect.version_mut()) = (Method::CONNECT, version);
+            host(&connect)
+        };
+        let tunnel = Ok("orders:443".to_owned());
+        assert_eq!(asked(&[("host", "Orders:443")], Version::HTTP_11), tunnel);
+        assert_eq!(asked(&[("host", "orders")], Version::HTTP_11), tunnel);
+        assert_eq!(asked(&[], Version::HTTP_10), tunnel);
+        assert_eq!(asked(&[], Version::HTTP_11), Err(HeaderProblem::NoHost));
+        for other in ["payments:443", "orders:444", "payments", ""] {
+            let conflict = Err(HeaderProblem::ConflictingHost);
+            assert_eq!(asked(&[("host", other)], Version::HTTP_11), conflict, "{other}");
         }
     }
 

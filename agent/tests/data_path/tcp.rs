@@ -176,6 +176,11 @@ async fn a_proxy_client_connects_by_name() {
     );
     let answer = tokio::time::timeout(PATIENCE, answer).await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 502"), "{answer}");
+    for host in ["", "Host: web:6379\r\n"] {
+        let request = format!("CONNECT redis:6379 HTTP/1.1\r\n{host}Connection: close\r\n\r\n");
+        let answer = raw(TcpStream::connect(proxy).await.unwrap(), request.as_bytes()).await;
+        assert!(answer.starts_with("HTTP/1.1 400"), "{host}: {answer}");
+    }
 }
 
 /// The next stream that a tunnel carries.

@@ -22,8 +22,8 @@ pub(super) async fn serve(port: Arc<Port>, guest: Arc<Guest>, mut stream: TlsStr
                 Ok(()) => return,
                 Err(error) => {
                     tracing::debug!(event = "stream_broken", port = port.number, %error);
-                    // Nobody shall take the part that came for the whole, unless they are gone anyhow: neither side gets
-                    // a clean close, nor waits for what is unsent.
+                    // Nobody shall take the part that came for the whole: neither side gets a clean close. One that is
+                    // gone needs none.
                     let _ = app.set_zero_linger();
                     let _ = stream.get_ref().0.set_zero_linger();
                     return;

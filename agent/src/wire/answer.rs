@@ -28,8 +28,8 @@ const OF_GRPC_WEB: [&str; 4] = [
 ];
 
 impl Form {
-    /// The form that fits a request. That of gRPC, whose status is 200 whatever comes of the call, fits calls of gRPC alone:
-    /// of anything else it would tell everybody who looks at the status that it went well.
+    /// The form that fits a request. That of gRPC, whose status is 200 whatever comes of the call, fits calls of gRPC
+    /// alone: of anything else it would tell everybody who looks at the status that it went well.
     pub(crate) fn of<B>(request: &Request<B>) -> Self {
         let kind = request.headers().get(CONTENT_TYPE).filter(|_| request.method() == Method::POST);
         let Some(kind) = kind.map(HeaderValue::as_bytes) else { return Self::Http };

@@ -202,8 +202,8 @@ fn join_cookies(headers: &mut HeaderMap) {
 /// What a response is answered instead of that is encoded as nothing here can tell its end by.
 pub(crate) const UNKNOWN_CODING: &str = "unknown_transfer_encoding";
 
-/// A response's content is encoded by something else than `chunked`, or by something besides. The fault is its server's:
-/// answer 502.
+/// A response's content is encoded by something else than `chunked`, or by something besides. The fault is its
+/// server's: answer 502.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("the answer has another Transfer-Encoding than chunked")]
 pub(crate) struct UnknownCoding;

@@ -29,8 +29,8 @@ use scanner::{Fault, Scanner};
 
 /// The longest request head, and the longest chunk line or trailer section, in bytes.
 pub(crate) const MAX_HEAD: usize = 16 * 1024;
-/// How long a connection may take to its first byte, and then each head, chunk line or trailer section from its first
-/// byte to its last. hyper's own limit also ends connections that are merely idle, and costs a timer for each request.
+/// How long a connection may take to the first byte of a request, whatever empty lines come before, and then each head, chunk
+/// line or trailer section from its first byte to its last. hyper's own limit also ends connections that are merely idle, and costs a timer for each request.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long, and for how many bytes, the rest of a request is read and thrown away when its answer ends the connection:
@@ -145,7 +145,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for StrictRequests<S> {
             buf.set_filled(before + at + 1);
             this.end_by(reason);
         }
-        if !this.has_begun || !this.scanner.is_amid_section() {
+        let begins = !this.has_begun && this.scanner.has_begun();
+        if begins || this.has_begun && !this.scanner.is_amid_section() {
             this.has_begun = true;
             this.deadline = None;
         }
@@ -303,6 +304,33 @@ mod tests {
         let mut stream = StrictRequests::new(server, Bytes::new(), Opaque::default(), drop);
         let error = tokio::time::timeout(PATIENCE * 2, stream.read_u8()).await.unwrap().unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn empty_lines_take_the_place_of_no_request() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let (mut client, server) = tokio::io::duplex(1024);
+        let mut stream = StrictRequests::new(server, Bytes::new(), Opaque::default(), drop);
+        let reading = async {
+            let mut read = [0; 64];
+            loop {
+                if let Err(error) = stream.read(&mut read).await {
+                    return error.kind();
+                }
+            }
+        };
+        let trickle = async {
+            while client.write_all(b"\r\n").await.is_ok() {
+                tokio::time::sleep(PATIENCE / 4).await;
+            }
+        };
+        let ends = async {
+            tokio::select! {
+                kind = reading => kind,
+                () = trickle => panic!("nobody ended it"),
+            }
+        };
+        assert_eq!(tokio::time::timeout(PATIENCE * 2, ends).await.unwrap(), io::ErrorKind::TimedOut);
     }
 
     #[tokio::test]

@@ -17,9 +17,9 @@ pub(crate) fn answer(headers: &mut HeaderMap, protocol: Option<HeaderValue>) {
     }
 }
 
-/// Carries the other protocol's bytes both ways until it ends or is cut. `link` is where the 101 came from. Where it does
-/// not end well, the server's side is reset, and `break_off` is called while the caller's is still open, so that nobody takes
-/// the part that came for the whole.
+/// Carries the other protocol's bytes both ways until it ends or is cut. `link` is where the 101 came from. Where it
+/// does not end well, the server's side is reset, and `break_off` is called while the caller's is still open, so that
+/// nobody takes the part that came for the whole.
 pub(crate) async fn carry(
     from_caller: OnUpgrade,
     from_server: OnUpgrade,

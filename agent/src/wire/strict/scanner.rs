@@ -11,6 +11,7 @@ pub(super) struct Scanner {
     /// Bytes of this head, chunk line or trailer section so far.
     section: usize,
     head: Head,
+    has_begun: bool,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -45,6 +46,11 @@ const CODING: Fault = Fault("ambiguous_transfer_encoding");
 const CHUNK: Fault = Fault("malformed_chunk");
 
 impl Scanner {
+    /// Whether a first request has begun: empty lines before it begin nothing.
+    pub(super) fn has_begun(&self) -> bool {
+        self.has_begun
+    }
+
     /// Whether a head, a chunk line or a trailer section has begun and not ended.
     pub(super) fn is_amid_section(&self) -> bool {
         self.section > 0
@@ -96,6 +102,7 @@ impl Scanner {
                 return Err((0, Fault("head_too_long")));
             }
             self.carry.extend_from_slice(rest);
+            self.has_begun |= *self.carry != *b"\r";
             return Ok(rest.len());
         };
         self.section += end + 1;
@@ -125,6 +132,7 @@ impl Scanner {
             State::RequestLine if line.contains(&b'#') => return Err(Fault("fragment_in_target")),
             State::RequestLine if !is_request_line(line) => return Err(Fault("malformed_request")),
             State::RequestLine => {
+                self.has_begun = true;
                 self.head = Head::default();
                 self.state = State::HeaderLine;
             }
@@ -264,6 +272,19 @@ mod tests {
         ] {
             assert!(passes(bytes), "{:?}", String::from_utf8_lossy(bytes));
         }
+    }
+
+    #[test]
+    fn empty_lines_begin_no_request() {
+        let mut scanner = Scanner::default();
+        for (bytes, has_begun) in [(&b"\r"[..], false), (b"\n\r\n\r", false), (b"\nG", true), (b"ET", true)] {
+            assert!(scanner.first_fault(bytes).is_none());
+            assert_eq!(scanner.has_begun(), has_begun, "{bytes:?}");
+        }
+        let mut scanner = Scanner::default();
+        assert!(
+            scanner.first_fault(b"\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n").is_none() && scanner.has_begun()
+        );
     }
 
     #[test]

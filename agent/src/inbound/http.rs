@@ -38,7 +38,7 @@ use crate::wire::meter::Meter;
 use crate::wire::origin::Origin;
 use crate::wire::prompt::PromptFrames;
 use crate::wire::serve::serve_until;
-use crate::wire::strict::{Broken, Opaque, StrictRequests};
+use crate::wire::strict::{Broken, MAX_HEAD_FROM_MESH, Opaque, StrictRequests};
 use crate::wire::transport::Transport;
 use crate::wire::{forward, upgrade};
 
@@ -60,7 +60,7 @@ pub(super) async fn serve_http1(port: Arc<Port>, guest: Arc<Guest>, stream: TlsS
     let caller = Caller::new(port, guest);
     let (since, telling) = (Instant::now(), Arc::clone(&caller));
     let tell = move |broken| telling.tell_broken(broken, since);
-    let strict = StrictRequests::new(stream, Bytes::new(), caller.opaque.clone(), tell);
+    let strict = StrictRequests::new(stream, Bytes::new(), caller.opaque.clone(), MAX_HEAD_FROM_MESH, tell);
     let service = service_fn(move |request| handle(Arc::clone(&caller), request));
     let connection = http1::server().serve_connection(TokioIo::new(strict), service).with_upgrades();
     serve_until(connection, &retired, &stop, || ()).await;
@@ -72,7 +72,9 @@ pub(super) async fn serve_http2(port: Arc<Port>, guest: Arc<Guest>, stream: TlsS
     let caller = Caller::new(port, guest);
     let service = service_fn(move |request| handle(Arc::clone(&caller), request));
     let stream = PromptFrames::new(stream);
-    let connection = http2::server(tasks).serve_connection(TokioIo::new(stream), service);
+    let connection = http2::server(tasks)
+        .max_header_list_size(MAX_HEAD_FROM_MESH as u32)
+        .serve_connection(TokioIo::new(stream), service);
     serve_until(connection, &retired, &stop, || ()).await;
 }
 
@@ -119,7 +121,8 @@ impl Caller {
 
     /// Tells of bytes that are no requests, on a connection that came at `since`.
     fn tell_broken(&self, broken: Broken, since: Instant) {
-        let outcome = Outcome { status: 400, duration: since.elapsed(), ..Outcome::default() };
+        let outcome =
+            Outcome { status: broken.status().as_u16(), duration: since.elapsed(), ..Outcome::default() };
         self.guest.connection().tell_broken(&self.port.connections, broken, &outcome);
     }
 }

@@ -16,6 +16,7 @@ use crate::decisions::{OutboundFacts, Outcome, Request};
 use crate::metrics::ServiceMetrics;
 use crate::wire::headers::{self, DECISION};
 use crate::wire::meter::{Broken, Meter};
+use crate::wire::strict;
 
 /// What an app wants.
 #[derive(Debug)]
@@ -144,9 +145,9 @@ impl Call {
     }
 
     /// The app sent what is no request, and is told so.
-    pub(super) fn unread(mut self, fault: &'static str) {
-        self.error = Some(fault);
-        self.status = StatusCode::BAD_REQUEST.as_u16();
+    pub(super) fn unread(mut self, broken: strict::Broken) {
+        self.error = Some(broken.fault);
+        self.status = broken.status().as_u16();
     }
 
     /// There is no answer of the service, and the app is told this instead; or nothing, where it speaks no HTTP.

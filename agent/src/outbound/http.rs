@@ -25,6 +25,7 @@ use crate::wire::headers::{self, CLOSE, DECISION, ERROR, IDENTITY, RequestHead, 
 use crate::wire::http1::SendError;
 use crate::wire::http2::Multiplexed;
 use crate::wire::origin::Origin;
+use crate::wire::strict::{MAX_FIELDS, TOO_MANY_FIELDS};
 use crate::wire::{forward, http1, http2, upgrade};
 
 /// The most endpoints that one request is tried at.
@@ -175,6 +176,14 @@ async fn pass_on(
     let protocol = route.port().map_or(Protocol::Http, |port| port.protocol);
     if protocol == Protocol::Http {
         forward::address_http1(&mut request, head);
+        // By the far agent they would be refused as well: those that are added to them here count there.
+        let identity = usize::from(head.identity.is_some());
+        if request.headers().len() + identity >= MAX_FIELDS {
+            let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+            let text =
+                format!("with those of the agent the request has more than {MAX_FIELDS} header fields");
+            return Err(Failure::new(status, TOO_MANY_FIELDS, text));
+        }
     } else {
         forward::address_http2(&mut request, head);
     }

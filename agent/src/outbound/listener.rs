@@ -24,7 +24,7 @@ use crate::wire::accept::Refusals;
 use crate::wire::budget::SocketPlace;
 use crate::wire::serve::serve_until;
 use crate::wire::socket::{self, ConnectError};
-use crate::wire::strict::{Broken, Opaque, StrictRequests};
+use crate::wire::strict::{Broken, MAX_HEAD, Opaque, StrictRequests};
 use crate::wire::{http1, http2};
 
 /// How long an app may take to show which version of HTTP it speaks.
@@ -146,12 +146,12 @@ async fn serve_http(
     let tell = move |broken: Broken| {
         // The call whose body it is in tells of its own end.
         if !broken.is_under_way {
-            Call::begin(&telling, Wish::Unread).unread(broken.fault);
+            Call::begin(&telling, Wish::Unread).unread(broken);
         }
     };
     let end = EndTells::default();
     let stream = AppSocket::new(stream, end.clone());
-    let io = TokioIo::new(StrictRequests::new(stream, first, opaque.clone(), tell));
+    let io = TokioIo::new(StrictRequests::new(stream, first, opaque.clone(), MAX_HEAD, tell));
     let connection = Arc::new(AppConnection { opaque, end: end.clone(), app, _place: place });
     let service = service_fn(move |request: Request<Incoming>| {
         let (outbound, connection) = (Arc::clone(&outbound), Arc::clone(&connection));

@@ -165,7 +165,7 @@ pub(crate) fn server() -> http1::Builder {
         // See `strict.rs`.
         .header_read_timeout(None)
         .max_buf_size(4 * MAX_HEAD)
-        .max_header_size(MAX_HEAD)
+        .max_header_size(4 * MAX_HEAD)
         // A caller that has sent its request and shut down its half still wants the answer.
         .half_close(true)
         // Dates are the app's.

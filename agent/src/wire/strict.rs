@@ -21,14 +21,24 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
+use http::StatusCode;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
 pub(crate) use scanner::is_spelling_of;
 use scanner::{Fault, Scanner};
 
-/// The longest request head, and the longest chunk line or trailer section, in bytes.
+/// The longest request head of a local app, and half of the longest chunk line or trailer section, in bytes.
 pub(crate) const MAX_HEAD: usize = 16 * 1024;
+/// The longest request head from the mesh: what an app's agent has taken has room for what that agent adds, a user's
+/// identity above all.
+pub(crate) const MAX_HEAD_FROM_MESH: usize = 2 * MAX_HEAD;
+/// The most fields of a head over HTTP/1.1: hyper reads no more.
+pub(crate) const MAX_FIELDS: usize = 100;
+
+const HEAD_TOO_LONG: &str = "head_too_long";
+/// The name of a head with more.
+pub(crate) const TOO_MANY_FIELDS: &str = "too_many_fields";
 /// How long a connection may take to the first byte of a request, whatever empty lines come before, and then each head, chunk
 /// line or trailer section from its first byte to its last. hyper's own limit also ends connections that are merely idle, and costs a timer for each request.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -63,6 +73,20 @@ pub(crate) struct Broken {
     pub(crate) is_under_way: bool,
 }
 
+impl Broken {
+    /// The status that the caller is given.
+    pub(crate) fn status(&self) -> StatusCode {
+        status_of(self.fault)
+    }
+}
+
+fn status_of(fault: &str) -> StatusCode {
+    match fault {
+        HEAD_TOO_LONG | TOO_MANY_FIELDS => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+        _ => StatusCode::BAD_REQUEST,
+    }
+}
+
 /// Is told of the one fault that a connection has.
 struct Tell(Box<dyn FnOnce(Broken) + Send>);
 
@@ -81,6 +105,8 @@ pub(crate) struct StrictRequests<S> {
     opaque: Opaque,
     scanner: Scanner,
     is_poisoned: bool,
+    /// What hyper is given after that: it reads on for the end of a head that came in parts before it looks at any.
+    rest: &'static [u8],
     /// What was wrong, where we have seen it.
     fault: Option<&'static str>,
     /// Until there is one.
@@ -95,11 +121,13 @@ pub(crate) struct StrictRequests<S> {
 }
 
 impl<S> StrictRequests<S> {
-    /// Reads `prefix` first, then `inner`; all of it unread once `opaque` has begun. A fault is told to `tell`.
+    /// Reads `prefix` first, then `inner`; all of it unread once `opaque` has begun. A head has `max_head` bytes at the
+    /// most. A fault is told to `tell`.
     pub(crate) fn new(
         inner: S,
         prefix: Bytes,
         opaque: Opaque,
+        max_head: usize,
         tell: impl FnOnce(Broken) + Send + 'static,
     ) -> Self {
         Self {
@@ -107,8 +135,9 @@ impl<S> StrictRequests<S> {
             inner,
             prefix,
             opaque,
-            scanner: Scanner::default(),
+            scanner: Scanner::new(max_head),
             is_poisoned: false,
+            rest: b"",
             fault: None,
             answer: Bytes::new(),
             has_begun: false,
@@ -122,6 +151,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for StrictRequests<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.is_poisoned {
+            let part = this.rest.get(..buf.remaining()).unwrap_or(this.rest);
+            buf.put_slice(part);
+            this.rest = this.rest.get(part.len()..).unwrap_or_default();
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();
@@ -169,6 +201,9 @@ impl<S> StrictRequests<S> {
     /// Nothing more is read, for this reason.
     fn end_by(&mut self, fault: &'static str) {
         self.is_poisoned = true;
+        if !self.scanner.is_amid_body() {
+            self.rest = b"\r\n\r\n";
+        }
         self.fault = Some(fault);
         if let Some(Tell(tell)) = self.tell.take() {
             tell(Broken { fault, is_under_way: self.scanner.is_amid_body() });
@@ -284,7 +319,7 @@ mod tests {
     async fn waits_for_the_rest_of_a_head_only_so_long() {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         let (mut client, server) = tokio::io::duplex(1024);
-        let mut stream = StrictRequests::new(server, Bytes::new(), Opaque::default(), drop);
+        let mut stream = StrictRequests::new(server, Bytes::new(), Opaque::default(), MAX_HEAD, drop);
         let mut read = [0; 64];
         client.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
         assert_eq!(stream.read(&mut read).await.unwrap(), 18);
@@ -301,7 +336,7 @@ mod tests {
     async fn waits_for_the_first_byte_only_so_long() {
         use tokio::io::AsyncReadExt;
         let (_client, server) = tokio::io::duplex(1024);
-        let mut stream = StrictRequests::new(server, Bytes::new(), Opaque::default(), drop);
+        let mut stream = StrictRequests::new(server, Bytes::new(), Opaque::default(), MAX_HEAD, drop);
         let error = tokio::time::timeout(PATIENCE * 2, stream.read_u8()).await.unwrap().unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }
@@ -310,7 +345,7 @@ mod tests {
     async fn empty_lines_take_the_place_of_no_request() {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         let (mut client, server) = tokio::io::duplex(1024);
-        let mut stream = StrictRequests::new(server, Bytes::new(), Opaque::default(), drop);
+        let mut stream = StrictRequests::new(server, Bytes::new(), Opaque::default(), MAX_HEAD, drop);
         let reading = async {
             let mut read = [0; 64];
             loop {
@@ -340,7 +375,7 @@ mod tests {
         for (is_faulty, is_tunnel) in [(true, false), (false, false), (true, true)] {
             let (mut client, server) = tokio::io::duplex(1024);
             let opaque = Opaque::default();
-            let mut stream = StrictRequests::new(server, Bytes::new(), opaque.clone(), drop);
+            let mut stream = StrictRequests::new(server, Bytes::new(), opaque.clone(), MAX_HEAD, drop);
             client.write_all(if is_faulty { b"GET /\n" } else { b"GET / " }).await.unwrap();
             assert!(stream.read(&mut [0; 64]).await.unwrap() > 0);
             if is_tunnel {
@@ -362,14 +397,14 @@ mod tests {
     async fn hands_on_nothing_after_a_fault() {
         use tokio::io::AsyncReadExt;
         let sent = &b"GET / HTTP/1.1\r\nHost: a\nX: y\r\n\r\n"[..];
-        let mut stream = StrictRequests::new(sent, Bytes::new(), Opaque::default(), drop);
+        let mut stream = StrictRequests::new(sent, Bytes::new(), Opaque::default(), MAX_HEAD, drop);
         let mut read = Vec::new();
         stream.read_to_end(&mut read).await.unwrap();
-        assert_eq!(read, b"GET / HTTP/1.1\r\nHost: a\0");
+        assert_eq!(read, b"GET / HTTP/1.1\r\nHost: a\0\r\n\r\n");
 
         let opaque = Opaque::default();
         opaque.begin();
-        let mut stream = StrictRequests::new(sent, Bytes::from_static(b"\n\n"), opaque, drop);
+        let mut stream = StrictRequests::new(sent, Bytes::from_static(b"\n\n"), opaque, MAX_HEAD, drop);
         let mut read = Vec::new();
         stream.read_to_end(&mut read).await.unwrap();
         assert_eq!(read, [b"\n\n", sent].concat());

@@ -217,9 +217,63 @@ async fn requests_with_two_readings_reach_no_app() {
 #[tokio::test]
 async fn a_head_that_is_too_long_is_refused() {
     let pair = pair(Protocol::Http).await;
-    let request = format!("GET / HTTP/1.1\r\nHost: orders\r\nX: {}\r\n\r\n", "a".repeat(17_000));
-    let answer = raw(TcpStream::connect(pair.outbound).await.unwrap(), request.as_bytes()).await;
-    assert!(answer.starts_with("HTTP/1.1 431"), "{answer}");
+    let long = format!("X: {}\r\n", "a".repeat(17_000));
+    for (fields, name) in [(long, "head_too_long"), ("X: a\r\n".repeat(100), "too_many_fields")] {
+        let request = format!("GET / HTTP/1.1\r\nHost: orders\r\n{fields}\r\n");
+        let answer = raw(TcpStream::connect(pair.outbound).await.unwrap(), request.as_bytes()).await;
+        assert!(answer.starts_with("HTTP/1.1 431"), "{answer}");
+        assert!(answer.contains(&format!("\r\nhauberk-error: {name}\r\n")), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn what_an_apps_agent_takes_is_not_too_much_for_the_far_one() {
+    let mut pair = pair(Protocol::Http).await;
+    let long = format!("X: {}\r\nConnection: close\r\n", "a".repeat(16_326));
+    let many = format!("{}Connection: close\r\n", "X: a\r\n".repeat(97));
+    for fields in [long, many] {
+        let request = format!("GET / HTTP/1.1\r\nHost: orders\r\n{fields}\r\n");
+        let answer = raw(TcpStream::connect(pair.outbound).await.unwrap(), request.as_bytes()).await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+    // More fields than HTTP/1.1 has between the agents: the app's own says so.
+    let mut client = http2(pair.outbound, &mut pair.clients).await;
+    let mut request = http::Request::get("http://orders/").body(Full::new(Bytes::new())).unwrap();
+    for number in 0..99 {
+        let name = http::HeaderName::try_from(format!("x-{number}")).unwrap();
+        request.headers_mut().insert(name, HeaderValue::from_static("a"));
+    }
+    let answer = client.send_request(request).await.unwrap();
+    assert_eq!(
+        (answer.status().as_u16(), &answer.headers()["hauberk-error"]),
+        (431, &HeaderValue::from_static("too_many_fields"))
+    );
+    assert_eq!(
+        pair.orders.figure("hauberk_inbound_requests_total{listener=\"8080\",verdict=\"allow\"}"),
+        2.0
+    );
+}
+
+#[tokio::test]
+async fn a_fault_of_a_head_that_comes_in_parts_is_named() {
+    let pair = pair(Protocol::Http).await;
+    for (first, second, name) in [
+        ("GET / HTTP/1.1\r\nHost: orders\r\n", "Host: b\r\n\r\n", "ambiguous_host"),
+        ("GET ?x", " HTTP/1.1\r\n", "ambiguous_path"),
+    ] {
+        let mut stream = TcpStream::connect(pair.outbound).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream.write_all(first.as_bytes()).await.unwrap();
+        // Read by now, by whoever reads in the order of what comes.
+        assert!(
+            raw(TcpStream::connect(pair.outbound).await.unwrap(), b"x\n")
+                .await
+                .contains("ambiguous_line_end")
+        );
+        let answer = raw(stream, second.as_bytes()).await;
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+        assert!(answer.contains(&format!("\r\nhauberk-error: {name}\r\n")), "{answer}");
+    }
 }
 
 /// A reset may take from it what it has not read yet.

@@ -1,10 +1,14 @@
 //! The framing of HTTP/1.1 requests, followed line by line.
 
-use super::MAX_HEAD;
+use http::Uri;
+
+use super::{HEAD_TOO_LONG, MAX_FIELDS, MAX_HEAD, TOO_MANY_FIELDS};
 
 /// Follows the framing of a sequence of requests.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Scanner {
+    /// The longest head.
+    max_head: usize,
     state: State,
     /// The beginning of a line whose end has not come yet.
     carry: Vec<u8>,
@@ -33,6 +37,7 @@ struct Head {
     content_length: Option<u64>,
     is_chunked: bool,
     has_host: bool,
+    fields: usize,
 }
 
 /// The bytes cannot be taken for one sequence of requests only, for the reason of this name.
@@ -46,6 +51,12 @@ const CODING: Fault = Fault("ambiguous_transfer_encoding");
 const CHUNK: Fault = Fault("malformed_chunk");
 
 impl Scanner {
+    /// Nothing has come yet. `max_head` is the longest head, in bytes.
+    pub(super) fn new(max_head: usize) -> Self {
+        let (state, head) = (State::default(), Head::default());
+        Self { max_head, state, carry: Vec::new(), section: 0, head, has_begun: false }
+    }
+
     /// Whether a first request has begun: empty lines before it begin nothing.
     pub(super) fn has_begun(&self) -> bool {
         self.has_begun
@@ -97,15 +108,17 @@ impl Scanner {
     fn take_line(&mut self, rest: &[u8]) -> Result<usize, (usize, Fault)> {
         let Some(end) = rest.iter().position(|byte| *byte == b'\n') else {
             self.section += rest.len();
-            // hyper answers 431 by its own limit; this one only bounds our memory.
-            if self.section > 2 * MAX_HEAD {
-                return Err((0, Fault("head_too_long")));
+            if self.section > self.longest() {
+                return Err((0, Fault(HEAD_TOO_LONG)));
             }
             self.carry.extend_from_slice(rest);
             self.has_begun |= *self.carry != *b"\r";
             return Ok(rest.len());
         };
         self.section += end + 1;
+        if self.section > self.longest() {
+            return Err((end, Fault(HEAD_TOO_LONG)));
+        }
         let part = rest.get(..end).unwrap_or_default();
         let outcome = if self.carry.is_empty() {
             self.on_line(part)
@@ -115,6 +128,14 @@ impl Scanner {
             self.on_line(&line)
         };
         outcome.map(|()| end + 1).map_err(|fault| (end, fault))
+    }
+
+    /// How long this head, chunk line or trailer section may be.
+    fn longest(&self) -> usize {
+        match self.state {
+            State::RequestLine | State::HeaderLine => self.max_head,
+            _ => 2 * MAX_HEAD,
+        }
     }
 
     fn on_line(&mut self, line: &[u8]) -> Result<(), Fault> {
@@ -130,8 +151,11 @@ impl Scanner {
             State::RequestLine if line.is_empty() => self.section = 0,
             // The URI parser that hyper uses would drop a fragment, and with it the path that another server reads.
             State::RequestLine if line.contains(&b'#') => return Err(Fault("fragment_in_target")),
-            State::RequestLine if !is_request_line(line) => return Err(Fault("malformed_request")),
             State::RequestLine => {
+                let target = target_of(line).ok_or(Fault("malformed_request"))?;
+                if !is_read_as_uri(target) {
+                    return Err(Fault("ambiguous_path"));
+                }
                 self.has_begun = true;
                 self.head = Head::default();
                 self.state = State::HeaderLine;
@@ -161,6 +185,10 @@ impl Scanner {
 
     fn on_header(&mut self, line: &[u8]) -> Result<(), Fault> {
         let (name, value) = field(line)?;
+        self.head.fields += 1;
+        if self.head.fields > MAX_FIELDS {
+            return Err(Fault(TOO_MANY_FIELDS));
+        }
         // Servers in the tradition of CGI cannot tell `_` from `-`, so both spellings count, and only one is let by.
         if is_spelling_of(name, b"content-length") {
             let length = decimal(value).ok_or(LENGTH)?;
@@ -205,16 +233,33 @@ fn field(line: &[u8]) -> Result<(&[u8], &[u8]), Fault> {
     Ok((name, value.trim_ascii()))
 }
 
-/// Whether a line has a method, a target and one of the versions that there are. hyper refuses others too, and says
-/// nothing of it.
-fn is_request_line(line: &[u8]) -> bool {
+/// The target of a line that has a method, a target and one of the versions that there are. hyper refuses others too,
+/// and says nothing of it.
+fn target_of(line: &[u8]) -> Option<&[u8]> {
     let mut parts = line.split(|byte| *byte == b' ');
     let (method, target, version) = (parts.next(), parts.next(), parts.next());
     let is_target = |target: &[u8]| !target.is_empty() && !target.iter().any(|byte| byte.is_ascii_control());
-    method.is_some_and(is_token)
-        && target.is_some_and(is_target)
+    let is_whole = method.is_some_and(is_token)
         && matches!(version, Some(b"HTTP/1.1" | b"HTTP/1.0"))
-        && parts.next().is_none()
+        && parts.next().is_none();
+    target.filter(|target| is_whole && is_target(target))
+}
+
+/// Whether a target is one to hyper, which says nothing of others either. Ordinary ones cost no copy.
+fn is_read_as_uri(target: &[u8]) -> bool {
+    let path = target.strip_prefix(b"http://").map_or(target, |absolute| {
+        let is_of_authority = |byte: &u8| byte.is_ascii_alphanumeric() || b"-.".contains(byte);
+        let name = absolute.iter().take_while(|byte| is_of_authority(byte)).count();
+        let (name, rest) = absolute.split_at_checked(name).unwrap_or_default();
+        let digits = match rest.split_first() {
+            Some((b':', port)) => 1 + port.iter().take_while(|byte| byte.is_ascii_digit()).count(),
+            _ => 0,
+        };
+        let rest = rest.get(digits..).unwrap_or_default();
+        Some(rest).filter(|_| !name.is_empty() && digits != 1).unwrap_or_default()
+    });
+    let is_ordinary = |byte: &u8| byte.is_ascii_alphanumeric() || b"/-._~%?&=+:,@!$'()*;".contains(byte);
+    path.starts_with(b"/") && path.iter().all(is_ordinary) || Uri::try_from(target).is_ok()
 }
 
 /// Whether it is a `token` (RFC 9110 §5.6.2).
@@ -254,9 +299,9 @@ mod tests {
 
     /// Whether the bytes pass, whole and however they are cut.
     fn passes(bytes: &[u8]) -> bool {
-        let whole = Scanner::default().first_fault(bytes).is_none();
+        let whole = Scanner::new(MAX_HEAD).first_fault(bytes).is_none();
         for step in [1, 2, 3, 7] {
-            let mut scanner = Scanner::default();
+            let mut scanner = Scanner::new(MAX_HEAD);
             let cut = bytes.chunks(step).all(|part| scanner.first_fault(part).is_none());
             assert_eq!(whole, cut, "cut by {step}: {:?}", String::from_utf8_lossy(bytes));
         }
@@ -276,12 +321,12 @@ mod tests {
 
     #[test]
     fn empty_lines_begin_no_request() {
-        let mut scanner = Scanner::default();
+        let mut scanner = Scanner::new(MAX_HEAD);
         for (bytes, has_begun) in [(&b"\r"[..], false), (b"\n\r\n\r", false), (b"\nG", true), (b"ET", true)] {
             assert!(scanner.first_fault(bytes).is_none());
             assert_eq!(scanner.has_begun(), has_begun, "{bytes:?}");
         }
-        let mut scanner = Scanner::default();
+        let mut scanner = Scanner::new(MAX_HEAD);
         assert!(
             scanner.first_fault(b"\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n").is_none() && scanner.has_begun()
         );
@@ -319,6 +364,47 @@ mod tests {
     }
 
     #[test]
+    fn ordinary_targets_are_what_the_library_takes() {
+        for target in [
+            "/",
+            "/a?b=%20&c",
+            "/a;b",
+            "*",
+            "http://orders",
+            "http://orders/",
+            "http://orders:80/a?b",
+            "http://or-d.x:80",
+            "orders:443",
+            "orders",
+            "http://[::1]:80/",
+            "https://a/",
+            "/{a}|\"",
+            "/\u{e4}",
+        ] {
+            assert!(is_read_as_uri(target.as_bytes()), "{target}");
+            assert!(Uri::try_from(target).is_ok(), "{target}");
+        }
+        for target in [
+            &b"?x"[..],
+            b"a/b",
+            b"/\xff",
+            b"/?\xe4",
+            b"/<",
+            b"/a?`\x7f",
+            b"http:///a",
+            b"http://a:b:c/",
+            b"http://:80/",
+            b"://",
+            b"http://a b/",
+        ] {
+            assert_eq!(is_read_as_uri(target), Uri::try_from(target).is_ok(), "{target:?}");
+        }
+        for target in [&b"?x"[..], b"a/b", b"/\xff"] {
+            assert!(!is_read_as_uri(target), "{target:?}");
+        }
+    }
+
+    #[test]
     fn names_what_is_wrong() {
         for (bytes, reason) in [
             (&b"GET / HTTP/1.1\nHost: a\r\n\r\n"[..], "ambiguous_line_end"),
@@ -327,6 +413,9 @@ mod tests {
             (b"GET / HTTP/1.1\r\nHost: a\0\r\n\r\n", "malformed_header"),
             (b"GET / HTTP/1.1\r\nHost: a\r\nhost: a\r\n\r\n", "ambiguous_host"),
             (b"GET /a#b HTTP/1.1\r\nHost: a\r\n\r\n", "fragment_in_target"),
+            (b"GET ?x HTTP/1.1\r\nHost: a\r\n\r\n", "ambiguous_path"),
+            (b"GET a/b HTTP/1.1\r\nHost: a\r\n\r\n", "ambiguous_path"),
+            (b"GET /\xff HTTP/1.1\r\nHost: a\r\n\r\n", "ambiguous_path"),
             (
                 b"POST / HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
                 "ambiguous_transfer_encoding",
@@ -337,8 +426,25 @@ mod tests {
             ),
             (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n", "malformed_chunk"),
         ] {
-            let found = Scanner::default().first_fault(bytes).map(|(_, Fault(reason))| reason);
+            let found = Scanner::new(MAX_HEAD).first_fault(bytes).map(|(_, Fault(reason))| reason);
             assert_eq!(found, Some(reason), "{:?}", String::from_utf8_lossy(bytes));
         }
+    }
+
+    #[test]
+    fn a_head_has_so_many_fields_and_bytes() {
+        let fault = |head: &str| {
+            let found = Scanner::new(MAX_HEAD).first_fault(head.as_bytes()).map(|(_, Fault(reason))| reason);
+            assert_eq!(passes(head.as_bytes()), found.is_none());
+            found
+        };
+        let fields = |count: usize| format!("GET / HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(count));
+        assert_eq!(fault(&fields(MAX_FIELDS)), None);
+        assert_eq!(fault(&fields(MAX_FIELDS + 1)), Some(TOO_MANY_FIELDS));
+        // Each head is counted by itself.
+        assert_eq!(fault(&fields(MAX_FIELDS).repeat(2)), None);
+        let long = |length: usize| format!("GET / HTTP/1.1\r\na: {}\r\n\r\n", "b".repeat(length - 23));
+        assert_eq!(fault(&long(MAX_HEAD)), None);
+        assert_eq!(fault(&long(MAX_HEAD + 1)), Some(HEAD_TOO_LONG));
     }
 }

@@ -181,7 +181,7 @@ fn is_repeatable(request: &Request<RequestBody>) -> bool {
 }
 
 /// A second copy of a request without a body.
-fn copy(request: &Request<RequestBody>) -> Request<RequestBody> {
+pub(super) fn copy(request: &Request<RequestBody>) -> Request<RequestBody> {
     let mut copy = Request::new(RequestBody::empty());
     *copy.method_mut() = request.method().clone();
     *copy.uri_mut() = request.uri().clone();

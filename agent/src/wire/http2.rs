@@ -1,6 +1,8 @@
 //! HTTP/2 connections: their limits, and the few that are kept to one server.
 
+use std::error::Error;
 use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -15,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::body::RequestBody;
 use super::budget::{Budget, InUse, KeepsIdle};
 use super::cuttable::Cuttable;
-use super::http1::{KEEP, SendError};
+use super::http1::{KEEP, SendError, copy};
 use super::strict::MAX_HEAD;
 use super::tasks::Tasks;
 use super::transport::Transport;
@@ -38,6 +40,8 @@ const PING_PATIENCE: Duration = Duration::from_secs(10);
 /// Streams on each connection to a server before another is opened, and the most connections.
 const SPREAD_FROM: usize = 100;
 const MAX_CONNECTIONS: usize = 4;
+/// How often a request is sent that the server has not looked at: a connection that is going may be found twice.
+const MAX_TRIES: usize = 3;
 
 /// How we serve HTTP/2.
 pub(crate) fn server(tasks: Tasks) -> server::Builder<Tasks> {
@@ -75,6 +79,8 @@ struct UnderWay {
     count: usize,
     /// Counts the connection for whoever uses it, while there are streams.
     in_use: Option<InUse>,
+    /// An answer has come on it, and before that what its server allows.
+    has_answered: bool,
     idle_since: Instant,
 }
 
@@ -83,12 +89,20 @@ struct UnderWay {
 pub(crate) struct StreamLease(Streams);
 
 /// What sends one request, and what counts it.
-type Stream = (client::SendRequest<RequestBody>, StreamLease);
+struct Stream {
+    sender: client::SendRequest<RequestBody>,
+    lease: StreamLease,
+    /// Its connection has answered nothing yet.
+    is_first: bool,
+}
 
 /// The HTTP/2 connections to one server.
 #[derive(Debug)]
 pub(crate) struct MultiplexedPool {
     open: Mutex<Vec<Multiplexed>>,
+    /// The server has refused a stream before: from then on what can be sent again is kept. It would be a copy for
+    /// nothing with all others.
+    refuses: AtomicBool,
     /// Held while a connection is opened, so that the many who need one wait for the same.
     opening: tokio::sync::Mutex<()>,
 }
@@ -129,7 +143,8 @@ impl Multiplexed {
             streams.in_use = claim()?;
         }
         streams.count += 1;
-        Ok((self.sender.clone(), StreamLease(self.streams.clone())))
+        let (sender, lease) = (self.sender.clone(), StreamLease(self.streams.clone()));
+        Ok(Stream { sender, lease, is_first: !streams.has_answered })
     }
 
     /// Since when no stream is left. None also where the server has closed it: it has no place any more.
@@ -141,7 +156,8 @@ impl Multiplexed {
 
 impl Streams {
     fn none() -> Self {
-        Self(Arc::new(Mutex::new(UnderWay { count: 0, in_use: None, idle_since: Instant::now() })))
+        let (in_use, idle_since) = (None, Instant::now());
+        Self(Arc::new(Mutex::new(UnderWay { count: 0, in_use, has_answered: false, idle_since })))
     }
 
     fn lock(&self) -> MutexGuard<'_, UnderWay> {
@@ -163,7 +179,11 @@ impl Drop for StreamLease {
 impl MultiplexedPool {
     /// No connections yet. They have their places in `budget`.
     pub(crate) fn new(budget: &Budget) -> Arc<Self> {
-        let pool = Arc::new(Self { open: Mutex::default(), opening: tokio::sync::Mutex::default() });
+        let pool = Arc::new(Self {
+            open: Mutex::default(),
+            refuses: AtomicBool::default(),
+            opening: tokio::sync::Mutex::default(),
+        });
         budget.lends_to(&pool);
         pool
     }
@@ -242,7 +262,7 @@ impl KeepsIdle for MultiplexedPool {
 /// There is no response, and perhaps the request may be tried elsewhere.
 pub(crate) async fn send<E, F, C>(
     pool: &MultiplexedPool,
-    request: Request<RequestBody>,
+    mut request: Request<RequestBody>,
     claim: impl Fn() -> Result<Option<InUse>, E>,
     connect: C,
 ) -> Result<(Response<Incoming>, StreamLease), SendError<E>>
@@ -250,35 +270,49 @@ where
     C: Fn() -> F,
     F: Future<Output = Result<Multiplexed, E>>,
 {
-    let request = match pool.take(&claim, true) {
-        Ok(Some(stream)) => match send_on(stream, request).await {
-            // It has just been closed.
-            Err(SendError::Unsent(_, unsent)) => unsent,
+    let mut tries = 1;
+    loop {
+        let stream = match obtain(pool, &claim, &connect).await {
+            Ok(stream) => stream,
+            Err(error) => return Err(SendError::Connect(error, request)),
+        };
+        match send_on(pool, stream, request).await {
+            // The connection has just been closed, or is going.
+            Err(SendError::Unsent(_, unsent)) if tries < MAX_TRIES => request = unsent,
             done => return done,
-        },
-        Ok(None) | Err(_) => request,
-    };
-    let opening = pool.opening.lock().await;
-    let obtained = match pool.take(&claim, true) {
+        }
+        tries += 1;
+    }
+}
+
+async fn obtain<E, F, C>(
+    pool: &MultiplexedPool,
+    claim: &impl Fn() -> Result<Option<InUse>, E>,
+    connect: &C,
+) -> Result<Stream, E>
+where
+    C: Fn() -> F,
+    F: Future<Output = Result<Multiplexed, E>>,
+{
+    if let Ok(Some(stream)) = pool.take(claim, true) {
+        return Ok(stream);
+    }
+    let _opening = pool.opening.lock().await;
+    let obtained = match pool.take(claim, true) {
         Ok(Some(stream)) => Ok(stream),
-        Ok(None) => open_one(pool, &claim, connect).await,
+        Ok(None) => open_one(pool, claim, connect).await,
         Err(error) => Err(error),
     };
-    let stream = match obtained {
-        Ok(stream) => stream,
-        Err(error) => match pool.take(&claim, false) {
-            Ok(Some(stream)) => stream,
-            Ok(None) | Err(_) => return Err(SendError::Connect(error, request)),
-        },
-    };
-    drop(opening);
-    send_on(stream, request).await
+    obtained.or_else(|error| match pool.take(claim, false) {
+        Ok(Some(stream)) => Ok(stream),
+        Ok(None) | Err(_) => Err(error),
+    })
 }
 
 async fn open_one<E, F, C>(
     pool: &MultiplexedPool,
     claim: impl Fn() -> Result<Option<InUse>, E>,
-    connect: C,
+    connect: &C,
 ) -> Result<Stream, E>
 where
     C: Fn() -> F,
@@ -290,14 +324,108 @@ where
 }
 
 async fn send_on<E>(
-    (mut sender, lease): Stream,
+    pool: &MultiplexedPool,
+    Stream { mut sender, lease, is_first }: Stream,
     request: Request<RequestBody>,
 ) -> Result<(Response<Incoming>, StreamLease), SendError<E>> {
-    match sender.try_send_request(request).await {
-        Ok(response) => Ok((response, lease)),
-        Err(mut failure) => Err(match failure.take_message() {
-            Some(unsent) => SendError::Unsent(failure.into_error(), unsent),
-            None => SendError::Broken(failure.into_error()),
-        }),
+    let may_be_refused = is_first || pool.refuses.load(Ordering::Relaxed);
+    let second = (may_be_refused && request.body().is_empty()).then(|| copy(&request));
+    let mut failure = match sender.try_send_request(request).await {
+        Ok(response) => {
+            if is_first {
+                lease.0.lock().has_answered = true;
+            }
+            return Ok((response, lease));
+        }
+        Err(failure) => failure,
+    };
+    let unsent = failure.take_message();
+    let error = failure.into_error();
+    let is_refused = is_refused(&error);
+    if is_refused {
+        pool.refuses.store(true, Ordering::Relaxed);
+    }
+    match unsent.or(second.filter(|_| is_refused)) {
+        Some(unsent) => Err(SendError::Unsent(error, unsent)),
+        None => Err(SendError::Broken(error)),
+    }
+}
+
+/// Whether the server says that it has looked at nothing of the request, which may be sent again whatever it is (RFC
+/// 9113 §8.7): by a GOAWAY for the streams before this one, or by a reset.
+fn is_refused(error: &hyper::Error) -> bool {
+    let cause = error.source().and_then(|cause| cause.downcast_ref::<h2::Error>());
+    let is_so = |cause: &h2::Error| cause.is_go_away() || cause.reason() == Some(h2::Reason::REFUSED_STREAM);
+    cause.is_some_and(|cause| cause.is_remote() && is_so(cause))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::net::SocketAddr;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::task::JoinSet;
+    use tokio_util::task::TaskTracker;
+
+    use super::*;
+
+    const SETTINGS: &[u8] = b"\0\0\0\x04\0\0\0\0\0";
+    const GOAWAY: &[u8] = b"\0\0\x08\x07\0\0\0\0\0\0\0\0\0\0\0\0\0";
+
+    const HEADERS: u8 = 1;
+
+    /// The kind of the next frame.
+    async fn kind_of_next(stream: &mut TcpStream) -> u8 {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).await.unwrap();
+        let [a, b, c, kind, ..] = head;
+        let mut content = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
+        stream.read_exact(&mut content).await.unwrap();
+        kind
+    }
+
+    /// Goes away from its first connection without having looked at anything. On the next one it refuses each request
+    /// that comes after one it has answered.
+    async fn refusing_server(tasks: &mut JoinSet<()>) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tasks.spawn(async move {
+            let (mut first, _) = listener.accept().await.unwrap();
+            first.write_all(SETTINGS).await.unwrap();
+            first.read_exact(&mut [0; 24]).await.unwrap();
+            while kind_of_next(&mut first).await != HEADERS {}
+            first.write_all(GOAWAY).await.unwrap();
+            let (second, _) = listener.accept().await.unwrap();
+            let mut connection = h2::server::handshake(second).await.unwrap();
+            let mut number = 0;
+            while let Some(Ok((_, mut respond))) = connection.accept().await {
+                match number % 2 {
+                    0 => drop(respond.send_response(Response::new(()), true).unwrap()),
+                    _ => respond.send_reset(h2::Reason::REFUSED_STREAM),
+                }
+                number += 1;
+            }
+        });
+        address
+    }
+
+    #[tokio::test]
+    async fn what_a_server_has_not_looked_at_is_sent_again() {
+        let mut serving = JoinSet::new();
+        let address = refusing_server(&mut serving).await;
+        let (budget, tasks) = (Budget::of(4), Tasks::new(TaskTracker::new()));
+        let pool = MultiplexedPool::new(&budget);
+        let connect = || async {
+            let stream = TcpStream::connect(address).await.unwrap();
+            let transport = Transport::plain(stream, budget.take_free().unwrap());
+            Ok::<_, Infallible>(Multiplexed::open(transport, &tasks, None).await.unwrap())
+        };
+        for number in 0..6 {
+            let request = Request::get("http://orders/").body(RequestBody::empty()).unwrap();
+            let sent = send(&pool, request, || Ok(None), connect).await;
+            assert!(sent.is_ok(), "{number}: {:?}", sent.err());
+        }
     }
 }

@@ -12,6 +12,7 @@ use hauberk_tls::{
 use thiserror::Error;
 use tokio::sync::watch;
 
+use crate::skew;
 use crate::state::{State, StateError, StoredIdentity, StoredTrust};
 
 /// Our certificate, the trust bundle and the keys that sign views. Cheap to clone.
@@ -59,6 +60,9 @@ pub enum CredentialsError {
     /// The certificate is not what peers would accept.
     #[error("the certificate does not verify: {0}")]
     Unverified(#[from] VerifyError),
+    /// By this host's clock the certificate is not valid when it is issued. The fault is a clock's.
+    #[error("{0}")]
+    Clock(String),
     /// The certificate is for another key than ours.
     #[error("the certificate is not for our key")]
     OtherKey,
@@ -100,8 +104,18 @@ impl Issued {
         let issued_at = UnixMillis(certificate.issued_at_unix_ms);
         let issued =
             Self { identity: StoredIdentity { instance, issued_at, used_token: None, svid, key }, trust };
-        issued.verify(now)?;
-        Ok(issued)
+        match issued.verify(now) {
+            Ok(()) => Ok(issued),
+            Err(CredentialsError::Unverified(fault)) if fault.is_about_time() => {
+                Err(match skew::of_issued(issued_at, now) {
+                    Some(skew) => {
+                        CredentialsError::Clock(format!("{skew} (the certificate does not verify: {fault})"))
+                    }
+                    None => CredentialsError::Unverified(fault),
+                })
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Verifies as a peer would.

@@ -282,7 +282,12 @@ impl Door {
         let request =
             pb::AttestRequest { csr, evidence: Some(evidence), agent: Some(about_us()), enrollment, former };
         let answer = EnrollmentClient::new(channel).attest(request).await.map_err(|status| judge(&status))?;
-        let mut issued = accept(answer.into_inner(), key, pin, clock.now())?;
+        let accepted = accept(answer.into_inner(), key, pin, clock.now());
+        let mut issued = accepted.map_err(|error| match error {
+            // How long it lives is known only now. The token is used up, and good for the same key all the same.
+            EnrollError::Unusable(CredentialsError::Clock(problem)) => Attempt::Again(problem),
+            other => Attempt::Final(other),
+        })?;
         issued.identity.used_token = used_token;
         Ok(issued)
     }

@@ -1,18 +1,20 @@
 //! Where the certificate is renewed: one task, from half life until expiry and beyond.
 
+mod due;
 mod expiry;
 mod revocation;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use hauberk_identity::{InstanceId, NodeName, UnixMillis, renewal_at};
+use hauberk_identity::{InstanceId, NodeName, UnixMillis};
 use hauberk_policy::shell_quote;
 use hauberk_proto::agent::v1::SignCertificateRequest;
 use hauberk_proto::agent::v1::enrollment_client::EnrollmentClient;
 use hauberk_proto::refusal;
 use hauberk_tls::{BootstrapTrust, CertificateRequest, KeyPair};
 use thiserror::Error;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, millis};
@@ -24,6 +26,7 @@ use crate::enroll::{self, Former, NotJoined};
 use crate::random::{Backoff, fraction};
 use crate::skew::{self, Skew};
 use crate::state::{State, StateError, TokenDigest};
+pub(crate) use due::Due;
 pub use expiry::Expiry;
 pub use revocation::Revocation;
 
@@ -98,8 +101,9 @@ impl Renewal {
     }
 
     async fn renew_for_ever(&mut self) {
+        let mut received = None;
         loop {
-            let due = renewal_at(self.issued_at, self.credentials.not_after(), fraction());
+            let due = Due::of(self.issued_at, self.credentials.not_after(), received);
             self.wait_until_due(due).await;
             let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
             let mut told = None;
@@ -109,6 +113,7 @@ impl Renewal {
                 // By steady time: a clock that is set back meanwhile makes it no longer.
                 tokio::time::sleep(wait).await;
             }
+            received = Some(self.clock.now());
         }
     }
 
@@ -181,10 +186,10 @@ impl Renewal {
         Ok([self.used_token, found].into_iter().flatten().collect())
     }
 
-    /// Sleeps until the instant, or until the control plane says that it has no record of our certificate, that we are
+    /// Sleeps until it is due, or until the control plane says that it has no record of our certificate, that we are
     /// revoked and may come back, or that our authority signs no longer: then for a random part of the time over which
     /// all who are told so spread.
-    async fn wait_until_due(&self, due: UnixMillis) {
+    async fn wait_until_due(&self, due: Due) {
         let mut trust = self.credentials.trust_changes();
         let mut not_on_record = self.credentials.not_on_record();
         let mut denied = self.revocation.changes();
@@ -194,8 +199,9 @@ impl Renewal {
             if let (None, Some(within)) = (spread, self.credentials.renewal_within()) {
                 spread = Some(self.clock.now().plus(within.mul_f64(fraction())));
             }
+            let due = Due { at: spread.map_or(due.at, |spread| due.at.min(spread)), ..due };
             tokio::select! {
-                () = self.wait_until(spread.map_or(due, |spread| due.min(spread))) => return,
+                () = self.wait_until(due) => return,
                 Ok(()) = not_on_record.changed() => {}
                 Ok(()) = denied.changed() => {}
                 Ok(()) = trust.changed(), if spread.is_none() => {}
@@ -203,13 +209,14 @@ impl Renewal {
         }
     }
 
-    async fn wait_until(&self, instant: UnixMillis) {
+    async fn wait_until(&self, due: Due) {
         loop {
             let now = self.clock.now();
-            if now >= instant {
+            if due.is_past(now) {
                 return;
             }
-            tokio::time::sleep(instant.since(now).clamp(Duration::from_millis(1), LOOK)).await;
+            let left = due.at.since(now).min(due.by.saturating_duration_since(Instant::now()));
+            tokio::time::sleep(left.clamp(Duration::from_millis(1), LOOK)).await;
         }
     }
 

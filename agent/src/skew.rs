@@ -106,6 +106,15 @@ pub(crate) async fn agrees(
     })
 }
 
+/// The difference that a certificate tells that came just now, unless it is none of whole seconds.
+pub(crate) fn of_issued(issued_at: UnixMillis, now: UnixMillis) -> Option<Skew> {
+    let (ahead, behind) = (now.since(issued_at), issued_at.since(now));
+    let second = Duration::from_secs(1);
+    (ahead >= second)
+        .then_some(Skew::Ahead(ahead))
+        .or_else(|| (behind >= second).then_some(Skew::Behind(behind)))
+}
+
 /// A problem, and the difference that may be its cause.
 pub(crate) fn named(skew: Option<Skew>, problem: String) -> String {
     match skew {

@@ -145,6 +145,27 @@ async fn what_was_trusted_last_comes_before_a_pin_and_a_pin_names_another_contro
 }
 
 #[tokio::test]
+async fn whoever_outlives_what_is_issued_waits_for_the_clock_and_joins_by_the_same_token() {
+    let authorities = Authorities::new();
+    let plane = ControlPlane::start(&authorities).await;
+    *plane.enrollment.lifetime.lock().unwrap() = Duration::from_secs(60);
+    let newcomer = Newcomer::new();
+    let config = newcomer.config(&plane, &[&pin(&authorities)]);
+    let lack = || stored(&newcomer.state, crate::testing::now()).err().unwrap();
+    let ahead = Clock::starting_at(crate::testing::now().plus(Duration::from_secs(200)));
+    let attempt = Box::pin(become_somebody(&config, &newcomer.state, ahead, lack())).await.unwrap_err();
+    let Attempt::Again(problem) = &attempt else { panic!("{attempt}") };
+    assert!(
+        problem.starts_with("this host's clock is 20") || problem.starts_with("this host's clock is 199"),
+        "{problem}"
+    );
+    assert!(problem.contains("ahead of the control plane's"), "{problem}");
+    newcomer.obtain(&config).await.unwrap();
+    let asked = plane.enrollment.asked.lock().unwrap().clone();
+    assert!(asked.len() == 2 && asked[0] == asked[1], "one key and one token: {asked:?}");
+}
+
+#[tokio::test]
 async fn a_clock_that_is_set_while_we_wait_finds_the_certificate_and_uses_no_token() {
     let authorities = Authorities::new();
     let plane = ControlPlane::start(&authorities).await;

@@ -416,6 +416,18 @@ mod tests {
         }
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn whoever_lacks_a_certificate_because_of_the_clock_is_told_so() {
+        let stage = Stage::of(&["a"]);
+        stage.kept.send_modify(|kept| {
+            kept.outlived.insert(Name::parse("a").unwrap());
+        });
+        let refused = stage.served.api().follow().until(false, has_certificate).await.unwrap_err();
+        assert!(refused.message().starts_with("this host's clock is ahead"), "{refused}");
+        stage.issue("a");
+        stage.served.api().follow().until(false, has_certificate).await.unwrap();
+    }
+
     /// The last parts of the ids of the next answer, or why there is none; and after how long.
     async fn told_next(answers: &mut Answers) -> (Result<Vec<String>, Code>, Duration) {
         let since = Instant::now();

@@ -15,6 +15,10 @@ use super::entry::Entries;
 use super::keeper::{Kept, WorkloadSvid};
 use super::told::RevocationLists;
 
+/// What programs are told that lack a certificate because of this host's clock.
+pub(super) const CLOCK_AHEAD: &str = "this host's clock is ahead of the control plane's by more than the certificate's life, so that what is issued has \
+     ended here (the agent's log says by how much): let both keep time by NTP";
+
 /// What a caller is given at one moment.
 #[derive(Debug)]
 pub(super) struct Given {
@@ -26,6 +30,8 @@ pub(super) struct Given {
     pub(super) has_default: bool,
     /// Others are on their way.
     pub(super) is_partial: bool,
+    /// One that is not there was issued, and has ended by this host's clock.
+    pub(super) is_outlived: bool,
     /// What to verify others of our own trust domain by.
     pub(super) bundle: Arc<TrustBundle>,
     /// And those of other domains, as far as its enrollments name them.
@@ -83,6 +89,8 @@ impl Given {
         Self {
             has_default: default.is_some() && default == svids.first().map(|(first, _)| first.svid.id()),
             is_partial: expected().any(|identity| svid_of(identity).is_none()),
+            is_outlived: expected()
+                .any(|one| svid_of(one).is_none() && kept.outlived.contains(&one.enrollment)),
             bundle: Arc::clone(live.bundle()),
             federated: federated(names, entries, live),
             identities,
@@ -107,6 +115,9 @@ impl Given {
 
 /// There are certificates, the default's among them.
 pub(super) fn has_certificate(given: &Given) -> Sufficiency {
+    if given.is_outlived && !given.has_default {
+        return Sufficiency::Lacks(CLOCK_AHEAD);
+    }
     if given.svids.is_empty() {
         return Sufficiency::Lacks("the control plane has not issued the certificate yet");
     }

@@ -12,7 +12,8 @@ use hauberk_proto::agent::v1 as pb;
 use hauberk_proto::agent::v1::workloads_client::WorkloadsClient;
 use hauberk_proto::refusal;
 use hauberk_tls::{
-    CertificateDer, CertificateRequest, KeyPair, LiveIdentity, Svid, TrustBundle, Usage, verify_svid,
+    CertificateDer, CertificateRequest, KeyPair, LiveIdentity, Svid, TrustBundle, Usage, VerifyError,
+    verify_svid,
 };
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -22,12 +23,13 @@ use tonic::{Code, Status};
 
 use super::Told;
 use super::entry::{Certified, Entries, Entry};
-use super::hold::Held;
+use super::hold::{Held, Outlived};
 use crate::clock::{Clock, millis};
 use crate::config::HostPort;
 use crate::control_plane;
 use crate::credentials::Credentials;
 use crate::mesh::{Denied, Issuers};
+use crate::skew::Skew;
 
 /// How many certificates are asked for at once.
 const AT_ONCE: usize = 8;
@@ -48,6 +50,8 @@ pub(crate) struct Kept {
     pub(crate) svids: BTreeMap<Name, Arc<WorkloadSvid>>,
     /// Those for which the control plane refuses to issue one, because of what they are.
     pub(crate) refused: BTreeSet<Name>,
+    /// Those whose certificates have ended by this host's clock when they are issued.
+    pub(crate) outlived: BTreeSet<Name>,
 }
 
 /// A workload's certificate and its key.
@@ -82,11 +86,13 @@ struct Unissued {
     /// Asking again helps nothing as long as the enrollment is as it is. `None`: there was no answer, so what was said
     /// last holds.
     is_refused: Option<bool>,
+    /// One was issued, and has ended by this host's clock.
+    outlived: Option<Outlived>,
 }
 
 impl From<String> for Unissued {
     fn from(problem: String) -> Self {
-        Self { problem, is_refused: None }
+        Self { problem, is_refused: None, outlived: None }
     }
 }
 
@@ -95,7 +101,8 @@ impl From<Status> for Unissued {
         let problem = format!("{:?}: {}", status.code(), status.message());
         // What has no reason of ours the connection has made up.
         let reason = refusal::reason(&status).filter(|_| status.code() != Code::Unavailable);
-        Self { problem, is_refused: reason.map(|reason| REFUSALS.contains(&reason.as_str())) }
+        let is_refused = reason.map(|reason| REFUSALS.contains(&reason.as_str()));
+        Self { problem, is_refused, outlived: None }
     }
 }
 
@@ -238,11 +245,14 @@ impl Keeper {
             Ok(obtained) => {
                 let (id, not_after) = (obtained.svid.svid.id(), obtained.svid.svid.validity().not_after());
                 tracing::info!(event = "workload_certificate", enrollment = %name, spiffe_id = %id, %not_after);
-                held.take(obtained);
+                held.take(obtained, self.clock.now());
             }
-            Err(Unissued { problem, is_refused }) => {
+            Err(Unissued { problem, is_refused, outlived }) => {
                 held.is_refused = is_refused.unwrap_or(held.is_refused);
-                let wait = held.try_again_after(self.clock.now());
+                let wait = match outlived {
+                    Some(outlived) => held.wait_for_the_clock(outlived),
+                    None => held.try_again_after(self.clock.now()),
+                };
                 tracing::warn!(event = "workload_certificate_delayed", enrollment = %name, problem,
                     retry_in_ms = millis(wait));
             }
@@ -270,7 +280,9 @@ impl Keeper {
         let issuers = svids.values().filter_map(|workload| workload.svid.issuer_serial());
         let issuers = issuers.collect();
         let refused = self.held.iter().filter(|(_, held)| held.is_refused).map(|(name, _)| name.clone());
-        self.kept.send_replace(Kept { entries, svids, refused: refused.collect() });
+        let outlived = self.held.iter().filter(|(_, held)| held.is_outlived());
+        let outlived = outlived.map(|(name, _)| name.clone()).collect();
+        self.kept.send_replace(Kept { entries, svids, refused: refused.collect(), outlived });
         // Only now: programs have them from here.
         self.issuers.replace(issuers);
     }
@@ -281,10 +293,10 @@ impl Keeper {
         let expiries =
             self.held.values().filter_map(|held| Some(held.svid.as_ref()?.svid.validity().not_after()));
         // A millisecond past the instant, for validity includes its last one.
-        let expiries = expiries.map(|instant| instant.plus(Duration::from_millis(1)));
-        let dues = self.held.values().map(|held| held.due).filter(|due| *due > now);
+        let expiries = expiries.map(|instant| instant.plus(Duration::from_millis(1)).since(now));
+        let dues = self.held.values().filter_map(|held| held.due_in(now));
         let next = expiries.chain(dues).min();
-        next.map_or(LOOK, |next| next.since(now).clamp(Duration::from_millis(1), LOOK))
+        next.map_or(LOOK, |next| next.clamp(Duration::from_millis(1), LOOK))
     }
 
     /// Asks for what is due, as far as there is room, beside what is being asked for: a new enrollment waits for no
@@ -296,7 +308,7 @@ impl Keeper {
             *connection = None;
         }
         let is_asked = |(name, held): &(&Name, &Held)| names.get(*name) == Some(&held.certified);
-        let due = self.held.iter().filter(|(_, held)| held.due <= now).filter(|held| !is_asked(held));
+        let due = self.held.iter().filter(|(_, held)| held.is_due(now)).filter(|held| !is_asked(held));
         let mut due: Vec<_> = due.collect();
         // The longest due first, new ones before all: what fails over and over takes nobody's turn.
         due.sort_by_key(|(_, held)| held.due);
@@ -339,7 +351,7 @@ async fn obtain(
     let lacks = || "the control plane's answer lacks the certificate".to_owned();
     let certificate = answer.certificate.ok_or_else(lacks)?;
     let bundle = credentials.live().current();
-    Ok(check(certificate, key, certified, bundle.bundle(), clock.now())?)
+    check(certificate, key, certified, bundle.bundle(), clock.now())
 }
 
 /// Reads what was issued, and verifies it as a peer would.
@@ -349,25 +361,32 @@ fn check(
     certified: &Certified,
     bundle: &TrustBundle,
     now: UnixMillis,
-) -> Result<Obtained, String> {
+) -> Result<Obtained, Unissued> {
     let issued_at = UnixMillis(certificate.issued_at_unix_ms);
     let svid = Svid::from_der(certificate.chain.into_iter().map(CertificateDer::from))
         .map_err(|error| error.to_string())?;
     if *svid.id() != certified.id {
         // The enrollment was changed at this moment: its new form is on its way.
-        return Err(format!("the certificate names {}, not {}", svid.id(), certified.id));
+        return Err(format!("the certificate names {}, not {}", svid.id(), certified.id).into());
     }
     if svid.key_fingerprint() != key.public_key().fingerprint() {
-        return Err("the certificate is not for our key".to_owned());
+        return Err("the certificate is not for our key".to_owned().into());
     }
-    verify_svid(svid.chain(), bundle, now, Usage::Client)
-        .map_err(|error| format!("the certificate does not verify: {error}"))?;
-    Ok(Obtained { svid: WorkloadSvid { svid, key }, issued_at })
+    match verify_svid(svid.chain(), bundle, now, Usage::Client) {
+        Ok(_) => Ok(Obtained { svid: WorkloadSvid { svid, key }, issued_at }),
+        Err(error @ VerifyError::Expired { .. }) => {
+            let outlived = Outlived::new(issued_at, svid.validity().not_after());
+            let skew = Skew::Ahead(outlived.ahead(now));
+            let problem = format!("{skew} (the certificate does not verify: {error})");
+            Err(Unissued { problem, is_refused: Some(false), outlived: Some(outlived) })
+        }
+        Err(error) => Err(format!("the certificate does not verify: {error}").into()),
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use hauberk_identity::SpiffeId;
+    use hauberk_identity::{SpiffeId, Validity};
 
     use super::super::told::Board;
     use super::*;
@@ -442,7 +461,7 @@ mod tests {
         assert_eq!(given(&keeper).0, Some(first));
         // Refused, the former is good all the same, as far as it goes.
         let changed = enroll(&mut keeper, "a", 60_000, &["worker.internal"]);
-        let refused = Unissued { problem: "no".to_owned(), is_refused: Some(true) };
+        let refused = Unissued { problem: "no".to_owned(), is_refused: Some(true), outlived: None };
         keeper.take_asked((name.clone(), changed.clone(), Err(refused)));
         keeper.publish();
         assert_eq!(given(&keeper), (Some(first), true));
@@ -535,15 +554,25 @@ mod tests {
             let chain = svid.chain().iter().map(|der| der.to_vec()).collect();
             pb::Certificate { chain, issued_at_unix_ms: now().0, ..pb::Certificate::default() }
         };
-        let check = |certificate, key| check(certificate, key, &certified("workload/a"), bundle, now());
+        let check = |certificate, key| {
+            let checked = check(certificate, key, &certified("workload/a"), bundle, now());
+            checked.map_err(|unissued| (unissued.problem, unissued.outlived.is_some()))
+        };
         let own = key();
         let obtained = check(issued("workload/a", &own, around(HOUR)), own).unwrap();
         assert_eq!(obtained.svid.svid.id().as_str(), "spiffe://shop.local/workload/a");
         let own = key();
-        let problem = check(issued("workload/b", &own, around(HOUR)), own).map(drop).unwrap_err();
+        let (problem, _) = check(issued("workload/b", &own, around(HOUR)), own).map(drop).unwrap_err();
         assert!(problem.contains("workload/b"), "{problem}");
-        let problem = check(issued("workload/a", &key(), around(HOUR)), key()).map(drop).unwrap_err();
+        let (problem, _) = check(issued("workload/a", &key(), around(HOUR)), key()).map(drop).unwrap_err();
         assert!(problem.contains("our key"), "{problem}");
+        // By a clock that is ahead of its life.
+        let own = key();
+        let ended = Validity::new(now().minus(2 * HOUR), now().minus(HOUR)).unwrap();
+        let mut certificate = issued("workload/a", &own, ended);
+        certificate.issued_at_unix_ms = now().minus(HOUR + Duration::from_secs(60)).0;
+        let (problem, is_outlived) = check(certificate, own).map(drop).unwrap_err();
+        assert!(is_outlived && problem.starts_with("this host's clock is 3,660 s ahead"), "{problem}");
         let foreign = Authorities::new();
         let own = key();
         let certificate = issued("workload/a", &own, around(HOUR));

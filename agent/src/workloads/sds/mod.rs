@@ -16,7 +16,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::answers::{Answers, Elsewhere, Encoded, carrying};
 use super::api::{Api, Following};
-use super::given::{Given, Sufficiency};
+use super::given::{CLOCK_AHEAD, Given, Sufficiency};
 use crate::metrics::WorkloadService::Sds;
 use subscription::Subscription;
 
@@ -87,6 +87,9 @@ impl Secrets {
 /// There is a certificate, and it is known which ones are revoked: who is given roots alone believes those. Secrets
 /// have names, and nobody's is the default's before that is there.
 fn has_certificate_and_lists(given: &Given) -> Sufficiency {
+    if given.svids.is_empty() && given.is_outlived {
+        return Sufficiency::Lacks(CLOCK_AHEAD);
+    }
     if given.svids.is_empty() {
         return Sufficiency::Lacks("the control plane has not issued the certificate yet");
     }

@@ -38,6 +38,7 @@ fn given(authorities: &Authorities, paths: &[&str]) -> Given {
         svids: svids.collect(),
         has_default: true,
         is_partial: false,
+        is_outlived: false,
         bundle: Arc::new(authorities.issuing.root_bundle().clone()),
         federated: Vec::new(),
         revocation_lists: RevocationLists::default(),

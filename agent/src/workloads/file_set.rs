@@ -4,13 +4,14 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, symlink};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 use std::path::Path;
 
 use zeroize::Zeroizing;
 
+use super::directory;
 use crate::random;
 
 /// The link to the newest generation.
@@ -30,7 +31,7 @@ pub(super) struct SetFile {
 /// Puts a set in place of the former. After a crash either is there whole.
 pub(super) fn publish(directory: &Path, files: &[SetFile]) -> io::Result<()> {
     if !directory.exists() {
-        DirBuilder::new().mode(0o755).create(directory)?;
+        directory::make(directory)?;
     }
     let former = fs::read_link(directory.join(NEWEST)).ok();
     let unique = random::bytes::<8>().map_err(io::Error::other)?;
@@ -64,14 +65,14 @@ impl SetFile {
 }
 
 fn write(generation: &Path, files: &[SetFile]) -> io::Result<()> {
-    DirBuilder::new().mode(0o755).create(generation)?;
+    directory::make(generation)?;
     let mut folders = BTreeSet::new();
     for SetFile { name, content, mode } in files {
         let path = generation.join(name);
         if let Some((folder, _)) = name.split_once('/')
             && folders.insert(folder)
         {
-            DirBuilder::new().mode(0o755).create(generation.join(folder))?;
+            directory::make(&generation.join(folder))?;
         }
         let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(path)?;
         file.write_all(content)?;

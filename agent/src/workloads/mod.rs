@@ -12,6 +12,7 @@ mod authority;
 mod cgroup;
 mod client;
 mod denials;
+mod directory;
 mod docker;
 mod entrance;
 mod entry;

@@ -1,15 +1,17 @@
 //! The Unix socket of the Workload API.
 
-use std::fs::{DirBuilder, File, Permissions};
+use std::fs::{File, Permissions};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, open};
 use thiserror::Error;
 use tokio::net::UnixListener;
+
+use super::directory;
 
 /// Bound. Its file goes when it is dropped.
 #[derive(Debug)]
@@ -49,7 +51,7 @@ impl ApiSocket {
     pub(crate) fn bind(path: &Path) -> Result<Self, SocketError> {
         let failed = |source| SocketError::Make { path: path.to_owned(), source };
         if let Some(directory) = path.parent().filter(|directory| !directory.exists()) {
-            DirBuilder::new().mode(0o755).create(directory).map_err(failed)?;
+            directory::make(directory).map_err(failed)?;
         }
         remove_dead(path)?;
         let listener = UnixListener::bind(path).map_err(failed)?;

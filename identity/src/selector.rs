@@ -111,6 +111,22 @@ impl Selector {
         "systemd:fragment_path:",
     ];
 
+    /// Whether no program has both, because it has one value alone of what they say.
+    pub fn excludes(&self, other: &Self) -> bool {
+        let is_of_one = match (self, other) {
+            (Self::DockerLabel(one), Self::DockerLabel(other)) => one.name == other.name,
+            (Self::UnixUid(_), Self::UnixUid(_))
+            | (Self::UnixGid(_), Self::UnixGid(_))
+            | (Self::UnixPath(_), Self::UnixPath(_))
+            | (Self::UnixSha256(_), Self::UnixSha256(_))
+            | (Self::DockerImageConfigDigest(_), Self::DockerImageConfigDigest(_))
+            | (Self::SystemdId(_), Self::SystemdId(_))
+            | (Self::SystemdFragmentPath(_), Self::SystemdFragmentPath(_)) => true,
+            _ => false,
+        };
+        is_of_one && self != other
+    }
+
     /// Parses a selector. One thing has one spelling.
     ///
     /// # Errors

@@ -16,7 +16,7 @@ use tonic::Status;
 use super::answers::{Answer, Answers, Encoded};
 use super::attest::Caller;
 use super::docker::Docker;
-use super::given::{Given, Suffices, Sufficiency};
+use super::given::{Given, HintsLeftOut, Suffices, Sufficiency};
 use super::jwt;
 use super::keeper::{Keeper, Kept};
 use super::matching::Matching;
@@ -41,6 +41,7 @@ pub(crate) struct Shared {
     pub(super) tokens: Tokens,
     pub(super) board: Board,
     pub(super) denied: Arc<Denied>,
+    hints_left_out: HintsLeftOut,
     metrics: Arc<Metrics>,
     stop: CancellationToken,
 }
@@ -51,7 +52,8 @@ impl Shared {
         let (board, stop) = (front.board().clone(), front.stop().clone());
         let matching = Arc::new(Matching::new(docker, board.denials()));
         let metrics = front.all_metrics();
-        Arc::new(Self { kept, live, matching, tokens, board, denied, metrics, stop })
+        let hints_left_out = HintsLeftOut::default();
+        Arc::new(Self { kept, live, matching, tokens, board, denied, hints_left_out, metrics, stop })
     }
 
     pub(super) fn metrics(&self) -> &WorkloadMetrics {
@@ -152,6 +154,7 @@ impl Following {
                     }
                     let told = (entries.as_ref(), &kept);
                     let mut given = Given::of(&names, told, &live, revocation_lists, jwt_keys);
+                    self.api.shared.hints_left_out.tell(&given.identities, told.0);
                     // Whoever acts as somebody goes on as that until there is the one who comes before.
                     given.has_default |= self.default.is_some()
                         && self.default.as_ref() == given.svids.first().map(|(first, _)| first.svid.id());

@@ -4,7 +4,7 @@
 //! of a program's certificates is still on its way, and another identity is never given in the place of its first.
 
 use std::collections::{BTreeSet, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hauberk_identity::{Name, SpiffeId};
@@ -134,6 +134,24 @@ pub(super) fn has_identity(_: &Given) -> Sufficiency {
     Sufficiency::Whole
 }
 
+/// Which enrollments' hints were left out of answers, as far as that was told.
+#[derive(Debug, Default)]
+pub(super) struct HintsLeftOut(Mutex<BTreeSet<Name>>);
+
+impl HintsLeftOut {
+    /// Tells of each once: a program has two enrollments with one hint, which only the first of them is given with.
+    pub(super) fn tell(&self, identities: &[Identity], entries: &Entries) {
+        for Identity { enrollment, hint, .. } in identities {
+            let Some(entry) = entries.get(enrollment).filter(|entry| *hint != entry.hint) else { continue };
+            let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            if told.insert(enrollment.clone()) {
+                tracing::warn!(event = "workload_hint_left_out", %enrollment, hint = entry.hint,
+                    "another enrollment of the same program has this hint: give each its own");
+            }
+        }
+    }
+}
+
 /// Hints are unique in an answer: the first of a kind stays (SPIFFE Workload API §5.2.1).
 fn with_hints(names: &[Name], entries: &Entries) -> Vec<Identity> {
     let mut taken = HashSet::new();
@@ -151,4 +169,33 @@ fn federated(names: &[Name], entries: &Entries, live: &LiveState) -> Vec<Arc<Spi
     let named: BTreeSet<_> =
         names.iter().filter_map(|name| entries.get(name)).flat_map(|entry| &entry.federates_with).collect();
     named.into_iter().filter_map(|trust_domain| live.federated().get(trust_domain).cloned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use hauberk_proto::agent::v1 as pb;
+
+    use super::super::entry;
+    use super::super::testing::worker;
+    use super::*;
+
+    #[test]
+    fn a_hint_that_two_have_is_the_firsts_and_that_is_told_once() {
+        let entries = ["a", "b", "c"].map(|name| pb::WorkloadEntry {
+            enrollment: name.to_owned(),
+            hint: if name == "c" { String::new() } else { "internal".to_owned() },
+            ..worker()
+        });
+        let entries = entry::read(pb::WorkloadEntries { entries: entries.into() });
+        let names: Vec<Name> = entries.keys().cloned().collect();
+        let identities = with_hints(&names, &entries);
+        let hints: Vec<&str> = identities.iter().map(|one| one.hint.as_str()).collect();
+        assert_eq!(hints, ["internal", "", ""]);
+        let left_out = HintsLeftOut::default();
+        for _ in 0..2 {
+            left_out.tell(&identities, &entries);
+            let told = left_out.0.lock().unwrap();
+            assert_eq!(told.iter().map(Name::as_str).collect::<Vec<_>>(), ["b"]);
+        }
+    }
 }

@@ -11,6 +11,7 @@ mod envelope;
 mod externals;
 mod followed;
 mod header_values;
+mod hints;
 mod issuers;
 mod membership;
 mod names;
@@ -168,6 +169,7 @@ pub fn admit(
     externals::check(&step, rights, &mut problems, &mut warnings);
     opens::check(&step, rights, &mut problems, &mut warnings);
     header_values::warn(&step, &mut warnings);
+    hints::warn(&step, &mut warnings);
     overlaps::warn(&step, &mut warnings);
     detours::warn(&step, &mut warnings);
     let problems = problems.into_sorted();

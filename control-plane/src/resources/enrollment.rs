@@ -118,6 +118,10 @@ impl WorkloadEnrollment {
         if hint.as_ref().is_some_and(|hint| hint.is_empty() || hint.len() > LONGEST_HINT) {
             problems.invalid("spec.workload.hint", format!("a hint has 1 to {LONGEST_HINT} bytes"));
         }
+        let has_control = |hint: &String| hint.chars().any(char::is_control);
+        if hint.as_ref().is_some_and(has_control) && !problems.are_of_stored() {
+            problems.invalid("spec.workload.hint", "a hint has no control characters");
+        }
         let federates_with = read_trust_domains(federates_with, trust_domain, problems);
         let (dns_names, hint) = (dns_names.clone(), hint.clone());
         let (parent, id) = (parent?, id?);
@@ -232,6 +236,7 @@ mod tests {
 
     use super::*;
     use crate::resources::admit::{Rights, Target, admit_removal};
+    use crate::resources::catalog::{Entry, Model};
     use crate::resources::testing::*;
     use crate::resources::{Kind, ResourceKey};
 
@@ -301,6 +306,34 @@ mod tests {
             found[0].starts_with("spec.parent: ") && found[1].starts_with("spec.workload: "),
             "{found:?}"
         );
+    }
+
+    #[test]
+    fn what_only_new_ones_are_refused_for_stays() {
+        for name in ["1.2.3.4", "0x7f.1", "127.1", "worker.0x7f", "host.10"] {
+            let named = || {
+                enrollment(|workload| {
+                    workload.dns_names = vec![name.into()];
+                    workload.hint = Some("a\nb".into());
+                })
+            };
+            let found = problems(named(), EVERYTHING);
+            assert_eq!(found.len(), 2, "{found:?}");
+            assert!(found[0].contains("dnsNames[0]") && found[0].contains("address of IPv4"), "{found:?}");
+            assert!(found[1].ends_with("a hint has no control characters"), "{found:?}");
+            // As an earlier release has let it in: it is read, and may be sent along as it is.
+            let mut catalog = catalog_of(&[mesh("shop"), node("orders", [])]);
+            let stored = named();
+            let (mesh, name) = (Name::parse("shop").unwrap(), Name::parse("worker").unwrap());
+            let key = ResourceKey { kind: Kind::Enrollment, mesh, name };
+            let spec = stored.spec.as_ref().unwrap();
+            let model = Model::parse(spec, &key, &trust_domain(), &mut Problems::of_stored()).unwrap();
+            catalog.set(&key, Entry::new(stored, model));
+            assert_eq!(catalog.mesh("shop").unwrap().enrollments().count(), 1);
+            assert!(try_admit(&catalog, &[named()], EVERYTHING).is_ok());
+        }
+        let good = enrollment(|workload| workload.dns_names = vec!["0x.example".into(), "10.example".into()]);
+        assert_eq!(problems(good, EVERYTHING), [""; 0]);
     }
 
     #[test]

@@ -109,7 +109,7 @@ fn host_of(text: &str) -> Result<String, (String, String)> {
 }
 
 /// Whether resolvers take a name that ends so for an address of IPv4: `2130706433`, `0x7f.1`, `0177.0.0.1`.
-fn is_number(label: &str) -> bool {
+pub(super) fn is_number(label: &str) -> bool {
     let digits = label.strip_prefix("0x").or_else(|| label.strip_prefix("0X"));
     label.bytes().all(|byte| byte.is_ascii_digit())
         || digits.is_some_and(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()))

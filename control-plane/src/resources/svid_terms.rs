@@ -8,6 +8,7 @@ use hauberk_proto::mesh::v1::resource::Spec;
 use hauberk_tls::is_dns_name;
 
 use super::choice;
+use super::external_service::is_number;
 use super::problem::{Problem, Problems};
 use crate::server_certificate::ServerNames;
 
@@ -50,6 +51,10 @@ pub(super) fn check_dns_names(field: &str, names: &[String], problems: &mut Prob
         let field = format!("{field}[{index}]");
         if !is_dns_name(name) || name.bytes().any(|byte| byte.is_ascii_uppercase()) {
             problems.invalid(field, format!("{name:?} is no DNS name in lower case; wildcards are none"));
+        } else if is_number(name.rsplit('.').next().unwrap_or_default()) && !problems.are_of_stored() {
+            let message =
+                format!("{name} is no DNS name: what ends in a number is taken for an address of IPv4");
+            problems.invalid_but(field, message, "whoever had it would be taken for that host: leave it out");
         } else if names.iter().take(index).any(|other| other == name) {
             problems.invalid(field, format!("{name} stands there twice"));
         }

@@ -100,6 +100,7 @@ fn names_that_are_no_ones_or_the_control_planes_are_refused_with_their_place() {
     refused(&fleet(", dnsNames: [Orders.example]"), first, "no DNS name in lower case");
     refused(&fleet(", dnsNames: [cp.box.example]"), first, "a name of the control plane's own certificate");
     refused(&fleet(", dnsNames: ['127.0.0.1']"), first, "a name of the control plane's own certificate");
+    refused(&fleet(", dnsNames: ['0x7f.1']"), first, "taken for an address of IPv4");
     let ttl = ", x509Ttl: {value: 59, unit: s}";
     refused(&fleet(ttl), "spec.attest.rules[0].x509Ttl", "certificates live from 1 minute to 24 hours");
     let workload = enrollment("worker", "web", &uid(), ", dnsNames: [a.example, cp.box.example]");

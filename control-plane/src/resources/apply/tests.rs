@@ -454,7 +454,8 @@ async fn nobody_is_given_a_name_of_the_control_plane() {
         let ChangeError::Refused(problems) = refused else { panic!("{refused}") };
         let found: Vec<_> =
             problems.iter().map(|problem| (problem.resource, problem.field.as_str())).collect();
-        assert_eq!(found, [(0, "spec.workload.dnsNames[1]"), (1, "spec.attest.rules[0].dnsNames[0]")]);
+        let number = (1, "spec.attest.rules[0].dnsNames[0]");
+        assert_eq!(found, [(0, "spec.workload.dnsNames[1]"), number, number], "for what it is, and whose");
         assert!(problems[0].message.contains("a name of the control plane's own"), "{problems:?}");
     }
     scratch.apply(&batch[..1]).await;

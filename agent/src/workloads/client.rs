@@ -33,6 +33,17 @@ pub enum ApiError {
         /// What the system says.
         source: io::Error,
     },
+    /// The socket's name says nothing that is known here. The fault is whoever wrote it.
+    #[error(
+        "{0:?} names no socket: only unix: with an absolute path is known here, such as unix:///run/hauberk/api.sock"
+    )]
+    NoSocket(String),
+    /// A token that was issued just now is not good here. The fault is a clock's.
+    #[error(
+        "the token that the control plane has issued just now is not good by this host's clock ({0}): the two clocks differ, \
+         let both keep time by NTP"
+    )]
+    Clock(String),
     /// The connection broke.
     #[error("the connection to the agent broke: {0}")]
     Broken(#[from] tonic::transport::Error),
@@ -80,13 +91,22 @@ impl ApiError {
 
 /// Connects.
 pub(super) async fn connect(socket: &str) -> Result<Client, ApiError> {
-    let path = socket.strip_prefix("unix://").or_else(|| socket.strip_prefix("unix:")).unwrap_or(socket);
+    let path = path(socket).ok_or_else(|| ApiError::NoSocket(socket.to_owned()))?;
     let stream = UnixStream::connect(path)
         .await
         .map_err(|source| ApiError::NobodyThere { socket: path.to_owned(), source })?;
     let channel =
         Endpoint::from_static("http://localhost").connect_with_connector(OneConnection::new(stream)).await?;
     Ok(SpiffeWorkloadApiClient::new(channel).max_decoding_message_size(LARGEST_ANSWER))
+}
+
+/// The path that an address means (SPIFFE Workload Endpoint §4), or a path as it is.
+fn path(socket: &str) -> Option<&str> {
+    match socket.strip_prefix("unix:") {
+        // What is between two slashes and the path would be a host.
+        Some(rest) => Some(rest.strip_prefix("//").unwrap_or(rest)).filter(|path| path.starts_with('/')),
+        None => Some(socket).filter(|socket| !socket.contains("://") && !socket.starts_with("tcp:")),
+    }
 }
 
 /// A request that says that it is meant.
@@ -137,12 +157,24 @@ pub(super) fn nothing() -> ApiError {
 /// Until when a token is good, as the Workload API reads it.
 pub(super) async fn expiry(client: &mut Client, token: &str, audience: &str) -> Result<UnixMillis, ApiError> {
     let request = ValidateJwtsvidRequest { audience: audience.to_owned(), svid: token.to_owned() };
-    let answer = client.validate_jwtsvid(marked(request)).await.map_err(judge)?.into_inner();
+    let answer = client.validate_jwtsvid(marked(request)).await.map_err(|status| match status.code() {
+        // It is verified by the agent, whose host's clock is ours.
+        Code::InvalidArgument if is_about_time(status.message()) => {
+            ApiError::Clock(status.message().to_owned())
+        }
+        _ => judge(status),
+    })?;
+    let answer = answer.into_inner();
     match answer.claims.unwrap_or_default().fields.remove("exp").and_then(|claim| claim.kind) {
         // What is none, or too much, becomes the nearest that there is.
         Some(Kind::NumberValue(seconds)) => Ok(UnixMillis::from_secs(seconds as u64)),
         _ => Err(ApiError::Answer(Status::internal("a token without an end"))),
     }
+}
+
+/// Whether a token was refused for the time alone, as hauberk-tls words it.
+fn is_about_time(message: &str) -> bool {
+    message.starts_with("the token expired at") || message.starts_with("the token is valid from")
 }
 
 /// The name of a trust domain, of its SPIFFE id.
@@ -157,7 +189,37 @@ pub(super) fn read_bundle(trust_domain: &str, der: &[u8]) -> Result<TrustBundle,
 
 #[cfg(test)]
 mod tests {
+    use hauberk_tls::jwt::JwtSvidError;
+
     use super::*;
+
+    #[test]
+    fn a_socket_is_named_by_a_path_or_by_unix_and_an_absolute_one() {
+        for (socket, meant) in [
+            ("unix:///run/api.sock", Some("/run/api.sock")),
+            ("unix:/run/api.sock", Some("/run/api.sock")),
+            ("/run/api.sock", Some("/run/api.sock")),
+            ("api.sock", Some("api.sock")),
+            ("unix://host/run/api.sock", None),
+            ("unix:api.sock", None),
+            ("unix:", None),
+            ("tcp://127.0.0.1:8000", None),
+            ("tcp:127.0.0.1:8000", None),
+        ] {
+            assert_eq!(path(socket), meant, "{socket}");
+        }
+    }
+
+    #[test]
+    fn what_is_refused_for_the_time_alone_is_known_by_its_words() {
+        let [earlier, later] = [1, 2].map(UnixMillis::from_secs);
+        let expired = JwtSvidError::Expired { expired_at: earlier, now: later };
+        let to_come = JwtSvidError::NotYetValid { valid_from: later, now: earlier };
+        for error in [expired, to_come] {
+            assert!(is_about_time(&error.to_string()), "{error}");
+        }
+        assert!(!is_about_time(&JwtSvidError::Claims.to_string()));
+    }
 
     #[test]
     fn each_reason_is_told_in_its_own_words() {

@@ -33,6 +33,14 @@ pub(super) fn publish(directory: &Path, files: &[SetFile]) -> io::Result<()> {
     if !directory.exists() {
         directory::make(directory)?;
     }
+    let names: BTreeSet<&str> = files.iter().map(SetFile::outer).collect();
+    for name in names.iter().copied().chain([NEWEST]) {
+        // A link takes the place of a file, and of no directory: it may hold what is somebody's.
+        if fs::symlink_metadata(directory.join(name)).is_ok_and(|found| found.is_dir()) {
+            let problem = format!("{name} is a directory, and is to be a link: remove it");
+            return Err(io::Error::new(io::ErrorKind::IsADirectory, problem));
+        }
+    }
     let former = fs::read_link(directory.join(NEWEST)).ok();
     let unique = random::bytes::<8>().map_err(io::Error::other)?;
     let generation = format!("{GENERATION}{:016x}", u64::from_be_bytes(unique));
@@ -46,7 +54,6 @@ pub(super) fn publish(directory: &Path, files: &[SetFile]) -> io::Result<()> {
         }
         return Err(error);
     }
-    let names: BTreeSet<&str> = files.iter().map(SetFile::outer).collect();
     for name in &names {
         let target = Path::new(NEWEST).join(name);
         if fs::read_link(directory.join(name)).ok().as_deref() != Some(&target) {
@@ -93,7 +100,11 @@ fn link(directory: &Path, name: &str, target: &OsStr) -> io::Result<()> {
         _ => {}
     }
     symlink(target, &temporary)?;
-    fs::rename(&temporary, directory.join(name))?;
+    if let Err(error) = fs::rename(&temporary, directory.join(name)) {
+        // Nobody knows it by this name.
+        let _ = fs::remove_file(&temporary);
+        return Err(error);
+    }
     File::open(directory)?.sync_all()
 }
 
@@ -188,6 +199,21 @@ mod tests {
         assert_eq!(text(directory, "key"), "k1");
         publish(directory, &[file("key", "k4", 0o600)]).unwrap();
         assert_eq!(text(directory, "key"), "k4");
+    }
+
+    #[test]
+    fn a_directory_in_the_place_of_a_file_is_named_and_nothing_changes() {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = folder.path();
+        fs::create_dir(directory.join("crl.pem")).unwrap();
+        let error = publish(directory, &[file("cert", "c1", 0o644), file("crl.pem", "", 0o644)]).unwrap_err();
+        assert!(error.to_string().starts_with("crl.pem is a directory"), "{error}");
+        let names: Vec<_> =
+            fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(names, ["crl.pem"]);
+        // As where it comes after that was looked at.
+        link(directory, "crl.pem", "..data/crl.pem".as_ref()).unwrap_err();
+        assert_eq!(fs::read_dir(directory).unwrap().count(), 1);
     }
 
     #[test]

@@ -137,6 +137,7 @@ async fn keep(wanted: &Wanted<'_>, change: &watch::Sender<()>) -> Result<(), Api
             Ok(()) => return Ok(()),
             // Nothing was ever written there: the flags are wrong.
             Err(error @ ApiError::Write { .. }) if published.is_empty() => return Err(error),
+            Err(error @ ApiError::NoSocket(_)) => return Err(error),
             Err(error) => {
                 // Whoever waited for longer after that would have the files so much later than there is something.
                 if error.has_waited() {
@@ -170,14 +171,11 @@ impl<'a> Wanted<'a> {
                 return Err(usage(format!("--jwt: {name} is named twice")));
             }
         }
-        let key_mode =
-            u32::from_str_radix(&flags.key_mode, 8).ok().filter(|mode| matches!(mode, 0o400..=0o666));
         Ok(Self {
             flags,
             spiffe_id: spiffe_id.map_err(|error| usage(format!("--spiffe-id: {error}")))?,
             tokens,
-            key_mode: key_mode
-                .ok_or_else(|| usage("--key-mode: an octal number such as 0640 is needed".to_owned()))?,
+            key_mode: key_mode(&flags.key_mode).map_err(|problem| usage(format!("--key-mode: {problem}")))?,
             notify: Notify::new(flags).map_err(usage)?,
         })
     }
@@ -240,6 +238,17 @@ impl<'a> Wanted<'a> {
             }
         }
         Ok(Certificates { id: one.spiffe_id, trust_domain: svid.id().trust_domain().id_string(), files })
+    }
+}
+
+/// Who owns a key reads it, and nobody executes it.
+fn key_mode(text: &str) -> Result<u32, String> {
+    match u32::from_str_radix(text, 8) {
+        Ok(mode) if mode & !0o666 == 0 && mode & 0o400 != 0 => Ok(mode),
+        Ok(_) => Err(format!(
+            "{text} is not allowed: of 0666, the bits to read and write, with 0400 among them, such as 0640"
+        )),
+        Err(_) => Err(format!("{text:?} is no octal number such as 0640")),
     }
 }
 
@@ -355,6 +364,20 @@ mod tests {
 
     fn problem(arguments: &[&str]) -> Option<String> {
         Wanted::new(&flags(arguments)).err().map(|error| error.to_string())
+    }
+
+    #[test]
+    fn which_bits_a_key_may_have_is_told() {
+        for (text, mode) in [("0640", 0o640), ("400", 0o400), ("0666", 0o666)] {
+            assert_eq!(key_mode(text), Ok(mode));
+        }
+        for text in ["0770", "0200", "0500", "1600", "01640"] {
+            let problem = key_mode(text).unwrap_err();
+            assert!(problem.starts_with(text) && problem.contains("0400"), "{problem}");
+        }
+        for text in ["rw", "0o640", "", "0890"] {
+            assert!(key_mode(text).unwrap_err().contains("no octal number"));
+        }
     }
 
     fn certificates() -> Certificates {

@@ -116,8 +116,8 @@ impl ServerCertificate {
         // Without it nobody could be served, not even whoever comes to make room on a full disk.
         let (version, chain) = (control.authority.version(), control.authority.server_chain());
         let issued = control.issuer.issue(order, |_, _| Ok(Commit::new().using_reserve())).await?;
-        // With the root in the chain, an agent that knows only the root's fingerprint can verify it.
-        let svid = issued.svid.followed_by(chain)?;
+        // With the roots in the chain, an agent that knows only the fingerprint of one can verify it.
+        let svid = chain.complete(&issued.svid)?;
         let not_after = svid.validity().not_after();
         control.identity.publish(svid, &key)?;
         tracing::info!(event = "server_certificate", %not_after, "the control plane's own certificate is in use");

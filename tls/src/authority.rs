@@ -13,15 +13,15 @@ use std::sync::OnceLock;
 use hauberk_identity::{Serial, TrustDomain, UnixMillis, Validity, ValidityError};
 use rcgen::string::Ia5String;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, DnValue, IsCa, Issuer, KeyUsagePurpose,
-    SanType,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, DnValue, IsCa, Issuer, KeyIdMethod,
+    KeyUsagePurpose, SanType,
 };
 use rustls_pki_types::CertificateDer;
 use thiserror::Error;
 
 use crate::authority_key::{self, AuthorityKey};
 use crate::bundle::{self, BundleError, TrustBundle};
-use crate::certificate::{CertificateFault, Facts};
+use crate::certificate::{self, CertificateFault, Facts};
 use crate::fingerprint::Fingerprint;
 use crate::key::{KeyError, KeyPair};
 pub use operator::{OperatorAuthority, OperatorAuthorityError};
@@ -224,6 +224,10 @@ impl IssuingAuthority {
         let validity = capped(authority.validity, root.validity)?;
         let mut params = upstream::issuing_params(&authority.trust_domain, validity, serial)?;
         params.distinguished_name = upstream::subject_of(&authority.der)?;
+        // By which what it signs names it: whoever signed its own certificate may have chosen another than we do.
+        if let Some(key_id) = certificate::subject_key_id(&authority.der)? {
+            params.key_identifier_method = KeyIdMethod::PreSpecified(key_id);
+        }
         let key = authority.issuer.key();
         Ok(params.signed_by(key, &root.issuer).map_err(sign_error)?.into())
     }

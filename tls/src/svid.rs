@@ -96,6 +96,24 @@ impl Svid {
         Self::from_der(self.chain.iter().cloned().chain(more))
     }
 
+    /// The same SVID as a server shows it while one root follows another: `crosses`, which are certificates of the authority that
+    /// signed it by other roots, stand before that authority's own, and `roots` behind everything.
+    ///
+    /// OpenSSL and BoringSSL take the first certificate of a name that they come upon, and try no other: a client that knows a
+    /// former root alone finds its way by what stands first, and one that knows both roots does too.
+    ///
+    /// # Errors
+    /// The chain would become too long.
+    pub fn vouched_for_by(
+        &self,
+        crosses: impl IntoIterator<Item = CertificateDer<'static>>,
+        roots: impl IntoIterator<Item = CertificateDer<'static>>,
+    ) -> Result<Self, SvidError> {
+        let mut own = self.chain.iter().cloned();
+        let leaf = own.next();
+        Self::from_der(leaf.into_iter().chain(crosses).chain(own).chain(roots))
+    }
+
     /// The chain, leaf first.
     pub fn chain(&self) -> &[CertificateDer<'static>] {
         &self.chain
@@ -111,9 +129,13 @@ impl Svid {
         &self.id
     }
 
-    /// The serial number of the authority that signed the leaf, where its certificate comes along.
+    /// The serial number of the authority that signed the leaf, where its certificate comes along: its own, which stands behind
+    /// those by other roots.
     pub fn issuer_serial(&self) -> Option<Serial> {
-        Some(Facts::read(self.chain.get(1)?).ok()?.serial)
+        let mut above = self.chain.iter().skip(1).map_while(|der| Facts::read(der).ok());
+        let first = above.next()?;
+        let of_same_key = above.take_while(|other| other.spki == first.spki);
+        Some(of_same_key.last().map_or(first.serial, |own| own.serial))
     }
 
     /// The leaf's serial number.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use hauberk_identity::TrustDomain;
 use hauberk_proto::agent::v1 as agent;
-use hauberk_tls::{CertificateDer, Fingerprint, IssuingAuthority, TrustBundle};
+use hauberk_tls::{CertificateDer, Fingerprint, IssuingAuthority, Svid, SvidError, TrustBundle};
 
 use super::book::{Book, Entry, Kind};
 use super::{AuthorityError, KeyStore, ViewKey, ViewKeys, make};
@@ -13,12 +13,33 @@ use super::{AuthorityError, KeyStore, ViewKey, ViewKeys, make};
 /// for 2,000 certificates a second, half of what a control plane issues.
 const RENEW_WITHIN_MS: u32 = 5_000;
 
+/// What stands beside our own certificate's chain, so that whoever knows one of the trusted roots, by its fingerprint alone even,
+/// can verify it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerChain {
+    /// The issuing authority's certificates by roots before its own.
+    pub(super) crosses: Vec<CertificateDer<'static>>,
+    /// Its own root, then those that vouch for it by a cross certificate.
+    pub(super) roots: Vec<CertificateDer<'static>>,
+}
+
+impl ServerChain {
+    /// A certificate of our own as it is shown to clients.
+    ///
+    /// # Errors
+    /// The chain would become too long.
+    pub fn complete(&self, svid: &Svid) -> Result<Svid, SvidError> {
+        let Self { crosses, roots } = self;
+        svid.vouched_for_by(crosses.iter().cloned(), roots.iter().cloned())
+    }
+}
+
 /// Who signs and who is trusted at one moment.
 pub(super) struct InForce {
     pub(super) version: u64,
     pub(super) issuing: Arc<IssuingAuthority>,
     pub(super) bundle: Arc<TrustBundle>,
-    pub(super) server_chain: Vec<CertificateDer<'static>>,
+    pub(super) server_chain: ServerChain,
     pub(super) has_revoked: bool,
     pub(super) view_keys: ViewKeys,
     renew: Vec<String>,
@@ -31,7 +52,10 @@ impl InForce {
         let bundle = issuing.root_bundle().clone();
         Self {
             version,
-            server_chain: bundle.roots().iter().map(|root| root.der().clone()).collect(),
+            server_chain: ServerChain {
+                crosses: Vec::new(),
+                roots: bundle.roots().iter().map(|root| root.der().clone()).collect(),
+            },
             bundle: Arc::new(bundle),
             issuing: Arc::new(issuing),
             has_revoked: false,
@@ -123,14 +147,11 @@ fn active(book: &Book) -> Result<&Entry, AuthorityError> {
 }
 
 /// While the root before is still trusted, those who know it alone find a way from our certificate to it too: contexts of
-/// admins who have not looked since, agents that begin with a fingerprint that was printed before.
-fn server_chain(book: &Book, active: &Entry, root: &Entry) -> Vec<CertificateDer<'static>> {
-    let mut chain = Vec::new();
+/// admins who have not looked since, agents that begin with a fingerprint that was printed before, foreign clients with a
+/// bundle file.
+fn server_chain(book: &Book, active: &Entry, root: &Entry) -> ServerChain {
     let former = book.before(root).filter(|_| !active.record.cross.is_empty());
-    if former.is_some() {
-        chain.push(active.record.cross.clone().into());
-    }
-    chain.push(root.der());
-    chain.extend(former.map(Entry::der));
-    chain
+    let crosses = former.map(|_| active.record.cross.clone().into()).into_iter().collect();
+    let roots = std::iter::once(root.der()).chain(former.map(Entry::der)).collect();
+    ServerChain { crosses, roots }
 }

@@ -28,7 +28,7 @@ use hauberk_identity::{TrustDomain, TrustDomainError, UnixMillis, ValidityError}
 use hauberk_proto::agent::v1 as agent;
 use hauberk_tls::signing::{SigningError, ViewSigner};
 use hauberk_tls::{AuthorityError as CertificateError, BundleError, IssuingAuthority, KeyError};
-use hauberk_tls::{CertificateDer, Root, TrustBundle};
+use hauberk_tls::{Root, TrustBundle};
 use tokio::sync::watch;
 
 use crate::random::NoRandomness;
@@ -37,6 +37,7 @@ use book::Book;
 pub use book::Kind;
 pub use found::{MadeKeys, found};
 use in_force::InForce;
+pub use in_force::ServerChain;
 pub use keeper::{keep, own_actor};
 pub use key_store::KeyStore;
 pub use lifecycle::{Authorities, AuthoritiesParts, AuthorityView, KeyNamed, LifecycleError};
@@ -209,9 +210,8 @@ impl Authority {
         self.root().map(|root| root.fingerprint().to_string()).unwrap_or_default()
     }
 
-    /// What stands behind the control plane's own certificate and its issuing authority, so that whoever knows one of the
-    /// trusted roots, by its fingerprint alone even, can verify it.
-    pub fn server_chain(&self) -> Vec<CertificateDer<'static>> {
+    /// What completes the control plane's own certificate.
+    pub fn server_chain(&self) -> ServerChain {
         self.in_force.borrow().server_chain.clone()
     }
 

@@ -1,8 +1,13 @@
 //! One authority follows another while the mesh trades.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::Path,
+    process::{Command, Stdio},
+    time::Duration,
+};
 
-use hauberk_integration_tests::{Agent, AgentOptions, App, MeshBox, dial, eventually};
+use hauberk_integration_tests::{Agent, AgentOptions, App, MeshBox, dial, eventually, skip};
 use hauberk_tls::{KeyPair, Svid};
 use serde_json::Value;
 use tokio::{
@@ -150,6 +155,59 @@ fn who_joined_and_who_looked_before_a_root_was_replaced_still_finds_the_control_
     mesh.restart_control_plane();
     mesh.wait_enforced();
     drop(agent);
+}
+
+/// Whether OpenSSL takes whoever listens there for good, knowing these roots and nothing else.
+fn openssl_believes(address: &str, roots: &Path) -> (bool, String) {
+    let output = Command::new("openssl")
+        .args(["s_client", "-alpn", "h2", "-verify_return_error", "-connect", address, "-CAfile"])
+        .arg(roots)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    (said.contains("Verify return code: 0 (ok)"), said)
+}
+
+#[test]
+fn openssl_finds_its_way_to_the_former_root_alone_and_to_either_of_all() {
+    if Command::new("openssl").arg("version").output().is_err() {
+        return skip("openssl is not installed");
+    }
+    let mesh = shop::open();
+    let file = |name: &str| {
+        let path = mesh.folder().join(name);
+        std::fs::write(&path, mesh.bundle_pem()).unwrap();
+        path
+    };
+    let former = file("former.pem");
+    let addresses = [mesh.admin_address(), mesh.agent_address()];
+    for after in ["the root is another", "the issuing authority is another"] {
+        let kind = if after.starts_with("the root") { "root" } else { "issuing" };
+        mesh.hauberk(&["authority", "rotate", kind, "--wait=60s"]).ok();
+        for address in addresses {
+            for roots in [&former, &file("all.pem")] {
+                let (is_believed, said) = openssl_believes(address, roots);
+                assert!(is_believed, "{after}, {}: {said}", roots.display());
+            }
+        }
+    }
+    // Once the former root is trusted no longer, the new one alone is as good.
+    let found = authorities(&mesh);
+    let old = found.iter().find(|one| one["kind"] == "root" && one["state"] == "retiring").unwrap();
+    let old = old["serial"].as_str().unwrap();
+    for step in ["taint", "revoke"] {
+        mesh.hauberk(&["authority", step, old, "--wait=60s"]).ok();
+    }
+    mesh.hauberk(&["get", "meshes"]).ok();
+    let new = file("new.pem");
+    assert_eq!(mesh.bundle_pem().matches("BEGIN CERTIFICATE").count(), 1);
+    for address in addresses {
+        eventually("OpenSSL believes it by the new root", PATIENCE, || {
+            openssl_believes(address, &new).0.then_some(())
+        });
+        assert!(!openssl_believes(address, &former).0);
+    }
 }
 
 #[test]

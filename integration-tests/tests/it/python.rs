@@ -58,6 +58,22 @@ fn the_example_lists_virtual_nodes() {
     assert!(said.contains("hauberk.admin.v1.Resources") && said.contains("\"orders\""), "{said}");
 }
 
+#[test]
+fn a_stock_python_client_finds_the_control_plane_while_one_root_follows_another() {
+    let Some(python) = python() else { return };
+    let (mesh, former) = exported();
+    let target = mesh.admin_address().replace("127.0.0.1", "localhost");
+    mesh.hauberk(&["authority", "rotate", "root", "--wait=60s"]).ok();
+    let all = mesh.folder().join("exported-later");
+    mesh.hauberk(&["context", "export", "--dir", all.to_str().unwrap()]).ok();
+    for (folder, roots) in [(former, 1), (all, 2)] {
+        let known = std::fs::read_to_string(folder.join("ca.pem")).unwrap();
+        assert_eq!(known.matches("BEGIN CERTIFICATE").count(), roots);
+        let (ok, said) = run(&python, &["-c", HEALTH, &target, folder.to_str().unwrap()], mesh.folder());
+        assert!(ok, "{roots} roots: {said}");
+    }
+}
+
 const HEALTH: &str = r#"
 import pathlib, sys, grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc

@@ -202,8 +202,8 @@ fn what_does_not_lead_to_the_root_is_refused() {
     );
     // A namesake of the root, with another key and the same key id: the signature decides.
     let namesake = Corporate::make(1, None, |params| {
-        let id = crate::certificate::subject_key_id(&root.der).unwrap().unwrap();
-        params.key_identifier_method = rcgen::KeyIdMethod::PreSpecified(id);
+        let id = certificate::subject_key_id(&root.der).unwrap().unwrap();
+        params.key_identifier_method = KeyIdMethod::PreSpecified(id);
     });
     let chain = find(&key, &[good.clone(), namesake.der.clone()], &[]).unwrap();
     assert!(matches!(adopt(&chain, &key), Err(UpstreamError::Trial(_))));
@@ -333,10 +333,17 @@ fn an_authority_of_another_trust_domain_under_the_same_root_is_believed_nothing_
 fn an_authority_by_an_operator_is_vouched_for_by_our_own_former_root_too() {
     let own = RootAuthority::create(&domain(), days(1_000), serial(1)).unwrap();
     let (corporate, key) = (Corporate::root(2), KeyPair::generate().unwrap());
-    let chain = find(&key, &[corporate.sign(&key, |_| {}), corporate.der.clone()], &[]).unwrap();
+    // Operators' tools choose the key id in ways of their own.
+    let key_id = vec![7; 20];
+    let signed = corporate.sign(&key, |params| {
+        params.key_identifier_method = KeyIdMethod::PreSpecified(key_id.clone());
+    });
+    let chain = find(&key, &[signed, corporate.der.clone()], &[]).unwrap();
     let issuing = adopt(&chain, &key).unwrap();
     let cross = issuing.cross_signed(&own, serial(3)).unwrap();
-    let svid = svid(&issuing, &domain()).followed_by([cross]).unwrap();
+    let named = certificate::subject_key_id(&cross).unwrap();
+    assert_eq!(named, Some(key_id), "what it signs names it by that");
+    let svid = svid(&issuing, &domain()).vouched_for_by([cross], []).unwrap();
     for root in [own.certificate().clone(), corporate.der.clone()] {
         let bundle = TrustBundle::new(domain(), [root]).unwrap();
         assert!(verify_svid(svid.chain(), &bundle, NOW, Usage::Server).is_ok());

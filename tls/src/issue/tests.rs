@@ -96,11 +96,16 @@ fn a_cross_signed_authority_is_good_under_either_root_and_a_distrusted_one_under
     let cross = issuing.cross_signed(&old, serial(6)).unwrap();
     let svid = issuing.sign(&template(KeyPair::generate().unwrap().public_key())).unwrap();
     assert_eq!(svid.issuer_serial(), Some(serial(2)));
-    let whole = svid.followed_by([cross, new.certificate().clone(), old.certificate().clone()]).unwrap();
+    let roots = [new.certificate().clone(), old.certificate().clone()];
+    let whole = svid.vouched_for_by([cross.clone()], roots).unwrap();
+    assert_eq!(whole.chain()[1..3], [cross, issuing.certificate().clone()], "the former root's first");
+    assert_eq!(whole.issuer_serial(), Some(serial(2)));
     for (root, other) in [(&old, &new), (&new, &old)] {
         let bundle = TrustBundle::new(domain(), [root.certificate().clone()]).unwrap();
         let verify = |svid: &Svid, bundle| verify_svid(svid.chain(), bundle, NOW, Usage::Client).map(drop);
         assert_eq!(verify(&whole, &bundle), Ok(()));
+        let peer = verify_svid(whole.chain(), &bundle, NOW, Usage::Client).unwrap();
+        assert_eq!(peer.issuer_serial(), Some(serial(2)));
         let without = svid.followed_by([other.certificate().clone()]).unwrap();
         let key = issuing.key().public_key().fingerprint();
         if root.serial() == old.serial() {

@@ -150,14 +150,25 @@ async fn who_knows_either_root_accepts_our_own_certificate_while_one_follows_the
     let root = authorities.prepare(Kind::Root, false, &actor()).await.unwrap();
     authorities.activate(&root, &actor()).await.unwrap();
     for round in ["root", "issuing"] {
-        let new = certificate(&scratch).await.followed_by(authority.server_chain()).unwrap();
+        let new = authority.server_chain().complete(&certificate(&scratch).await).unwrap();
         let current = TrustOfOne::of(&scratch);
         let now = scratch.clock.now();
         assert!(verify_svid(new.chain(), &former, now, Usage::Server).is_ok(), "{round}");
         assert!(verify_svid(new.chain(), &current.0, now, Usage::Server).is_ok(), "{round}");
+        assert_eq!(new.issuer_serial(), Some(authority.issuing().serial()), "{round}");
+        // Some take what stands first and try nothing else: whoever knows the former root has to find it there.
+        let path = [new.chain()[0].clone(), new.chain()[1].clone()];
+        assert!(verify_svid(&path, &former, now, Usage::Server).is_ok(), "{round}");
         let serial = authorities.prepare(Kind::Issuing, false, &actor()).await.unwrap();
         authorities.activate(&serial, &actor()).await.unwrap();
     }
+    // Once nobody trusts the former root any longer, nothing by it is in the way of those who know the new one alone.
+    scratch.clock.advance(2 * DAY);
+    while authorities.advance(&actor()).await.unwrap() {}
+    let (after, current) = (certificate(&scratch).await, TrustOfOne::of(&scratch));
+    let after = authority.server_chain().complete(&after).unwrap();
+    let roots = current.0.roots().iter().map(|root| root.der());
+    assert!(after.chain()[1..].iter().eq([authority.issuing().certificate()].into_iter().chain(roots)));
 }
 
 /// The active root alone.

@@ -121,7 +121,7 @@ async fn an_operators_root_takes_the_place_of_our_own_whatever_process_takes_whi
     let by_corporate = bundle(&scratch, corporate.der());
     assert!(verify_svid(after.chain(), &by_corporate, now, Usage::Client).is_ok());
     // Whoever knows our former root alone still finds the control plane.
-    let server = after.followed_by(scratch.control.authority.server_chain()).unwrap();
+    let server = scratch.control.authority.server_chain().complete(&after).unwrap();
     assert!(verify_svid(server.chain(), &former, now, Usage::Server).is_ok());
 
     // The next issuing authority: the root is known by now.
@@ -132,7 +132,7 @@ async fn an_operators_root_takes_the_place_of_our_own_whatever_process_takes_whi
     scratch.control.authorities.activate(&next, &actor()).await.unwrap();
     let after = certificate(&scratch).await;
     assert_eq!(after.issuer_serial().unwrap().to_string(), next);
-    let server = after.followed_by(scratch.control.authority.server_chain()).unwrap();
+    let server = scratch.control.authority.server_chain().complete(&after).unwrap();
     assert!(verify_svid(server.chain(), &former, now, Usage::Server).is_ok());
     assert_eq!(
         scratch.control.authority.root_fingerprint(),
@@ -262,7 +262,8 @@ async fn from_one_root_of_somebody_elses_to_the_next_whoever_knows_the_former_ha
     assert!(
         verify_svid(after.chain(), &bundle(&scratch, next.der()), scratch.clock.now(), Usage::Client).is_ok()
     );
-    assert_eq!(scratch.control.authority.server_chain(), [next.der()], "nothing by the former root's key");
+    let own = scratch.control.authority.server_chain().complete(&after).unwrap();
+    assert_eq!(own.chain()[after.chain().len()..], [next.der()], "nothing by the former root's key");
 
     // And back to a root of our own.
     let own = authorities.prepare_own_root(&actor()).await.unwrap();

@@ -244,10 +244,11 @@ impl Authorities {
                 let named = named(held.iter().map(|held| (&held.spiffe_id, held.instance.to_string())));
                 return Err(LifecycleError::StillHeld { count: held.len(), named });
             }
-            let late = self.not_trusting(entry.record.needs_version);
-            if !late.is_empty() && !entry.is(State::Prepared) && !entry.is(State::Delegated) {
-                let named = named(late.iter().map(|late| (&late.spiffe_id, late.instance.to_string())));
-                return Err(LifecycleError::StillProved { count: late.len(), named });
+            if !entry.is(State::Prepared) && !entry.is(State::Delegated) {
+                let late = self.resting_on(&book, entry).await?;
+                if !late.is_empty() {
+                    return Err(error::still_proved(&late));
+                }
             }
         }
         let now = self.parts.clock.now();

@@ -2,7 +2,7 @@
 
 mod held;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -263,6 +263,36 @@ impl Ledger {
         limit: usize,
     ) -> Result<IssuedPage, StoreError> {
         self.wanted(|record| spiffe_id.is_none_or(|wanted| record.spiffe_id == wanted), after, limit).await
+    }
+
+    /// Who has signed what these instances hold for themselves and for their workloads and has not ended: the authorities' serial
+    /// numbers, `None` where that is not recorded. Whoever holds nothing that is on record is not in it.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn issuers(
+        &self,
+        of: &HashSet<InstanceId>,
+        now: UnixMillis,
+    ) -> Result<HashMap<InstanceId, HashSet<Option<String>>>, StoreError> {
+        let mut issuers: HashMap<_, HashSet<_>> = HashMap::new();
+        let mut after = None;
+        loop {
+            let page = self.store.list(keys::ISSUED, after.as_deref(), READ_AT_ONCE).await?;
+            for (key, stored) in &page.entries {
+                let record: IssuedRecord = document::from_stored(key, stored)?;
+                let holder = record.holder.instance().filter(|holder| of.contains(holder));
+                if let Some(holder) = holder.filter(|_| UnixMillis(record.not_after) >= now) {
+                    issuers.entry(holder).or_default().insert(record.issuer);
+                }
+            }
+            if !page.more {
+                return Ok(issuers);
+            }
+            after = page.entries.last().map(|(key, _)| key.clone());
+            // The store answers at once, so nothing else lets others go on.
+            tokio::task::yield_now().await;
+        }
     }
 
     async fn wanted(

@@ -5,8 +5,10 @@ use std::time::Duration;
 use hauberk_identity::{UnixMillis, Validity};
 use hauberk_tls::{CsrError, LiveIdentityError, UpstreamError};
 
+use super::{NAMED, named};
 use crate::authority::records::State;
 use crate::authority::{AuthorityError, TokenError, UpstreamFault};
+use crate::instances::Trusting;
 use crate::jwt_svid::SigningKeyError;
 use crate::registry::StoreError;
 
@@ -233,16 +235,42 @@ pub enum LifecycleError {
     },
     /// Calls that are under way would be cut.
     #[error(
-        "{count} live instances may have connections on which nothing newer is proved ({}): wait some seconds, see \
-         `hauberk authority list`, or cut those connections with --now",
-        .named.join(", ")
+        "{count} live instances may have connections on which nothing newer is proved ({}): {}, or cut those connections with --now",
+        .named.join(", "),
+        what_of_those_away(away)
     )]
     StillProved {
         /// How many.
         count: usize,
         /// The first of them.
         named: Vec<String>,
+        /// The ids of those that are away.
+        away: Vec<String>,
     },
+}
+
+/// Live instances may have connections that rest on what is to be revoked.
+pub(super) fn still_proved(late: &[Trusting]) -> LifecycleError {
+    let named = named(late.iter().map(|late| (&late.spiffe_id, late.instance.to_string())));
+    let away = late.iter().filter(|late| !late.is_connected).map(|late| late.instance.to_string()).collect();
+    LifecycleError::StillProved { count: late.len(), named, away }
+}
+
+fn what_of_those_away(away: &[String]) -> String {
+    if away.is_empty() {
+        return "wait some seconds, see `hauberk authority list`".to_owned();
+    }
+    let commands: Vec<_> =
+        away.iter().take(NAMED).map(|id| format!("`hauberk revoke instance {id}`")).collect();
+    let more = match away.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(", and so of {more} more"),
+    };
+    format!(
+        "of them {} are away: start those again, or have those that do not come back refused by everybody, with {}{more}",
+        away.len(),
+        commands.join(", ")
+    )
 }
 
 impl From<TokenError> for LifecycleError {

@@ -1,5 +1,7 @@
 //! How far a change of authorities has come with those who live by it.
 
+use std::collections::HashSet;
+
 use hauberk_identity::{InstanceId, SpiffeId, UnixMillis};
 
 use super::{Authorities, LifecycleError};
@@ -86,6 +88,29 @@ impl Authorities {
     pub(super) fn not_trusting(&self, version: u64) -> Vec<Trusting> {
         let live = self.parts.instances.trusting(self.parts.clock.now());
         live.into_iter().filter(|live| live.version < version).collect()
+    }
+
+    /// Live instances that have not said that nothing rests any longer on what an authority has signed, and may hold
+    /// such connections. One that is away does not, where all that it and its workloads hold is by later authorities.
+    pub(super) async fn resting_on(&self, book: &Book, entry: &Entry) -> Result<Vec<Trusting>, StoreError> {
+        let mut late = self.not_trusting(entry.record.needs_version);
+        let away: HashSet<_> =
+            late.iter().filter(|late| !late.is_connected).map(|late| late.instance).collect();
+        if away.is_empty() {
+            return Ok(late);
+        }
+        let issuers = self.parts.ledger.issuers(&away, self.parts.clock.now()).await?;
+        let is_later = |issuer: &Option<String>| {
+            let issuer = issuer.as_ref().and_then(|serial| book.find(serial));
+            issuer.is_some_and(|issuer| {
+                issuer.record.root != entry.serial && issuer.record.created_at > entry.record.created_at
+            })
+        };
+        late.retain(|late| {
+            let holds = issuers.get(&late.instance);
+            late.is_connected || !holds.is_some_and(|issuers| issuers.iter().all(is_later))
+        });
+        Ok(late)
     }
 
     /// Live instances and whose certificates they hold.

@@ -122,6 +122,12 @@ impl AuthorityCertificate {
     }
 }
 
+/// Whether one certificate names another as its issuer, by name and by key id. Who signed it is not checked.
+pub fn names_as_issuer(certificate: &CertificateDer<'_>, issuer: &CertificateDer<'_>) -> bool {
+    let (Ok(certificate), Ok(issuer)) = (Facts::read(certificate), Facts::read(issuer)) else { return false };
+    certificate.issuer == issuer.subject && certificate.authority_key_id == issuer.subject_key_id
+}
+
 /// What both kinds of authority have. Its issuer name and key id are parsed once, not with every signature.
 pub(crate) struct Authority {
     pub(crate) issuer: Issuer<'static, AuthorityKey>,

@@ -43,6 +43,7 @@ mod vouched;
 mod web;
 mod words;
 
+pub use authority::names_as_issuer;
 pub use authority::{AuthorityCertificate, AuthorityError, IssuingAuthority, RootAuthority};
 pub use authority::{OperatorAuthority, OperatorAuthorityError};
 pub use authority::{Place, UpstreamChain, UpstreamError, check_root, is_self_issued};
@@ -67,7 +68,7 @@ pub use rustls_pki_types::CertificateDer;
 pub use seal::SealingKey;
 pub use spiffe_bundle::{MAX_BUNDLE_BYTES, SpiffeBundle, SpiffeBundleError, bundle_document};
 pub use stream::{Acceptor, Connection, Connector, ExporterError, HandshakeError, Negotiated};
-pub use svid::{Svid, SvidError};
+pub use svid::{MAX_CHAIN, Svid, SvidError};
 pub use tokio_rustls::TlsStream;
 pub use verifier::{PeerIdentity, Usage, VerifyError, unverified_id, verify_svid};
 pub use vouched::VouchedChain;

@@ -12,7 +12,7 @@ use crate::pem;
 use crate::verifier::{self, VerifyError};
 
 /// The most certificates that one SVID's chain holds: as many as a peer may send.
-const MAX_CHAIN: usize = 7;
+pub const MAX_CHAIN: usize = 7;
 
 /// A leaf certificate with its chain. Cheap to clone; holds no private key.
 #[derive(Debug, Clone, PartialEq, Eq)]

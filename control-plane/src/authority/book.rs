@@ -1,9 +1,10 @@
 //! All authorities as they stand in the registry at one instant, and what follows from them.
 
 use hauberk_identity::UnixMillis;
-use hauberk_tls::{AuthorityCertificate, CertificateDer};
+use hauberk_tls::{AuthorityCertificate, CertificateDer, names_as_issuer};
 
-use super::records::{AuthorityRecord, RequestRecord, State, TrustRecord};
+use super::records::{AuthorityRecord, Cross, RequestRecord, State, TrustRecord};
+use super::steps::OUTLIVED_AFTER;
 use super::{AuthorityError, view_keys};
 use crate::registry::{Commit, Page, Store, StoreError, Stored, document, keys};
 
@@ -81,6 +82,17 @@ impl Entry {
         self.is(State::Delegated) || !self.record.delegate.is_empty()
     }
 
+    /// Its certificate by another root than its own.
+    pub(super) fn cross_by(&self, root: &str) -> Option<CertificateDer<'static>> {
+        let cross = self.record.crosses.iter().find(|cross| cross.root == root)?;
+        Some(CertificateDer::from(cross.certificate.clone()))
+    }
+
+    /// Of a root: whether a credential, a join token or a bundle file may be good that was made while it was the latest.
+    pub(super) fn may_be_known_alone(&self, surely_past: UnixMillis) -> bool {
+        self.is(State::Active) || surely_past < UnixMillis(self.record.changed_at).plus(OUTLIVED_AFTER)
+    }
+
     /// Whether what it has signed is still accepted.
     pub(super) fn is_trusted(&self) -> bool {
         !self.is(State::Retired)
@@ -141,7 +153,23 @@ impl Book {
                 entry.record.root.clone_from(&first);
             }
         }
+        book.name_roots_of_crosses();
         Ok(book)
+    }
+
+    /// A release that kept one cross certificate did not write down by which root it was.
+    fn name_roots_of_crosses(&mut self) {
+        let roots: Vec<_> = self.of(Kind::Root).map(|root| (root.serial.clone(), root.der())).collect();
+        for entry in &mut self.entries {
+            let certificate = std::mem::take(&mut entry.record.cross);
+            if certificate.is_empty() {
+                continue;
+            }
+            let der = CertificateDer::from(certificate.clone());
+            let by = roots.iter().find(|(_, root)| names_as_issuer(&der, root));
+            let root = by.map(|(serial, _)| serial.clone()).unwrap_or_default();
+            entry.record.crosses.push(Cross { root, certificate });
+        }
     }
 
     fn entry(kind: Kind, serial: &str, key: &str, stored: &Stored) -> Result<Entry, AuthorityError> {
@@ -195,11 +223,28 @@ impl Book {
         self.of(Kind::Root).filter(|entry| entry.is_trusted())
     }
 
-    /// The root before this one, as long as it is trusted: of several the last, which most know.
-    pub(super) fn before(&self, root: &Entry) -> Option<&Entry> {
+    /// Roots that are trusted and are in use, or were, the oldest first.
+    pub(super) fn in_use(&self) -> impl Iterator<Item = &Entry> {
+        self.trusted_roots().filter(|root| !root.is(State::Prepared))
+    }
+
+    /// Those before this one.
+    pub(super) fn before(&self, root: &Entry) -> impl Iterator<Item = &Entry> {
         let made = |entry: &Entry| (entry.record.created_at, entry.serial.clone());
-        let was_active = |former: &&Entry| !former.is(State::Prepared);
-        self.trusted_roots().filter(was_active).filter(|former| made(former) < made(root)).last()
+        let until = made(root);
+        self.in_use().filter(move |former| made(former) < until)
+    }
+
+    /// Roots that somebody may know alone who finds us today, and does no longer once this root is active that waits.
+    pub(super) fn cut_off_by(&self, root: &Entry, surely_past: UnixMillis) -> Vec<&Entry> {
+        let vouches = |by: &Entry, issuing: Option<&Entry>| {
+            issuing.is_some_and(|issuing| {
+                issuing.record.root == by.serial || issuing.cross_by(&by.serial).is_some()
+            })
+        };
+        let (now, then) = (self.active(Kind::Issuing), self.waits_under(root));
+        let in_use = self.in_use().filter(|by| by.may_be_known_alone(surely_past));
+        in_use.filter(|by| vouches(by, now) && !vouches(by, then)).collect()
     }
 
     /// Issuing authorities that sign no longer: certificates by them are replaced at once.
@@ -210,10 +255,10 @@ impl Book {
     }
 
     /// Issuing authorities that were tainted and are believed nothing any longer, though a root vouches for them that is believed: their
-    /// own, or the one before that which has signed them too. By which one that was is not on record.
+    /// own, or one before that which has signed them too.
     pub(super) fn distrusted(&self) -> impl Iterator<Item = &Entry> {
         let is_vouched_for = move |entry: &Entry| {
-            !entry.record.cross.is_empty() || self.find(&entry.record.root).is_some_and(Entry::is_trusted)
+            !entry.record.crosses.is_empty() || self.find(&entry.record.root).is_some_and(Entry::is_trusted)
         };
         let is_distrusted = |entry: &Entry| entry.is(State::Retired) && entry.record.was_tainted;
         self.of(Kind::Issuing).filter(move |entry| is_distrusted(entry) && is_vouched_for(entry))

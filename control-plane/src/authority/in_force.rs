@@ -146,12 +146,13 @@ fn active(book: &Book) -> Result<&Entry, AuthorityError> {
     book.active(Kind::Issuing).ok_or(AuthorityError::Missing("issuing authority"))
 }
 
-/// While the root before is still trusted, those who know it alone find a way from our certificate to it too: contexts of
+/// While roots before are still trusted, those who know one of them alone find a way from our certificate to it too: contexts of
 /// admins who have not looked since, agents that begin with a fingerprint that was printed before, foreign clients with a
-/// bundle file.
+/// bundle file. The oldest first: whoever learnt of a later one while that was trusted knows it as well.
 fn server_chain(book: &Book, active: &Entry, root: &Entry) -> ServerChain {
-    let former = book.before(root).filter(|_| !active.record.cross.is_empty());
-    let crosses = former.map(|_| active.record.cross.clone().into()).into_iter().collect();
-    let roots = std::iter::once(root.der()).chain(former.map(Entry::der)).collect();
-    ServerChain { crosses, roots }
+    let former =
+        book.before(root).filter_map(|former| Some((active.cross_by(&former.serial)?, former.der())));
+    let room = make::room_for_former(active.record.intermediates.len());
+    let (crosses, former): (_, Vec<_>) = former.take(room).unzip();
+    ServerChain { crosses, roots: std::iter::once(root.der()).chain(former).collect() }
 }

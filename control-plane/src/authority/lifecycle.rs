@@ -138,7 +138,7 @@ impl Authorities {
         let _asks = self.may_ask().await;
         let one_at_a_time = self.step.lock().await;
         let book = Book::read(&*self.parts.store).await?;
-        let now = self.parts.clock.now();
+        let at = Instants::of(&self.parts.clock);
         let (serial, commit) = match book.prepared(kind) {
             Some(waiting) if waiting.record.goes_on || !goes_on => return Ok(waiting.serial.clone()),
             Some(waiting) => (waiting.serial.clone(), change::go_on(&book, waiting)?),
@@ -148,7 +148,7 @@ impl Authorities {
             }
             None => {
                 let trust_domain = self.parts.authority.trust_domain().clone();
-                self.make(move |keys| change::prepare(&book, kind, goes_on, &trust_domain, keys, now)).await?
+                self.make(move |keys| change::prepare(&book, kind, goes_on, &trust_domain, keys, at)).await?
             }
         };
         let action = if goes_on { "authority.rotate" } else { "authority.prepare" };

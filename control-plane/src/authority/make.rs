@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use hauberk_identity::{BACKDATED, TrustDomain, UnixMillis, Validity};
-use hauberk_tls::{AuthorityKey, CertificateDer, IssuingAuthority, PublicKey, RootAuthority};
+use hauberk_tls::{AuthorityKey, CertificateDer, IssuingAuthority, MAX_CHAIN, PublicKey, RootAuthority};
 
 use super::AuthorityError;
 use super::book::{Book, Entry, Kind};
@@ -16,6 +16,13 @@ pub(super) const ROOT_LIFE: Duration = Duration::from_secs(3_650 * 86_400);
 
 /// The life of an issuing authority; its root's end comes first where it is nearer.
 pub(super) const ISSUING_LIFE: Duration = Duration::from_secs(90 * 86_400);
+
+/// For how many roots before its own there is room in our own certificate's chain, where so many certificates stand between the
+/// issuing authority and its root: beside the certificate itself, that authority and its root, each takes its cross certificate
+/// and itself.
+pub(super) const fn room_for_former(intermediates: usize) -> usize {
+    MAX_CHAIN.saturating_sub(3 + intermediates) / 2
+}
 
 /// A new root and its record, prepared.
 pub(super) fn root(
@@ -144,6 +151,7 @@ fn prepared(certificate: Vec<u8>, key: Option<StoredKey>, root: String, now: Uni
         was_tainted: false,
         root,
         cross: Vec::new(),
+        crosses: Vec::new(),
         is_upstream: false,
         is_exclusive: false,
         intermediates: Vec::new(),

@@ -66,6 +66,21 @@ pub enum AuthorityError {
          `hauberk authority csr`, then `hauberk authority install`"
     )]
     RootElsewhere(String),
+    /// Whoever knows the oldest of them alone would find us no longer.
+    #[error(
+        "no other root can take the place of the active one before {from}: roots that were in use before it are still trusted, whoever knows \
+         one of them alone is to find the control plane, and a chain of certificates has room for {room} of them. Wait until then, or take \
+         trust away from {oldest}, which cuts off whoever knows that one alone: `hauberk authority taint {oldest}`, then `hauberk \
+         authority revoke {oldest}`"
+    )]
+    RootsInUse {
+        /// The serial number of the oldest one.
+        oldest: String,
+        /// How many there is room for, the active one among them.
+        room: usize,
+        /// From when on there is.
+        from: UnixMillis,
+    },
     /// The registry cannot be read.
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -84,9 +84,12 @@ pub(super) struct AuthorityRecord {
     /// Of an issuing authority: the serial number of its root; empty where there was only one.
     #[serde(default)]
     pub(super) root: String,
-    /// Of an issuing authority that came with a new root: its certificate by the root before, DER.
-    #[serde(default, with = "base64_bytes")]
+    /// As a release wrote it that kept one cross certificate alone: it is among `crosses` once it is read.
+    #[serde(default, with = "base64_bytes", skip_serializing_if = "Vec::is_empty")]
     pub(super) cross: Vec<u8>,
+    /// Of an issuing authority: its certificates by roots that were in use before its own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) crosses: Vec<Cross>,
     /// Of a root: it is somebody else's, and its key is not here.
     #[serde(default)]
     pub(super) is_upstream: bool,
@@ -108,6 +111,16 @@ pub(super) struct AuthorityRecord {
     /// Where it is, if in a token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) token_key: Option<TokenKeyRecord>,
+}
+
+/// A certificate of an issuing authority by another root than its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Cross {
+    /// The serial number of that root.
+    pub(super) root: String,
+    /// DER.
+    #[serde(with = "base64_bytes")]
+    pub(super) certificate: Vec<u8>,
 }
 
 /// A certificate.

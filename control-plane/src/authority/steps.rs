@@ -180,10 +180,10 @@ pub(super) fn ends_above(book: &Book, now: UnixMillis) -> Option<(&Entry, Author
     (now >= before_end(first.validity(), 2, PREPARED_BEFORE_END)).then_some((latest, first))
 }
 
-/// Whether those who have to know it have had the time to learn of it. Those who know the former root alone need not, where its issuing authority is
-/// vouched for by the former root too, or the former authorities end before.
+/// Whether those who have to know it have had the time to learn of it. Those who know a former root alone need not, where its issuing authority is
+/// vouched for by that root too, or the former authorities end before.
 fn is_known(book: &Book, waiting: &Entry, at: Instants) -> bool {
-    let is_crossed = || book.waits_under(waiting).is_some_and(|issuing| !issuing.record.cross.is_empty());
+    let is_crossed = || book.cut_off_by(waiting, at.surely_past).is_empty();
     // Somebody else's root may have been announced long before anything was signed under it.
     let came_last = [Some(waiting), book.waits_under(waiting)].into_iter().flatten();
     let came_last = came_last.map(|entry| UnixMillis(entry.record.changed_at)).max();

@@ -276,6 +276,7 @@ pub fn of_authority(error: &LifecycleError) -> Status {
         LifecycleError::SameRoot(_) => unmet("SAME_ROOT"),
         LifecycleError::UpstreamIsSet => unmet("UPSTREAM_IS_SET"),
         LifecycleError::Authority(AuthorityError::RootElsewhere(_)) => unmet("ROOT_ELSEWHERE"),
+        LifecycleError::Authority(AuthorityError::RootsInUse { .. }) => unmet("ROOTS_IN_USE"),
         LifecycleError::Unacceptable(_)
         | LifecycleError::SerialTaken(_)
         | LifecycleError::OwnRoot(_)

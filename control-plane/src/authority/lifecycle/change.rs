@@ -4,8 +4,8 @@ use hauberk_identity::{TrustDomain, UnixMillis};
 use hauberk_tls::{IssuingAuthority, RootAuthority};
 
 use crate::authority::book::{Book, Entry, Kind, put};
-use crate::authority::records::{AuthorityRecord, State};
-use crate::authority::steps::Instants;
+use crate::authority::records::{AuthorityRecord, Cross, State};
+use crate::authority::steps::{Instants, OUTLIVED_AFTER};
 use crate::authority::{AuthorityError, KeyStore, make};
 use crate::random;
 use crate::registry::{Commit, StoreError};
@@ -17,18 +17,18 @@ pub(super) fn prepare(
     goes_on: bool,
     trust_domain: &TrustDomain,
     keys: &KeyStore,
-    now: UnixMillis,
+    at: Instants,
 ) -> Result<(String, Commit), AuthorityError> {
     match kind {
         Kind::Issuing => {
-            let (serial, mut record) = issuing(book, keys, now)?;
+            let (serial, mut record) = issuing(book, keys, at)?;
             record.goes_on = goes_on;
-            record.created_at = after_all(book, now);
+            record.created_at = after_all(book, at.now);
             Ok((serial.clone(), put(book.change()?, Kind::Issuing, &serial, &record)?))
         }
         Kind::Root => match book.active(Kind::Root) {
             Some(active) if !active.has_key() => Err(AuthorityError::RootElsewhere(active.serial.clone())),
-            _ => own_root(book, goes_on, trust_domain, keys, now),
+            _ => own_root(book, goes_on, trust_domain, keys, at),
         },
     }
 }
@@ -39,51 +39,79 @@ pub(super) fn own_root(
     goes_on: bool,
     trust_domain: &TrustDomain,
     keys: &KeyStore,
-    now: UnixMillis,
+    at: Instants,
 ) -> Result<(String, Commit), AuthorityError> {
-    let former = book.active(Kind::Root).ok_or(AuthorityError::Missing("root"))?;
-    let former = vouching(Some(former), keys)?;
-    let (root, mut record) = make::root(trust_domain, keys, now)?;
+    book.active(Kind::Root).ok_or(AuthorityError::Missing("root"))?;
+    let former = vouching(&all_before_another(book, 0, at)?, keys)?;
+    let (root, mut record) = make::root(trust_domain, keys, at.now)?;
     record.goes_on = goes_on;
-    record.created_at = after_all(book, now);
+    record.created_at = after_all(book, at.now);
     record.needs_version = book.trust.version + 1;
-    let (issuing, mut below) = make::issuing(&root, keys, now)?;
-    below.cross = cross(&issuing, former.as_ref())?;
+    let (issuing, mut below) = make::issuing(&root, keys, at.now)?;
+    below.crosses = crosses(&issuing, &former)?;
     let serial = root.serial().to_string();
     let commit = put(book.change()?, Kind::Root, &serial, &record)?;
     Ok((serial, put(commit, Kind::Issuing, &issuing.serial().to_string(), &below)?))
 }
 
-/// The former root, to vouch for what stands under another; none where its key is somebody else's. It is opened before a key
-/// is made, which would stay in its token if there were no certificate for it.
-pub(super) fn vouching(
-    former: Option<&Entry>,
-    keys: &KeyStore,
-) -> Result<Option<RootAuthority>, AuthorityError> {
-    former.filter(|former| former.has_key()).map(|former| make::open_root(former, keys)).transpose()
-}
-
-/// An issuing authority's certificate by the former root. Where there is none, whoever knows that root alone has to learn the
-/// new one while it is prepared.
-pub(super) fn cross(
-    issuing: &IssuingAuthority,
-    former: Option<&RootAuthority>,
-) -> Result<Vec<u8>, AuthorityError> {
-    let cross =
-        former.map(|former| issuing.cross_signed(former, random::serial()?).map_err(AuthorityError::from));
-    Ok(cross.transpose()?.map(|der| der.to_vec()).unwrap_or_default())
-}
-
-/// An issuing authority under the active root, vouched for by the root before too as long as that is trusted.
-fn issuing(
+/// Roots that have to vouch for what stands under another that is to follow the active one: those that somebody may know alone,
+/// the oldest first. None whose key is somebody else's can.
+///
+/// # Errors
+/// There is no room for all of them in the chain of our own certificate, with so many `intermediates`.
+pub(super) fn all_before_another(
     book: &Book,
-    keys: &KeyStore,
-    now: UnixMillis,
-) -> Result<(String, AuthorityRecord), AuthorityError> {
+    intermediates: usize,
+    at: Instants,
+) -> Result<Vec<&Entry>, AuthorityError> {
+    let former: Vec<_> = book.in_use().filter(|root| may_vouch(root, at)).collect();
+    let room = make::room_for_former(intermediates);
+    let too_many = former.len().saturating_sub(room);
+    let ends =
+        former.iter().take(too_many).map(|root| UnixMillis(root.record.changed_at).plus(OUTLIVED_AFTER));
+    match (former.first(), ends.max()) {
+        (Some(oldest), Some(from)) => {
+            Err(AuthorityError::RootsInUse { oldest: oldest.serial.clone(), room, from })
+        }
+        _ => Ok(former),
+    }
+}
+
+/// The same for another authority under a root that is active, as many as there is room for.
+pub(super) fn before<'a>(book: &'a Book, root: &Entry, intermediates: usize, at: Instants) -> Vec<&'a Entry> {
+    let former = book.before(root).filter(|root| may_vouch(root, at));
+    former.take(make::room_for_former(intermediates)).collect()
+}
+
+fn may_vouch(root: &Entry, at: Instants) -> bool {
+    root.has_key() && root.may_be_known_alone(at.surely_past)
+}
+
+/// Former roots with their keys. They are opened before a key is made, which would stay in its token if there were no
+/// certificate for it.
+pub(super) fn vouching(former: &[&Entry], keys: &KeyStore) -> Result<Vec<RootAuthority>, AuthorityError> {
+    former.iter().map(|former| make::open_root(former, keys)).collect()
+}
+
+/// An issuing authority's certificates by former roots. Of one of which there is none, whoever knows that root alone has to learn
+/// the new one while it is prepared.
+pub(super) fn crosses(
+    issuing: &IssuingAuthority,
+    former: &[RootAuthority],
+) -> Result<Vec<Cross>, AuthorityError> {
+    let cross = |former: &RootAuthority| {
+        let certificate = issuing.cross_signed(former, random::serial()?)?.to_vec();
+        Ok(Cross { root: former.serial().to_string(), certificate })
+    };
+    former.iter().map(cross).collect()
+}
+
+/// An issuing authority under the active root, vouched for by roots before too as long as those are trusted.
+fn issuing(book: &Book, keys: &KeyStore, at: Instants) -> Result<(String, AuthorityRecord), AuthorityError> {
     let active = book.active(Kind::Root).ok_or(AuthorityError::Missing("root"))?;
-    let former = vouching(book.before(active), keys)?;
-    let (issuing, mut record) = make::issuing(&make::open_root(active, keys)?, keys, now)?;
-    record.cross = cross(&issuing, former.as_ref())?;
+    let former = vouching(&before(book, active, 0, at), keys)?;
+    let (issuing, mut record) = make::issuing(&make::open_root(active, keys)?, keys, at.now)?;
+    record.crosses = crosses(&issuing, &former)?;
     Ok((issuing.serial().to_string(), record))
 }
 
@@ -148,7 +176,7 @@ pub(super) fn taint(
                 (waiting.serial.clone(), waiting.record.clone())
             }
             None => {
-                let made = issuing(book, keys, at.now)?;
+                let made = issuing(book, keys, at)?;
                 if let Some(useless) = waiting {
                     commit = move_to(commit, book, useless, State::Retired, latest)?;
                 }

@@ -132,8 +132,7 @@ fn revoked_under(book: &Book, root: &Entry) -> Vec<CrlEntry> {
             let serial = if entry.record.root == root.serial {
                 entry.certificate.serial()
             } else {
-                // By which of the other roots is not on record; no other certificate has that number.
-                AuthorityCertificate::read(entry.record.cross.clone()).ok()?.serial()
+                AuthorityCertificate::read(entry.cross_by(&root.serial)?).ok()?.serial()
             };
             let revoked_at = UnixMillis(entry.record.changed_at);
             Some(CrlEntry { serial, revoked_at, is_on_hold: false })

@@ -1,5 +1,6 @@
 mod away;
 mod clock;
+mod former_roots;
 mod jwt_keys;
 mod refused;
 mod token;
@@ -299,7 +300,7 @@ async fn what_stood_under_a_revoked_root_is_believed_by_no_older_root_that_signe
     let stolen = rotate().await;
     let svid = certificate(&scratch).await;
     let book = Book::read(&*control.store).await.unwrap();
-    let crossed = book.active(Kind::Issuing).unwrap().record.cross.clone();
+    let crossed = book.active(Kind::Issuing).unwrap().record.crosses[0].certificate.clone();
     // As whoever knows the oldest root alone is shown it.
     let chain = [svid.chain()[0].clone(), crossed.into()];
     let is_believed =

@@ -12,6 +12,7 @@ use crate::authority::book::{Book, Entry, Kind, put};
 use crate::authority::key_store::StoredKey;
 use crate::authority::make;
 use crate::authority::records::{AuthorityRecord, RequestRecord, State};
+use crate::authority::steps::Instants;
 use crate::authority::upstream::Signed;
 use crate::authority::{AuthorityError, KeyStore};
 use crate::registry::{Commit, document, keys};
@@ -114,8 +115,8 @@ impl Authorities {
             return Err(LifecycleError::Waits(waiting.serial.clone()));
         }
         let trust_domain = self.parts.authority.trust_domain().clone();
-        let now = self.parts.clock.now();
-        let made = self.make(move |keys| change::own_root(&book, false, &trust_domain, keys, now));
+        let at = Instants::of(&self.parts.clock);
+        let made = self.make(move |keys| change::own_root(&book, false, &trust_domain, keys, at));
         let (serial, commit) = made.await?;
         self.commit(commit, Act::done(actor, "authority.prepare", serial.clone()).because("root")).await?;
         Ok(serial)
@@ -130,19 +131,19 @@ impl Authorities {
     ) -> Result<String, LifecycleError> {
         let _one_at_a_time = self.step.lock().await;
         let book = Book::read(&*self.parts.store).await?;
-        let now = self.parts.clock.now();
+        let at = Instants::of(&self.parts.clock);
         let waiting = book.request.clone().ok_or(LifecycleError::NoRequest)?;
         let trust_domain = self.parts.authority.trust_domain().clone();
         let names = self.parts.server_names.clone();
         let stored = waiting.stored.clone();
         let taken = self.parts.keys.run(move |keys| {
-            let adopted = adopted(&book, &waiting.record, &trust_domain, signed, names, keys, now)?;
+            let adopted = adopted(&book, &waiting.record, &trust_domain, signed, names, keys, at.now)?;
             if wish.kind == Kind::Root
                 && let Some(root) = book.active(Kind::Root).filter(|root| root.der() == *adopted.chain.root())
             {
                 return Err(LifecycleError::SameRoot(root.serial.clone()));
             }
-            let (serial, commit) = taken_in(&book, &adopted, keys, wish, now)?;
+            let (serial, commit) = taken_in(&book, &adopted, keys, wish, at)?;
             Ok((serial, commit, adopted.issuing.serial()))
         });
         let (serial, commit, issuing) = taken.await?;
@@ -230,8 +231,9 @@ fn taken_in(
     adopted: &Adopted,
     keys: &KeyStore,
     Wish { kind: _, goes_on, exclusive }: Wish,
-    now: UnixMillis,
+    at: Instants,
 ) -> Result<(String, Commit), LifecycleError> {
+    let now = at.now;
     let Adopted { chain, issuing, key } = adopted;
     let serial = issuing.serial().to_string();
     // Side by side in one commit, neither would be told from the other afterwards.
@@ -244,22 +246,27 @@ fn taken_in(
     if let Some(waiting) = book.prepared(kind) {
         return Err(LifecycleError::Waits(waiting.serial.clone()));
     }
-    let (commit, root_serial, before) = match root {
+    let between = chain.intermediates().len();
+    let before = match root {
+        Some(active) if is_active => change::before(book, active, between, at),
+        _ => change::all_before_another(book, between, at)?,
+    };
+    let (commit, root_serial) = match root {
         Some(root) if root.is(State::Retired) && root.record.was_tainted => return Err(former(root)),
         root if root.is_none_or(|root| root.is(State::Retired)) => {
             let (root, commit) = with_root(book, book.change()?, chain.root(), goes_on, exclusive, now)?;
-            (commit, root, book.active(Kind::Root))
+            (commit, root)
         }
         Some(root) if is_active => {
             let commit = saying(book, root, exclusive)?.map_or_else(|| book.change(), Ok)?;
-            (commit, root.serial.clone(), book.before(root))
+            (commit, root.serial.clone())
         }
         Some(root) if root.is(State::Prepared) => {
             let created_at = change::after_all(book, now);
             let is_exclusive = exclusive.unwrap_or(root.record.is_exclusive);
             let record = AuthorityRecord { goes_on, created_at, is_exclusive, ..root.record.clone() };
             let commit = put(book.change()?, Kind::Root, &root.serial, &record)?;
-            (commit, root.serial.clone(), book.active(Kind::Root))
+            (commit, root.serial.clone())
         }
         Some(root) => return Err(former(root)),
         None => return Err(AuthorityError::Missing("root").into()),
@@ -267,7 +274,7 @@ fn taken_in(
     let record = AuthorityRecord {
         goes_on: goes_on && is_active,
         created_at: change::after_all(book, now),
-        cross: change::cross(issuing, change::vouching(before, keys)?.as_ref())?,
+        crosses: change::crosses(issuing, &change::vouching(&before, keys)?)?,
         ..make::adopted(issuing, chain.intermediates(), key.clone(), root_serial.clone(), now)
     };
     let commit = put(commit, Kind::Issuing, &serial, &record)?;

@@ -1,11 +1,12 @@
 //! `hauberk check`: what is wrong with the installation, and what to do about it.
 
+mod instance;
+
 use std::time::Duration;
 
 use hauberk_identity::UnixMillis;
 use hauberk_proto::admin::v1 as api;
 use hauberk_proto::mesh::v1::{Kind, Resource, resource::Spec};
-use hauberk_proto::refusal::BY_EVERYBODY;
 use owo_colors::OwoColorize as _;
 
 use crate::arguments::{Check, Global, TextFormat};
@@ -127,7 +128,7 @@ async fn look(global: &Global, report: &mut Report) {
     };
     let heard = clock::now();
     control_plane(report, &status, (asked, heard), session.of_context());
-    if let Err(error) = mesh(report, &session, global).await {
+    if let Err(error) = mesh(report, &session, &status.findings, global).await {
         report.bad("mesh", error.to_string(), "");
     }
     for finding in status.findings {
@@ -206,7 +207,12 @@ fn control_plane(
     }
 }
 
-async fn mesh(report: &mut Report, session: &Session, global: &Global) -> Result<(), CommandError> {
+async fn mesh(
+    report: &mut Report,
+    session: &Session,
+    told: &[api::Finding],
+    global: &Global,
+) -> Result<(), CommandError> {
     let mesh = global.mesh.clone().unwrap_or_default();
     let meshes = session.list(Kind::Mesh, "").await?;
     if meshes.is_empty() {
@@ -239,38 +245,11 @@ async fn mesh(report: &mut Report, session: &Session, global: &Global) -> Result
         return Ok(());
     }
     report.good(AGENTS, format!("{connected} of {count} instances are connected"));
+    let now = clock::now();
     for instance in &instances {
-        one(report, instance, session.of_context());
+        instance::look(report, instance, told, now, session.of_context());
     }
     Ok(())
-}
-
-/// How an instance stands.
-fn one(report: &mut Report, instance: &api::Instance, of_context: &str) {
-    let name = format!("instance {} of {}/{}", instance.id, instance.mesh, instance.node);
-    if !instance.connected
-        && let Some(denial) = instance.lag_reason.strip_suffix(BY_EVERYBODY)
-    {
-        // What it acts on concerns nobody.
-        report.good(AGENTS, format!("{name} is away and {denial}{BY_EVERYBODY}"));
-    } else if !instance.connected {
-        report.warning(
-            AGENTS,
-            format!("{name} is away; it acts on what it has"),
-            "if it is gone for good, its certificate expires by itself",
-        );
-    } else if instance.enforced_revision < instance.latest_revision || !instance.lag_reason.is_empty() {
-        let told = Some(instance.lag_reason.as_str()).filter(|reason| !reason.is_empty());
-        let reason = told.unwrap_or("not acknowledged yet");
-        report.bad(
-            AGENTS,
-            format!(
-                "{name} enforces revision {}, not {}: {reason}",
-                instance.enforced_revision, instance.latest_revision
-            ),
-            format!("look at that agent's log; hauberk get instances -o wide{of_context} says where it runs"),
-        );
-    }
 }
 
 /// What lets default denials through is said loudly.
@@ -400,33 +379,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_instance_that_everybody_refuses_is_nothing_to_look_at() {
-        let told = |lag_reason: &str| {
-            let mut report = Report::default();
-            let instance = api::Instance {
-                id: "a".to_owned(),
-                mesh: "shop".to_owned(),
-                node: "web".to_owned(),
-                lag_reason: lag_reason.to_owned(),
-                ..api::Instance::default()
-            };
-            one(&mut report, &instance, "");
-            let Finding { level, summary, .. } = report.0.swap_remove(0);
-            (level, summary)
-        };
-        for denial in ["revoked", "quarantined"] {
-            let summary = format!("instance a of shop/web is away and {denial}: everybody refuses it");
-            assert_eq!(told(&format!("{denial}: everybody refuses it")), (Level::Good, summary));
-        }
-        let (level, summary) = told("not connected");
-        assert!(level == Level::Warning && summary.ends_with("it acts on what it has"), "{summary}");
-    }
-
-    #[test]
     fn commands_that_mend_it_mean_the_context_that_was_named() {
         let mut report = Report::default();
         let late = api::Instance { connected: true, latest_revision: 2, ..api::Instance::default() };
-        one(&mut report, &late, " --context prod");
+        instance::look(&mut report, &late, &[], UnixMillis(2), " --context prod");
         let spec = hauberk_proto::mesh::v1::MeshSpec {
             authorization: Some("AUDIT".to_owned()),
             ..Default::default()

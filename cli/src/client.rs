@@ -63,7 +63,9 @@ impl ClientError {
                 "its certificate has expired: compare both machines' clocks; a running control plane renews its own"
             }
             Self::Handshake { source: HandshakeError::PeerRefused(VerifyError::UnknownIssuer), .. } => {
-                "another control plane, perhaps a new installation, runs there: log in anew or choose another context"
+                "its root may have been replaced since this context last ran a command, or another control plane runs there, perhaps a new \
+                 installation: get a new credential, with `hauberk-control-plane admin issue NAME` on its host or a login token, or choose \
+                 another context"
             }
             Self::Handshake {
                 source:

@@ -23,6 +23,9 @@ use crate::times;
 
 const HEADERS: [&str; 8] = ["SERIAL", "KIND", "STATE", "SINCE", "EXPIRES", "HOLDERS", "KEY", "FINGERPRINT"];
 
+/// No credential, join token or bundle file is meant to be good for longer that knows a former root alone.
+const KNOWN_AFTER: Duration = Duration::from_secs(25 * 3_600);
+
 /// Runs the command.
 ///
 /// # Errors
@@ -31,6 +34,7 @@ pub(crate) async fn run(global: &Global, command: AuthorityCommand) -> Result<()
     let session = Session::open(global).await?;
     let begun = Instant::now();
     let mut client = session.authorities();
+    let mut cut_off = None;
     let is_revocation = matches!(command, AuthorityCommand::Revoke { .. });
     let (answer, waiting) = match command {
         AuthorityCommand::List { output } => return list(&session, output).await,
@@ -48,6 +52,9 @@ pub(crate) async fn run(global: &Global, command: AuthorityCommand) -> Result<()
             (client.rotate_authority(request).await, waiting)
         }
         AuthorityCommand::Activate { serial, waiting } => {
+            let listed =
+                client.list_authorities(api::ListAuthoritiesRequest {}).await?.into_inner().authorities;
+            cut_off = whom_it_cuts_off(&serial, &listed, clock::now());
             let request = api::ActivateAuthorityRequest { serial: serial.clone() };
             let mut answer = client.activate_authority(request.clone()).await;
             if let (true, Some(timeout)) = (answer.as_ref().is_err_and(is_not_trusted_yet), waiting.wait) {
@@ -72,8 +79,12 @@ pub(crate) async fn run(global: &Global, command: AuthorityCommand) -> Result<()
     };
     let authority = answer?.into_inner().authority.unwrap_or_default();
     told(&authority)?;
+    if let Some(cut_off) = cut_off {
+        output::note(cut_off);
+    }
     if is_revocation && authority.kind() == api::AuthorityKind::Issuing {
-        output::note(believed_by_root(&authority.root, session.of_context()));
+        let listed = client.list_authorities(api::ListAuthoritiesRequest {}).await?.into_inner().authorities;
+        output::note(believed_by_root(&authority, &listed, session.of_context()));
     }
     let Waiting { wait } = waiting;
     match wait {
@@ -87,13 +98,60 @@ fn told(authority: &api::Authority) -> Result<(), CommandError> {
     output::line(format_args!("authority/{} {state}", authority.serial))
 }
 
-/// Whom the revocation of an issuing authority does not reach, and what does.
-fn believed_by_root(root: &str, of_context: &str) -> String {
+/// Who finds the control plane no longer once this root is active, as nothing by the former one's key can vouch for it, and from
+/// when on nobody is left of them.
+fn whom_it_cuts_off(
+    serial: &str,
+    listed: &[api::Authority],
+    now: hauberk_identity::UnixMillis,
+) -> Option<String> {
+    let roots = || listed.iter().filter(|one| one.kind() == api::AuthorityKind::Root);
+    let next = roots().find(|root| root.serial == serial && root.state == "prepared")?;
+    let former = roots().find(|root| root.state == "active" && root.key == "elsewhere")?;
+    let until = times::instant(next.changed_at.as_ref()?).plus(KNOWN_AFTER);
+    (now < until).then(|| {
+        format!(
+            "warning: whoever knows root {} alone finds the control plane no longer, since its key is not here to vouch for what follows: \
+             contexts in which no command is run since root {serial} came, and fingerprints and bundle files from before. From {until} on \
+             none of those was good any longer, and nobody would have been cut off",
+            former.serial
+        )
+    })
+}
+
+/// Whom the revocation of an issuing authority does not reach, and what is still to do about that.
+fn believed_by_root(revoked: &api::Authority, listed: &[api::Authority], of_context: &str) -> String {
+    let reached =
+        "agents refuse what it has signed, and so do programs that read revocation lists (docs/identity.md)";
+    let came = |authority: &api::Authority| authority.created_at.as_ref().map(times::instant);
+    let vouches = |root: &&api::Authority| {
+        let is_own = root.serial == revoked.root;
+        // One that was in use before may have signed it too.
+        let may_have_crossed =
+            || root.state != "active" && root.key != "elsewhere" && came(root) < came(revoked);
+        root.kind() == api::AuthorityKind::Root
+            && !["prepared", "retired"].contains(&root.state.as_str())
+            && (is_own || may_have_crossed())
+    };
+    let roots: Vec<_> = listed.iter().filter(vouches).collect();
+    if roots.is_empty() {
+        return format!("{reached}; no root is trusted any longer that vouches for it");
+    }
+    let mut steps = Vec::new();
+    if roots.iter().any(|root| root.state == "active") {
+        steps.push(format!("`hauberk authority rotate root --wait{of_context}`"));
+    }
+    for root in roots {
+        for (step, is_done) in [("taint", root.state == "tainted"), ("revoke", false)] {
+            if !is_done {
+                steps.push(format!("`hauberk authority {step} {} --wait{of_context}`", root.serial));
+            }
+        }
+    }
     format!(
-        "agents refuse what it has signed, and so do programs that read revocation lists (docs/identity.md). A program that has the \
-         roots alone believes it for as long as its root is trusted: if its key may be in other hands, `hauberk authority rotate \
-         root --wait{of_context}`, then `hauberk authority taint {root} --wait{of_context}` and `hauberk authority revoke \
-         {root} --wait{of_context}`"
+        "{reached}. A program that has the roots alone believes it for as long as a root is trusted that vouches for it: if its key may \
+         be in other hands, {}",
+        steps.join(", then ")
     )
 }
 
@@ -321,10 +379,70 @@ mod tests {
 
     #[test]
     fn what_takes_a_root_away_means_the_context_that_was_named() {
-        let told = believed_by_root("4a5b", " --context prod");
+        let told = of_root("active");
         for step in ["rotate root", "taint 4a5b", "revoke 4a5b"] {
             assert!(told.contains(&format!("`hauberk authority {step} --wait --context prod`")), "{told}");
         }
+    }
+
+    /// What is told of an issuing authority that was revoked, of a root in this state.
+    fn of_root(state: &str) -> String {
+        let at = |seconds: u64| Some(times::timestamp(hauberk_identity::UnixMillis(seconds * 1_000)));
+        let root = api::Authority {
+            serial: "4a5b".to_owned(),
+            kind: api::AuthorityKind::Root.into(),
+            state: state.to_owned(),
+            created_at: at(1),
+            ..api::Authority::default()
+        };
+        let next = api::Authority {
+            serial: "6c7d".to_owned(),
+            state: "active".to_owned(),
+            created_at: at(3),
+            ..root.clone()
+        };
+        let revoked =
+            api::Authority { root: "4a5b".to_owned(), created_at: at(2), ..api::Authority::default() };
+        let listed = if state == "active" { vec![root] } else { vec![root, next] };
+        believed_by_root(&revoked, &listed, " --context prod")
+    }
+
+    #[test]
+    fn a_root_that_nothing_vouches_for_is_said_to_cut_off_who_knows_the_former_one_alone() {
+        let at = |hours: u64| hauberk_identity::UnixMillis(hours * 3_600_000);
+        let root = |serial: &str, state: &str, key: &str| api::Authority {
+            serial: serial.to_owned(),
+            kind: api::AuthorityKind::Root.into(),
+            state: state.to_owned(),
+            key: key.to_owned(),
+            changed_at: Some(times::timestamp(at(1))),
+            ..api::Authority::default()
+        };
+        let next = root("6c7d", "prepared", "elsewhere");
+        let told = |active: &str, hours| {
+            whom_it_cuts_off("6c7d", &[root("4a5b", "active", active), next.clone()], at(hours))
+        };
+        let warned = told("elsewhere", 25).unwrap();
+        assert!(
+            warned.contains("root 4a5b alone") && warned.contains(&format!("From {} on", at(26))),
+            "{warned}"
+        );
+        assert_eq!(told("elsewhere", 26), None, "all have learnt of it");
+        assert_eq!(told("sealed", 1), None, "its key vouches for what follows");
+    }
+
+    #[test]
+    fn of_a_root_that_was_replaced_only_what_is_left_to_do_is_told() {
+        let commands = |state| {
+            let told = of_root(state);
+            ["rotate root", "taint", "revoke"]
+                .map(|step| told.contains(&format!("`hauberk authority {step} ")))
+        };
+        assert_eq!(commands("active"), [true; 3]);
+        assert_eq!(commands("retiring"), [false, true, true]);
+        assert_eq!(commands("tainted"), [false, false, true]);
+        assert_eq!(commands("retired"), [false; 3]);
+        assert!(of_root("retired").ends_with("no root is trusted any longer that vouches for it"));
     }
 
     #[test]

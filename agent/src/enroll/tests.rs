@@ -131,8 +131,10 @@ async fn what_was_trusted_last_comes_before_a_pin_and_a_pin_names_another_contro
             identity: authorities.identity("mesh/shop/node/orders", expired()),
             trust: authorities.stored_trust(),
         };
-        let former = Credentials::new(former, Arc::clone(&newcomer.state)).unwrap();
-        let joined = Box::pin(join_anew(&config, &newcomer.state, Clock::system(), &former, &[]));
+        let instance = former.identity.instance;
+        let credentials = Credentials::new(former, Arc::clone(&newcomer.state)).unwrap();
+        let former = Former { credentials: &credentials, instance, spent: &[] };
+        let joined = Box::pin(join_anew(&config, &newcomer.state, Clock::system(), &former));
         assert!(joined.await.unwrap().identity.svid.validity().contains(now), "{flag}");
     }
     // It is moved to another installation, which its pin names and what it trusted before does not.

@@ -232,7 +232,7 @@ impl Engine {
             Attempt::Stream => Access::All,
             Attempt::Request { path, .. } if protocol == Protocol::Grpc => {
                 let (service, method) = rpc_of(path)?;
-                Access::rpc(&format!("{service}/{method}")).ok()?
+                Access::exactly_rpc(service, method).ok()?
             }
             // Command lines write methods in upper case, and policies compare them as they are sent.
             Attempt::Request { method, .. } if method.to_uppercase() != method => return None,

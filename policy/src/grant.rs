@@ -167,6 +167,15 @@ impl Access {
         let access = Self::Rpc { service: service.to_owned(), method };
         access.scope().map(|_| access)
     }
+
+    /// This one method, as a request named it: the caller chose it, so that an asterisk is none for all methods.
+    ///
+    /// # Errors
+    /// No service and method can be called so.
+    pub fn exactly_rpc(service: &str, method: &str) -> Result<Self, GrantError> {
+        let access = Self::Rpc { service: service.to_owned(), method: Some(method.to_owned()) };
+        access.scope().map(|_| access)
+    }
 }
 
 #[cfg(test)]

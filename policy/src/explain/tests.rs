@@ -165,6 +165,18 @@ fn an_upgrade_is_explained_by_the_half_that_decided() {
     let permit =
         |action: &str| format!("permit(principal is Node, action == Action::\"{action}\", resource);");
     let path = CanonicalPath::parse("GET", "/ws").unwrap();
+#[test]
+fn no_command_is_suggested_that_would_let_a_whole_grpc_service_through() {
+    let narrow = engine(&[]);
+    for (path, is_suggested) in
+        [("/shop.Orders/Put", true), ("/shop.Orders/*", false), ("/*/Put", false), ("/shop.Orders/**", false)]
+    {
+        let found = explain(&narrow, &peer("web"), 50051, "POST", path);
+        assert_eq!(found.decision.reason, Reason::NoPolicyMatched, "{path}");
+        assert_eq!(found.command().is_some(), is_suggested, "{path}");
+    }
+}
+
     let attempt = request("GET", &path, true);
     let web = peer("web");
     let question = question(&web, 9000, attempt);

@@ -50,7 +50,9 @@ impl PathPattern {
         if let Some(problem) = work.problem().or_else(|| following_problem(work.following)) {
             return Err(bad(problem));
         }
-        for (index, piece) in pieces.iter().enumerate() {
+        // What `OPTIONS *` asks for is no path, and only that is an asterisk alone.
+        let is_of_server = matches!(&pieces[..], [Piece::Literal(literal)] if literal == "*");
+        for (index, piece) in pieces.iter().enumerate().filter(|_| !is_of_server) {
             if let Piece::Literal(literal) = piece
                 && let Some(reason) = why_not_part_of_canonical(literal, index == 0)
             {

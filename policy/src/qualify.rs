@@ -222,8 +222,11 @@ impl Walk<'_> {
                 pattern.chunk_by(|one, next| is_wildcard(one) == is_wildcard(next)).enumerate()
             {
                 let literal: String = run.iter().filter_map(|part| part.get("Literal")?.as_str()).collect();
+                // What `OPTIONS *` asks for.
+                let is_of_server = literal == "*" && run.len() == pattern.len();
                 if !literal.is_empty()
                     && asked == Compared::Path
+                    && !is_of_server
                     && let Some(help) = why_not_part_of_canonical(&literal, index == 0)
                 {
                     self.flaw_of_path(&literal, help);

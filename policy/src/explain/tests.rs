@@ -106,7 +106,7 @@ fn a_forbid_is_what_decided_and_no_grant_lifts_it() {
 #[test]
 fn suggests_exactly_what_was_missing() {
     let narrow = engine(&[]);
-    let cases: [(Caller, u16, &str, &str, &str); 7] = [
+    let cases: [(Caller, u16, &str, &str, &str); 9] = [
         (
             peer("web"),
             8080,
@@ -124,6 +124,8 @@ fn suggests_exactly_what_was_missing() {
         ),
         (peer("web"), 8081, "GET", "/", "hauberk allow web orders --methods GET --path / --port 8081"),
         (peer("web"), 9000, "PROPFIND", "/", "hauberk allow web orders-admin --methods PROPFIND --path /"),
+        (peer("web"), 9000, "OPTIONS", "*", "hauberk allow web orders-admin --methods OPTIONS --path '\\*'"),
+        (peer("web"), 9000, "-X", "/", "hauberk allow web orders-admin --methods=-X --path /"),
         (Caller::Anonymous, 9000, "GET", "/", "hauberk allow @anonymous orders-admin --methods GET --path /"),
         (
             foreign("spiffe://partner.example/app"),
@@ -138,6 +140,9 @@ fn suggests_exactly_what_was_missing() {
         assert_eq!(found.command().unwrap(), format!("{command} --mesh shop"));
         let grant = found.suggestion.unwrap();
         assert_eq!(grant.command(Verb::Allow), command);
+        if let Access::Http { path: Some(path), .. } = &grant.access {
+            assert_eq!(PathPattern::parse(&path.to_string()).as_ref(), Ok(path), "{command}");
+        }
         let opened = engine(&[&grant.to_cedar(Verb::Allow).unwrap()]);
         assert!(explain(&opened, &caller, port, method, path).decision.is_allowed(), "{command}");
         assert!(!explain(&opened, &peer("intruder"), port, method, path).decision.is_allowed());
@@ -161,11 +166,6 @@ fn no_command_is_suggested_that_would_let_another_method_through() {
 }
 
 #[test]
-fn an_upgrade_is_explained_by_the_half_that_decided() {
-    let permit =
-        |action: &str| format!("permit(principal is Node, action == Action::\"{action}\", resource);");
-    let path = CanonicalPath::parse("GET", "/ws").unwrap();
-#[test]
 fn no_command_is_suggested_that_would_let_a_whole_grpc_service_through() {
     let narrow = engine(&[]);
     for (path, is_suggested) in
@@ -177,6 +177,11 @@ fn no_command_is_suggested_that_would_let_a_whole_grpc_service_through() {
     }
 }
 
+#[test]
+fn an_upgrade_is_explained_by_the_half_that_decided() {
+    let permit =
+        |action: &str| format!("permit(principal is Node, action == Action::\"{action}\", resource);");
+    let path = CanonicalPath::parse("GET", "/ws").unwrap();
     let attempt = request("GET", &path, true);
     let web = peer("web");
     let question = question(&web, 9000, attempt);

@@ -55,8 +55,12 @@ impl Grant {
         match &self.access {
             Access::All => {}
             Access::Http { methods, path } => {
-                if !methods.is_empty() {
-                    words.extend(["--methods".to_owned(), methods.join(",")]);
+                let methods = methods.join(",");
+                if methods.starts_with('-') {
+                    // By itself it would be an option.
+                    words.push(format!("--methods={methods}"));
+                } else if !methods.is_empty() {
+                    words.extend(["--methods".to_owned(), methods]);
                 }
                 if let Some(path) = path {
                     words.extend(["--path".to_owned(), path.to_string()]);

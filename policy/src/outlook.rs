@@ -148,6 +148,8 @@ pub struct Survey<'a> {
     asked: Asked<'a>,
     given: &'a Given,
     gathered: Gathered,
+    /// The one path that a pattern matches, where it is one.
+    only: Option<CanonicalPath<'a>>,
     peer: Peer,
     moment: Moment,
     places: Vec<Place<'a>>,
@@ -170,6 +172,7 @@ impl Engine {
             asked,
             given,
             gathered: Gathered::recorded(given.host.clone(), given.headers.clone())
+            only: known::only_path(asked.paths),
                 .made_for(given.made_for.clone().unwrap_or(OnBehalfOf::Nobody)),
             peer: Peer::new(given.address, given.tls.clone()),
             moment,
@@ -366,10 +369,7 @@ impl Survey<'_> {
     }
 
     fn query(&self) -> Option<&str> {
-        match self.asked.paths {
-            Paths::Exactly(path) => path.query(),
-            Paths::All | Paths::Matching(_) => None,
-        }
+        self.path()?.query()
     }
 
     fn conditions(&self, compiled: &Compiled) -> Rc<Vec<Value>> {

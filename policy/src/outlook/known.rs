@@ -12,11 +12,7 @@ impl Survey<'_> {
     pub(super) fn attempt<'b>(&'b self, place: &Place<'b>) -> Attempt<'b> {
         static ANY: std::sync::LazyLock<Option<CanonicalPath<'static>>> =
             std::sync::LazyLock::new(|| CanonicalPath::parse("GET", "/").ok());
-        let path = match self.asked.paths {
-            Paths::Exactly(path) => Some(path),
-            Paths::All | Paths::Matching(_) => ANY.as_ref(),
-        };
-        match path {
+        match self.path().or(ANY.as_ref()) {
             Some(path) if place.action != Action::Connect => Attempt::Request {
                 method: place.method.unwrap_or_default(),
                 path,
@@ -27,10 +23,18 @@ impl Survey<'_> {
         }
     }
 
+    /// The one path that is asked about, if it is one.
+    pub(super) fn path(&self) -> Option<&CanonicalPath<'_>> {
+        match self.asked.paths {
+            Paths::Exactly(path) => Some(path),
+            Paths::Matching(_) | Paths::All => self.only.as_ref(),
+        }
+    }
+
     /// What of the context is known.
     pub(super) fn known(&self, asker: &Asker, place: &Place<'_>) -> FactSet {
         let Given { address, tls, time, certificate_age, host, headers: _, made_for } = self.given;
-        let is_exact = matches!(self.asked.paths, Paths::Exactly(_));
+        let is_exact = self.path().is_some();
         // A stream is made for no user.
         let is_user_known = made_for.is_some() || place.action == Action::Connect;
         let age = certificate_age.is_some() || asker.caller == Caller::Anonymous;
@@ -56,4 +60,12 @@ impl Survey<'_> {
             .filter(|(_, is_known)| *is_known)
             .fold(FactSet::NONE, |all, (fact, _)| all.and(FactSet::of(&[*fact])))
     }
+}
+
+/// The path that a pattern without wildcards matches. One with an escaped slash has two readings at some ports, and
+/// stays a pattern.
+pub(super) fn only_path(paths: Paths<'_>) -> Option<CanonicalPath<'_>> {
+    let Paths::Matching(pattern) = paths else { return None };
+    // Of a pattern that was read only what `OPTIONS` asks for begins without a slash.
+    CanonicalPath::parse("OPTIONS", pattern.as_exact()?).ok()
 }

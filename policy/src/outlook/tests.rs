@@ -136,6 +136,27 @@ fn of_a_pattern_a_policy_covers_all_or_a_part() {
 }
 
 #[test]
+fn a_pattern_without_wildcards_is_answered_as_the_path_that_it_is() {
+    let engine = engine(&[
+        "permit(principal == Node::\"web\", action == Action::\"GET\", resource in Service::\"orders\") when \
+         { context.params.hasTag(\"id\") && context.params.getTag(\"id\") != \"7\" };",
+    ]);
+    for (path, expected) in
+        [("/orders/7", &[][..]), ("/orders/8", &["GET orders:8080 /orders/{id} Always"][..])]
+    {
+        let pattern = PathPattern::parse(path).unwrap();
+        let asked = Asked { method: Some("GET"), paths: Paths::Matching(&pattern) };
+        assert_eq!(told(&engine, &web(), 8080, asked, &Given::default()), expected, "{path}");
+        let path = CanonicalPath::parse("GET", path).unwrap();
+        assert_eq!(told(&engine, &web(), 8080, get(&path), &Given::default()), expected, "{path}");
+    }
+    let pattern = PathPattern::parse("/orders/*").unwrap();
+    let asked = Asked { method: Some("GET"), paths: Paths::Matching(&pattern) };
+    let all = told(&engine, &web(), 8080, asked, &Given::default());
+    assert!(all.len() == 2 && all.iter().all(|one| one.contains(" Part ")), "{all:?}");
+}
+
+#[test]
 fn all_that_a_caller_can_do_is_listed_by_action_and_route() {
     let engine = engine(&[
         "permit(principal == Node::\"web\", action in Action::\"read\", resource == Route::\"orders:8080 /health\");",

@@ -112,7 +112,7 @@ impl<'d> Reader<'d> {
             Ok(spelling) => spelling,
             Err(message) => return self.flaw(at, message),
         };
-        let mut is_default = false;
+        let (mut is_default, at_item) = (false, &at);
         let mut alike: BTreeMap<Alike, BTreeSet<String>> = BTreeMap::new();
         for (at, method, operation) in self.operations(&item, &at) {
             if self.flaws.len() > MOST_FLAWS {
@@ -129,13 +129,17 @@ impl<'d> Reader<'d> {
                 of_path.iter().cloned().chain(self.classes(&operation, &at)).collect();
             let own_servers = self.servers(&operation, &at);
             let is_of_any_method = method.is_none();
-            is_default |=
-                is_of_any_method && path == DEFAULT_PATH && is_true(operation.get(IS_DEFAULT).copied());
-            let is_of_the_rest =
-                match last.map(|last| self.is_several(last, &operation, &item, &at)).transpose() {
-                    Ok(several) => several.unwrap_or_default(),
-                    Err(flaw) => return self.flaws.push(flaw),
-                };
+            if is_of_any_method && path == DEFAULT_PATH {
+                let said = operation.get(IS_DEFAULT).copied();
+                is_default |= self.is_true(said, || format!("{at}.{IS_DEFAULT}"));
+            }
+            let is_of_the_rest = match last
+                .map(|last| self.is_several(last, [(&operation, &at), (&item, at_item)]))
+                .transpose()
+            {
+                Ok(several) => several.unwrap_or_default(),
+                Err(flaw) => return self.flaws.push(flaw),
+            };
             for prefix in own_servers.as_ref().unwrap_or(servers) {
                 let (prefix, classes) = (prefix.clone(), classes.clone());
                 let alike_ones = alike.entry(Alike { prefix, classes, is_of_any_method, is_of_the_rest });
@@ -153,26 +157,37 @@ impl<'d> Reader<'d> {
     }
 
     /// Whether a path's parameter stands for several segments, by its operation or else by its item.
-    fn is_several(
-        &mut self,
-        parameter: &str,
-        operation: &Fields<'d>,
-        item: &Fields<'d>,
-        at: &str,
-    ) -> Result<bool, Flaw> {
-        for of in [operation, item] {
+    fn is_several(&mut self, parameter: &str, places: [(&Fields<'d>, &String); 2]) -> Result<bool, Flaw> {
+        for (of, at) in places {
             let Some(Value::Array(parameters)) = of.get("parameters") else { continue };
             self.references.look_at(parameters.len(), at)?;
-            for said in parameters {
+            for (index, said) in parameters.iter().enumerate() {
                 // Of what cannot be followed nothing else is asked either.
                 let Some(said) = self.references.within_reach(said, at)? else { continue };
                 let text = |field| said.get(field).and_then(|value| value.as_str());
                 if text("in") == Some("path") && text("name") == Some(parameter) {
-                    return Ok(is_true(said.get(SEVERAL_SEGMENTS).copied()));
+                    let said = said.get(SEVERAL_SEGMENTS).copied();
+                    return Ok(self.is_true(said, || format!("{at}.parameters[{index}].{SEVERAL_SEGMENTS}")));
                 }
             }
         }
         Ok(false)
+    }
+
+    /// Whether it is said that something is so. A value that is neither true nor false may have been meant for either,
+    /// and is refused: a route that is narrower than was meant leaves requests to what is said of others.
+    fn is_true(&mut self, said: Option<&Value>, at: impl Fn() -> String) -> bool {
+        match said {
+            None => false,
+            Some(Value::Bool(is_true)) => *is_true,
+            // Values of YAML are read as the texts that they are written as (YAML 1.2 §10.3.2).
+            Some(Value::String(text)) if matches!(text.as_str(), "true" | "True" | "TRUE") => true,
+            Some(Value::String(text)) if matches!(text.as_str(), "false" | "False" | "FALSE") => false,
+            Some(_) => {
+                self.flaw(at(), "it is neither true nor false");
+                false
+            }
+        }
     }
 
     /// The operations of a path, each with its place and its method; none stands for every method that is not said otherwise.
@@ -285,11 +300,6 @@ fn check_version(document: &Value, flaws: &mut Vec<Flaw>) {
         (None, None) => "this is no OpenAPI document: its version is missing".to_owned(),
     };
     flaws.push(Flaw::at("openapi", message));
-}
-
-/// In YAML that was reduced it is a text.
-fn is_true(value: Option<&Value>) -> bool {
-    value.is_some_and(|value| *value == Value::Bool(true) || *value == "true")
 }
 
 /// A path, and the query or fragment behind it: descriptions tell operations apart by these, and routes do not.

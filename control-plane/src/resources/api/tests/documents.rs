@@ -158,11 +158,56 @@ paths:
 "
         ))
     };
-    for is_default in ["isDefaultRoute: true", "isDefaultRoute: 'true'"] {
+    for is_default in
+        ["isDefaultRoute: true", "isDefaultRoute: 'true'", "isDefaultRoute: True", "isDefaultRoute: TRUE"]
+    {
         assert_eq!(sorted(openapi(&default(is_default))), ["/v1/{default...} [pii]", "GET /v1/orders"]);
     }
     // Otherwise it is a path as any other.
-    assert_eq!(sorted(openapi(&default("isDefaultRoute: false"))), ["/v1/$default [pii]", "GET /v1/orders"]);
+    for is_none in ["isDefaultRoute: false", "isDefaultRoute: FALSE", "responses: {}"] {
+        assert_eq!(sorted(openapi(&default(is_none))), ["/v1/$default [pii]", "GET /v1/orders"]);
+    }
+    assert_eq!(
+        told(&default("isDefaultRoute: yes")),
+        "paths./$default.x-amazon-apigateway-any-method.isDefaultRoute: it is neither true nor false"
+    );
+}
+
+#[test]
+fn whether_a_parameter_is_several_segments_is_read_as_yaml_says_or_refused() {
+    let of = |value: &str| {
+        document(&format!(
+            "paths:
+  /files/{{path}}:
+    parameters: [{{name: id, in: query}}, {{name: path, in: path, x-multi-segment: {value}}}]
+    get: {{}}
+"
+        ))
+    };
+    for (values, route) in
+        [(["true", "True", "TRUE"], "/files/{path...}"), (["false", "False", "FALSE"], "/files/{path}")]
+    {
+        for value in values {
+            assert_eq!(sorted(openapi(&of(value))), [format!("GET {route}")], "{value}");
+        }
+    }
+    for value in ["yes", "on", "1", "tRUE", "", "~", "[true]", "'true '"] {
+        assert_eq!(
+            told(&of(value)),
+            "paths./files/{path}.parameters[1].x-multi-segment: it is neither true nor false",
+            "{value}"
+        );
+    }
+    let json = |value: &str| {
+        let parameter = format!(r#"{{"name": "path", "in": "path", "x-multi-segment": {value}}}"#);
+        let item = format!(r#"{{"get": {{"parameters": [{parameter}]}}}}"#);
+        format!(r#"{{"openapi": "3.1.0", "paths": {{"/files/{{path}}": {item}}}}}"#)
+    };
+    assert_eq!(sorted(openapi(&json("true"))), ["GET /files/{path...}"]);
+    assert_eq!(
+        told(&json("1")),
+        "paths./files/{path}.get.parameters[0].x-multi-segment: it is neither true nor false"
+    );
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod detours;
 mod envelope;
 mod externals;
 mod followed;
+mod forbidden_no_longer;
 mod header_values;
 mod hints;
 mod issuers;
@@ -168,6 +169,7 @@ pub fn admit(
     declared::check(&step, &mut problems, &mut warnings);
     externals::check(&step, rights, &mut problems, &mut warnings);
     opens::check(&step, rights, &mut problems, &mut warnings);
+    forbidden_no_longer::warn(&step, &mut warnings);
     header_values::warn(&step, &mut warnings);
     hints::warn(&step, &mut warnings);
     overlaps::warn(&step, &mut warnings);

@@ -5,6 +5,7 @@ use hauberk_identity::{Name, NodeName, SpiffeId};
 use hauberk_policy::{Effect, PolicyDocument, Reference, Referent, UNDECLARED};
 
 use super::Step;
+use crate::resources::idle_forbids::of_same_path;
 use crate::resources::key::{Kind, ResourceKey};
 use crate::resources::problem::Problems;
 
@@ -117,7 +118,9 @@ impl Step<'_> {
             return None;
         }
         let why = format!("port {port} of virtual node {:?} declares no such route", node.name());
-        let hint = self.nearest(template, declared()).unwrap_or_else(|| match declared().next() {
+        let same_path = of_same_path(template, declared()).map(|route| format!("did you mean {route:?}?"));
+        let hint = same_path.or_else(|| self.nearest(template, declared()));
+        let hint = hint.unwrap_or_else(|| match declared().next() {
             None => "it declares none: match context.path, or declare it".to_owned(),
             Some(_) => {
                 let more = if declared().count() > MOST_LISTED { ", …" } else { "" };

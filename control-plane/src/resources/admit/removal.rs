@@ -10,7 +10,9 @@ use hauberk_identity::{Name, TrustDomain};
 use hauberk_policy::{Mode, Referent};
 
 use super::templates::followers;
-use super::{MOST_HINTS, Rights, Step, check_rights, envelope, followed, membership, opens};
+use super::{
+    MOST_HINTS, Rights, Step, check_rights, envelope, followed, forbidden_no_longer, membership, opens,
+};
 use crate::resources::catalog::{Catalog, Entry};
 use crate::resources::key::{Kind, ResourceKey};
 use crate::resources::mesh_catalog::MeshCatalog;
@@ -89,6 +91,7 @@ pub fn admit_removal(
     let mut warnings = Vec::new();
     membership::check(&step, rights, &mut problems, &mut warnings);
     opens::check(&step, rights, &mut problems, &mut warnings);
+    forbidden_no_longer::warn(&step, &mut warnings);
     followed::warn(&step, &mut warnings);
     let mut unreadable: BTreeMap<&Name, BTreeSet<(Kind, &Name)>> = BTreeMap::new();
     for (key, entry) in removed.iter().filter(|(key, _)| matches!(key.kind, Kind::Policy | Kind::Boundary)) {

@@ -574,6 +574,39 @@ fn what_is_stored_and_would_not_be_admitted_is_told() {
 }
 
 #[test]
+fn forbids_of_what_is_there_no_longer_are_told() {
+    use crate::resources::testing::{
+        EVERYTHING, catalog_of, listener, mesh, node, policy, routes, try_admit,
+    };
+    let orders = |route: &str| node("orders", [routes(listener(8080, "http"), &[route])]);
+    let of_some = |rest: &str| format!("forbid(principal, action, resource{rest};");
+    let named = "resource == Route::\"orders:8080 GET /x\"";
+    let before = catalog_of(&[
+        mesh("shop"),
+        orders("GET /x"),
+        policy("no-x", &of_some(" == Route::\"orders:8080 GET /x\")")),
+        policy("but-x", &of_some(&format!(") unless {{ {named} }}"))),
+    ]);
+    let mut world = World::healthy();
+    world.catalog = before.clone();
+    assert_eq!(world.summaries(), [""; 0]);
+    world.catalog = try_admit(&before, &[orders("GET,PUT /x")], EVERYTHING).unwrap().after;
+    let found = world.findings();
+    let place = "route \"GET /x\" of port 8080 of virtual node orders";
+    let hint = "there is none; did you mean \"GET,PUT /x\"?";
+    let summaries: Vec<_> = found.iter().map(|finding| finding.summary.as_str()).collect();
+    assert_eq!(
+        summaries,
+        [
+            format!("mesh shop: what forbids by {place} in no-x stops nothing: {hint}"),
+            format!("mesh shop: what forbids by {place} in but-x may stop nothing: {hint}"),
+        ]
+    );
+    assert_eq!(found[0].severity(), Severity::Error);
+    assert_eq!(found[1].severity(), Severity::Warning);
+}
+
+#[test]
 fn listeners_at_which_a_forbid_is_gone_round_are_told() {
     use crate::resources::testing::{catalog_of, classified, data_class, listener, mesh, node, policy};
     let mut world = World::healthy();

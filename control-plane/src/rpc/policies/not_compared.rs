@@ -115,6 +115,8 @@ fn of_listener(before: &Listener, after: &Listener) -> Vec<&'static str> {
     let tokens =
         |listener: &Listener| listener.users().map(|users| UserTokens { required: false, ..users.clone() });
     let compared = [
+        // Of http and http2 cells are the same.
+        (before.protocol() != after.protocol(), "which protocol is spoken"),
         (tokens(before) != tokens(after), "whose tokens are looked at, and whether the app gets them"),
         (before.escaped_slashes() != after.escaped_slashes(), "what becomes of escaped slashes"),
         (before.obs_text() != after.obs_text(), "what becomes of header fields beyond ASCII"),
@@ -126,6 +128,17 @@ fn of_listener(before: &Listener, after: &Listener) -> Vec<&'static str> {
 mod tests {
     use super::*;
     use crate::resources::testing::{catalog_of, listener, mesh, node, service, trust_domain};
+
+    #[test]
+    fn which_protocol_a_port_speaks_is_told() {
+        let of = |protocol| catalog_of(&[mesh("shop"), node("orders", [listener(8080, protocol)])]);
+        let (trust_domain, name) = (trust_domain(), Name::parse("shop").unwrap());
+        let mesh_of = |catalog| Mesh::of(catalog, &trust_domain, &name).unwrap();
+        let (before, after) = (of("http"), of("http2"));
+        let told = not_compared(Some(&mesh_of(&before)), &mesh_of(&after));
+        assert_eq!(told, ["virtual node orders: which protocol is spoken at port 8080"]);
+        assert_eq!(not_compared(Some(&mesh_of(&before)), &mesh_of(&of("http"))), [""; 0]);
+    }
 
     #[test]
     fn an_answer_tells_of_so_many_and_counts_the_rest() {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use hauberk_policy::{Authorization, PortScope, Undeclared};
+use hauberk_policy::{Authorization, PortScope, Protocol, Undeclared};
 
 use super::{Comparison, Opening, Port, Takes};
 use crate::resources::key::Kind;
@@ -30,12 +30,27 @@ impl Comparison<'_> {
         let Some(former) = former else { return };
         if former.protocol != port.protocol {
             let (was, is) = (former.protocol.as_str(), port.protocol.as_str());
-            let message = format!(
-                "port {number} speaks {is} instead of {was}: policies about {was} requests no longer hold there"
-            );
+            let are_requests = |protocol| matches!(protocol, Protocol::Http | Protocol::Http2);
+            let is_for_policies_the_same = are_requests(former.protocol) && are_requests(port.protocol);
+            let then = if is_for_policies_the_same {
+                "policies hold there as before, and the app must speak it too".to_owned()
+            } else {
+                let about = |protocol: Protocol| match protocol {
+                    Protocol::Tcp => "streams",
+                    Protocol::Grpc => "gRPC calls",
+                    Protocol::Http | Protocol::Http2 => "HTTP requests",
+                };
+                format!(
+                    "what policies say of {} alone no longer holds there, and what they say of {} does",
+                    about(former.protocol),
+                    about(port.protocol)
+                )
+            };
+            let message = format!("port {number} speaks {is} instead of {was}: {then}");
             // A boundary need not name the port to be about the requests of it.
             let speakers = self.mentions().of_port((id, number)).union(self.mentions().boundaries());
-            open("portMapping.protocol", message, rules.and_of(&speakers));
+            let takes = if is_for_policies_the_same { Takes::NOTHING } else { rules.and_of(&speakers) };
+            open("portMapping.protocol", message, takes);
         }
         // A request that another route takes, or none, is in the classes of neither before nor after.
         let classes: BTreeSet<_> =

@@ -163,6 +163,35 @@ fn what_a_port_speaks_is_not_changed_under_a_boundary_about_requests() {
 }
 
 #[test]
+fn what_is_told_of_another_protocol_is_so() {
+    let text = "forbid(principal, action in Action::\"http\", resource);";
+    let catalog = shop_with([http(8080)], &[boundary("none", text)]);
+    for (protocol, told) in [
+        (
+            "http2",
+            "speaks http2 instead of http: policies hold there as before, and the app must speak it too",
+        ),
+        (
+            "grpc",
+            "speaks grpc instead of http: what policies say of HTTP requests alone no longer holds there, and \
+             what they say of gRPC calls does",
+        ),
+        (
+            "tcp",
+            "speaks tcp instead of http: what policies say of HTTP requests alone no longer holds there, and \
+             what they say of streams does",
+        ),
+    ] {
+        let changed = [node("orders", [listener(8080, protocol)])];
+        let warnings = try_admit(&catalog, &changed, EVERYTHING).unwrap().warnings;
+        let told = format!("VirtualNode shop/orders: port 8080 {told}");
+        assert!(warnings.contains(&told), "{warnings:?}");
+        // To policies a request is the same by either.
+        assert_eq!(refusals(&catalog, &changed).is_empty(), protocol == "http2", "{protocol}");
+    }
+}
+
+#[test]
 fn a_port_that_denies_what_is_undeclared_does_not_go_and_come_back_deciding() {
     let closed = |port| {
         let mut listener = routes(http(port), &["/a"]);

@@ -2,6 +2,7 @@
 
 mod breadth;
 mod header_values;
+mod origin;
 mod problem;
 mod reach;
 mod reader;
@@ -215,10 +216,13 @@ impl PolicyDocument {
         self.statements.iter().filter(is_meant).map(|statement| statement.resource.as_ref())
     }
 
-    /// Whether a permit of it is for workloads of whatever trust domain, its conditions aside.
+    /// Whether a permit of it is for workloads of whatever trust domain: neither its scope nor a condition says of
+    /// which.
     pub fn permits_all_workloads(&self) -> bool {
         let reaches_all = |policy: &Policy| matches!(policy.principal_constraint(), PrincipalConstraint::Is(kind) if Kind::parse(&kind.to_string()) == Some(Kind::Workload));
-        self.statements.iter().any(|statement| permits(&statement.policy) && reaches_all(&statement.policy))
+        let is_one =
+            |policy: &Policy| permits(policy) && reaches_all(policy) && !origin::demands_trust_domain(policy);
+        self.statements.iter().any(|statement| is_one(&statement.policy))
     }
 
     /// How many bytes each of its statements has with full names, as agents get them.

@@ -30,8 +30,12 @@ impl Step<'_> {
                     format!("{text} does not exist, and a forbid that names it may stop nothing: {why}");
                 let help = "apply it with the forbid, or before".to_owned();
                 self.report_mention(key, of, reference, message, Some(help), problems);
-            } else if matches!(referent, Referent::Text { .. }) {
-                warnings.push(format!("{of}, {line}:{column}: {text} is never met: {why}"));
+            } else if let Referent::Text { asked, .. } = referent {
+                let how = match self.may_be_undeclared(&of.mesh, *asked) {
+                    true => "is declared by none, and met where `undeclared` is DECIDE alone",
+                    false => "is never met",
+                };
+                warnings.push(format!("{of}, {line}:{column}: {text} {how}: {why}"));
             } else {
                 warnings.push(format!("{of}, {line}:{column}: {text} does not exist: {why}"));
             }

@@ -433,6 +433,18 @@ fn texts_that_no_request_has_are_warned_of() {
     ] {
         assert_eq!(warned(&catalog, action, condition), [""; 0], "{condition}");
     }
+    // Policies decide about undeclared methods too, unless these are denied.
+    for (undeclared, how) in [
+        ("DECIDE", "is declared by none, and met where `undeclared` is DECIDE alone"),
+        ("DENY", "is never met"),
+    ] {
+        let rpc = routes(listener(50051, "grpc"), &["shop.Orders/Get"]);
+        let rpc = Listener { undeclared: Some(undeclared.to_owned()), ..rpc };
+        let catalog = catalog_of(&[mesh("shop"), node("orders", [rpc])]);
+        let warnings = warned(&catalog, call, "context.service == \"a.B\"");
+        let told = format!("\"a.B\" {how}: no port of the mesh declares such a gRPC service");
+        assert!(warnings.len() == 1 && warnings[0].ends_with(&told), "{warnings:?}");
+    }
     // What a port serves that declares nothing, or all methods of a service, is not known.
     for routes_of_rpc in [&["shop.Orders/*"][..], &[]] {
         let rpc = routes(listener(50051, "grpc"), routes_of_rpc);

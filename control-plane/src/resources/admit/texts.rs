@@ -2,7 +2,7 @@
 //! sends a request may write into it what nobody declared, and routes may be declared later.
 
 use hauberk_identity::Name;
-use hauberk_policy::{Compared, DeclaredRoute, Protocol, UNDECLARED};
+use hauberk_policy::{Compared, DeclaredRoute, Protocol, UNDECLARED, Undeclared};
 
 use super::Step;
 use crate::resources::mesh_catalog::MeshCatalog;
@@ -12,6 +12,17 @@ use crate::resources::virtual_node::Listener;
 const METHODS: [&str; 9] = ["GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE", "TRACE", "CONNECT"];
 
 impl Step<'_> {
+    /// Whether a request of the mesh may have, as that part, what nobody declared: policies decide about such gRPC
+    /// methods where they are not denied.
+    pub(super) fn may_be_undeclared(&self, mesh: &Name, asked: Compared) -> bool {
+        let decides = |mesh: &MeshCatalog| {
+            let mut calls = listeners(mesh).filter(|listener| listener.protocol() == Protocol::Grpc);
+            calls.any(|listener| listener.undeclared() == Undeclared::Decide)
+        };
+        matches!(asked, Compared::Service | Compared::Rpc)
+            && self.after.mesh(mesh.as_str()).is_some_and(|mesh| decides(mesh))
+    }
+
     /// Why a part of a request is never this text, if that is so.
     pub(super) fn never_met(&self, mesh: &Name, asked: Compared, text: &str) -> Option<String> {
         if asked == Compared::Method {

@@ -144,7 +144,7 @@ pub(crate) fn decode(text: &str, plus_is_space: bool) -> Option<Cow<'_, str>> {
 }
 
 /// A host as policies read it: in lower case, without port and last dot. What is none stays as it is.
-pub(crate) fn canonical_host(authority: &str) -> String {
+pub fn canonical_host(authority: &str) -> String {
     let host = match authority.rsplit_once(':') {
         Some((host, _)) if !host.contains(':') || host.ends_with(']') => host,
         _ => authority,

@@ -63,7 +63,7 @@ pub use decision::{Attempt, AuditOutcome, Caller, Decision, Effect, Question, Re
 pub use document::{BOUNDARY, MAX_TEXT_LEN, Mode, PolicyDocument, PolicyProblem, Reference, only_permits};
 pub use escapes::unescaped;
 pub use explain::{Explanation, Mismatch, PolicyNote};
-pub use fields::is_listed_header;
+pub use fields::{canonical_host, is_listed_header};
 pub use grant::{Access, Grant, GrantCaller, GrantError, GrantTarget, Verb, shell_quote};
 pub use labels::{LabelsRead, labels_needed};
 pub use memo::{CallerMemo, Learned, Pending, Recalled};

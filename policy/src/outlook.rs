@@ -86,6 +86,8 @@ pub struct Given {
     pub headers: Vec<HeaderLines>,
     /// For whom it is made.
     pub made_for: Option<OnBehalfOf>,
+    /// Claims that the user's token has, or may have, and of which nothing is known.
+    pub untold_claims: Vec<Box<str>>,
 }
 
 /// Whether something would be let through.
@@ -146,10 +148,10 @@ pub struct Clause {
 pub struct Survey<'a> {
     engine: &'a Engine,
     asked: Asked<'a>,
-    given: &'a Given,
-    gathered: Gathered,
     /// The one path that a pattern matches, where it is one.
     only: Option<CanonicalPath<'a>>,
+    given: &'a Given,
+    gathered: Gathered,
     peer: Peer,
     moment: Moment,
     places: Vec<Place<'a>>,
@@ -170,9 +172,9 @@ impl Engine {
         Ok(Survey {
             engine: self,
             asked,
+            only: known::only_path(asked.paths),
             given,
             gathered: Gathered::recorded(given.host.clone(), given.headers.clone())
-            only: known::only_path(asked.paths),
                 .made_for(given.made_for.clone().unwrap_or(OnBehalfOf::Nobody)),
             peer: Peer::new(given.address, given.tls.clone()),
             moment,
@@ -267,6 +269,7 @@ impl Survey<'_> {
             known,
             is_alias,
             gathered,
+            untold_claims: &self.given.untold_claims,
             paths: &place.paths,
             is_rpc,
         };

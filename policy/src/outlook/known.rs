@@ -33,7 +33,8 @@ impl Survey<'_> {
 
     /// What of the context is known.
     pub(super) fn known(&self, asker: &Asker, place: &Place<'_>) -> FactSet {
-        let Given { address, tls, time, certificate_age, host, headers: _, made_for } = self.given;
+        let Given { address, tls, time, certificate_age, host, headers: _, made_for, untold_claims: _ } =
+            self.given;
         let is_exact = self.path().is_some();
         // A stream is made for no user.
         let is_user_known = made_for.is_some() || place.action == Action::Connect;

@@ -23,6 +23,8 @@ pub(super) struct Residual<'a> {
     pub(super) is_alias: bool,
     /// The header fields that are known.
     pub(super) gathered: &'a Gathered,
+    /// Claims that are not.
+    pub(super) untold_claims: &'a [Box<str>],
     pub(super) paths: &'a PathSet,
     pub(super) is_rpc: bool,
 }
@@ -142,7 +144,8 @@ impl Residual<'_> {
         let reads = Reads::of(tree);
         let unknown = reads.facts.without(self.known);
         let fields_are_known = reads.headers.iter().all(|name| self.gathered.field(name).is_some());
-        if !fields_are_known || !reads.flaws.is_empty() {
+        let claims_are_known = !self.untold_claims.iter().any(|name| reads.claims.contains(name));
+        if !fields_are_known || !claims_are_known || !reads.flaws.is_empty() {
             return false;
         }
         unknown == FactSet::NONE

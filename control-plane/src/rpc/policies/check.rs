@@ -2,7 +2,8 @@
 
 use hauberk_identity::UnixMillis;
 use hauberk_policy::{
-    Action, Asked, Attempt, CanonicalPath, Engine, Explanation, Gathered, Paths, Protocol, Question, Reason,
+    Action, Asked, Attempt, CanonicalPath, Engine, Explanation, Gathered, Paths, PolicyNote, Protocol,
+    Question, Reason,
 };
 use hauberk_proto::admin::v1::{CheckRequest, CheckResponse, Outlook, Prospect};
 use hauberk_proto::agent::v1 as agent;
@@ -10,7 +11,7 @@ use hauberk_proto::convert::encode_explanation;
 use tonic::Status;
 
 use super::cells::Spoken;
-use super::circumstances::{Circumstances, gathered, on_behalf_of};
+use super::circumstances::{Circumstances, check_host, gathered, on_behalf_of};
 use super::mesh::{self, Called, Mesh, Somebody, numbers};
 use super::prospect::{Place, encode_prospect};
 use super::turned_away::{Known, TurnedAway};
@@ -27,6 +28,8 @@ pub(super) struct Check<'a, 'm> {
     circumstances: Circumstances,
     engine: Engine,
     gathered: Gathered,
+    /// Of the user's token.
+    untold_claims: Vec<Box<str>>,
 }
 
 impl<'a, 'm> Check<'a, 'm> {
@@ -49,9 +52,23 @@ impl<'a, 'm> Check<'a, 'm> {
         };
         let circumstances = Circumstances::of(request, &caller.asker.caller, now)?;
         let engine = mesh.engine(called.place)?;
-        let made_for = on_behalf_of(request, mesh, &engine)?;
+        if let mesh::Place::External(name) = called.place {
+            check_host(&request.host, name, mesh)?;
+        }
+        let (made_for, untold_claims) = on_behalf_of(request, mesh, &engine)?;
         let gathered = gathered(request, &engine, port).made_for(made_for);
-        Ok(Self { mesh, request, caller, called, port, protocol, circumstances, engine, gathered })
+        Ok(Self {
+            mesh,
+            request,
+            caller,
+            called,
+            port,
+            protocol,
+            circumstances,
+            engine,
+            gathered,
+            untold_claims,
+        })
     }
 
     /// Answers it as agents would that turn away whoever is known to be.
@@ -144,7 +161,7 @@ impl<'a, 'm> Check<'a, 'm> {
 
     /// What would be decided if nothing is assumed: for each of these methods.
     fn prospects(&self, methods: &[Option<&str>], paths: Paths<'_>) -> Result<Vec<Prospect>, Status> {
-        let given = self.circumstances.given(self.request, &self.gathered);
+        let given = self.circumstances.given(self.request, &self.gathered, &self.untold_claims);
         let Somebody { label, asker } = &self.caller;
         let (node, external) = self.place();
         let services = self.engine.scope().ports.iter().find(|port| port.number == self.port);
@@ -175,10 +192,13 @@ impl<'a, 'm> Check<'a, 'm> {
         mut prospects: Vec<Prospect>,
     ) -> CheckResponse {
         let settled = settled(&prospects);
+        let lacks = |note: &PolicyNote| note.error.as_deref() == Some(Reason::FactsMissing.as_str());
         if settled.is_some() {
             // What was not told does not matter: let nobody think that it does.
-            let lacking = Reason::FactsMissing.as_str();
-            explanation.policies.retain(|note| note.error.as_deref() != Some(lacking));
+            explanation.policies.retain(|note| !lacks(note));
+        }
+        for note in explanation.policies.iter_mut().filter(|note| lacks(note)) {
+            note.error = Some("what it reads was not told".to_owned());
         }
         if prospects.is_empty() {
             // Nothing that the port speaks: `/a` on a grpc port.

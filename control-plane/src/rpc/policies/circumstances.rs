@@ -6,16 +6,21 @@ use std::time::Duration;
 
 use hauberk_identity::{Name, SpiffeId, UnixMillis};
 use hauberk_policy::{
-    Caller, Engine, Gathered, Given, HeaderLines, Moment, OnBehalfOf, Origin, Peer, Tls, node_named,
+    Caller, Engine, Gathered, Given, HeaderLines, Moment, OnBehalfOf, Origin, Peer, Tls, canonical_host,
+    node_named,
 };
 use hauberk_proto::admin::v1::CheckRequest;
+use hauberk_proto::agent::v1 as agent;
 use http::HeaderName;
 use serde_json::{Map, Value};
 use tonic::Status;
 
 use super::mesh::Mesh;
-use crate::resources::{Kind, did_you_mean};
+use crate::resources::{JwtIssuer, Kind, did_you_mean};
 use crate::rpc::status;
+
+/// The groups of key exchanges that agents take, as handshakes name them.
+const TLS_GROUPS: [&str; 4] = ["X25519MLKEM768", "X25519", "secp256r1", "secp384r1"];
 
 /// What does not depend on what is asked for.
 pub(super) struct Circumstances {
@@ -37,6 +42,8 @@ impl Circumstances {
             let message = format!("{:?} is no name of a header field", wrong.name);
             return Err(status::bad_field("headers", message));
         }
+        check_headers(headers)?;
+        check_tls_group(tls_group)?;
         let address: Option<IpAddr> = match address.as_str() {
             "" => None,
             text => Some(text.parse().map_err(|_| status::bad_field("address", "this is no IP address"))?),
@@ -61,16 +68,17 @@ impl Circumstances {
     }
 
     /// What the question says, of what a node's agents would gather from the request.
-    pub(super) fn given(&self, request: &CheckRequest, gathered: &Gathered) -> Given {
+    pub(super) fn given(&self, request: &CheckRequest, gathered: &Gathered, untold: &[Box<str>]) -> Given {
         let is_told = |lines: &&HeaderLines| {
             let has_lines = lines.values.as_ref().is_none_or(|values| !values.is_empty());
             has_lines || request.headers.iter().any(|told| told.name.eq_ignore_ascii_case(&lines.name))
         };
         Given {
-            host: gathered.host().filter(|_| !request.host.is_empty()).map(str::to_owned),
+            host: gathered.host().map(str::to_owned),
             headers: gathered.headers().iter().filter(is_told).cloned().collect(),
             made_for: Some(gathered.on_behalf_of().clone())
                 .filter(|_| request.without_user || !request.user.is_empty()),
+            untold_claims: untold.to_vec(),
             ..self.given.clone()
         }
     }
@@ -78,28 +86,69 @@ impl Circumstances {
 
 /// What the node's agents would gather of such a request.
 pub(super) fn gathered(request: &CheckRequest, engine: &Engine, port: u16) -> Gathered {
-    let CheckRequest { target, host, headers, .. } = request;
-    let host = if host.is_empty() { target } else { host };
+    let CheckRequest { host, headers, .. } = request;
     let lines = headers.iter().flat_map(|lines| {
         let unreadable = lines.unreadable.then_some(&b"\xff"[..]);
         let values = lines.values.iter().map(String::as_bytes).chain(unreadable);
         values.map(|value| (lines.name.as_str(), value))
     });
-    engine.wanted(port).map(|wanted| wanted.gather(host, lines)).unwrap_or_default()
+    let gathered = engine.wanted(port).map(|wanted| wanted.gather(host, lines)).unwrap_or_default();
+    // A host that was not told is not known: what is called has other names too.
+    match host.as_str() {
+        "" => Gathered::recorded(None, gathered.headers().to_vec()),
+        _ => gathered,
+    }
 }
 
-/// Whom the request says that it is made for, as agents would read such a token.
+/// Refuses to say of a header field that it is sent and that it is not.
+fn check_headers(headers: &[agent::HeaderLines]) -> Result<(), Status> {
+    let is_sent = |lines: &agent::HeaderLines| !lines.values.is_empty() || lines.unreadable;
+    for not_sent in headers.iter().filter(|lines| !is_sent(lines)) {
+        let is_same = |lines: &&agent::HeaderLines| lines.name.eq_ignore_ascii_case(&not_sent.name);
+        if headers.iter().filter(|lines| is_sent(lines)).any(|lines| is_same(&lines)) {
+            let message = format!("{:?} is said to be sent, and not to be sent", not_sent.name);
+            return Err(status::bad_field("headers", message));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses another spelling of a group: policies compare its name as handshakes tell it.
+fn check_tls_group(told: &str) -> Result<(), Status> {
+    let meant = TLS_GROUPS.iter().find(|group| group.eq_ignore_ascii_case(told));
+    match meant {
+        Some(group) if *group != told => {
+            Err(status::bad_field("tlsGroup", format!("there is no group {told:?}: write {group}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Refuses a host that an external service does not have: no request to it names another.
+pub(super) fn check_host(told: &str, external: &Name, mesh: &Mesh<'_>) -> Result<(), Status> {
+    let found = mesh.resources.externals().find(|(name, _)| *name == external);
+    let Some((_, service)) = found.filter(|_| !told.is_empty()) else { return Ok(()) };
+    let host = canonical_host(told);
+    if service.hosts().contains(&host) {
+        return Ok(());
+    }
+    let hosts = service.hosts().join(", ");
+    Err(status::bad_field("host", format!("external/{external} has no host {told:?}: it has {hosts}")))
+}
+
+/// Whom the request says that it is made for, as agents would read such a token; with the claims of it that were not
+/// told, and that it has whatever else is so, or may well have.
 pub(super) fn on_behalf_of(
     request: &CheckRequest,
     mesh: &Mesh<'_>,
     engine: &Engine,
-) -> Result<OnBehalfOf, Status> {
+) -> Result<(OnBehalfOf, Vec<Box<str>>), Status> {
     let CheckRequest { user, claims, actors, without_user, .. } = request;
     if user.is_empty() {
         let beside = [("claims", !claims.is_empty()), ("actors", !actors.is_empty())];
         return match beside.into_iter().find(|(_, is_told)| *is_told) {
             Some((field, _)) => Err(status::bad_field(field, "of which user? Name one: alice@ISSUER")),
-            None => Ok(OnBehalfOf::Nobody),
+            None => Ok((OnBehalfOf::Nobody, Vec::new())),
         };
     }
     if *without_user {
@@ -117,7 +166,22 @@ pub(super) fn on_behalf_of(
         "" => Map::new(),
         text => serde_json::from_str(text).map_err(|error| status::bad_field("claims", error))?,
     };
-    claimed.insert(found.claims().user.clone(), Value::String(id.to_owned()));
+    let user_claim = found.claims().user.as_str();
+    for (name, value, whose) in [
+        (user_claim, id, "names the user, who is"),
+        ("iss", found.issuer(), "names the issuer, which calls itself"),
+    ] {
+        let told = claimed.entry(name.to_owned()).or_insert_with(|| Value::String(value.to_owned()));
+        if *told != *value {
+            let message = format!("the claim {name:?} {whose} {value:?}, and is said to be {told}");
+            return Err(status::bad_field("claims", message));
+        }
+    }
+    check_audience(&claimed, found)?;
+    let is_untold = |name: &&str| !claimed.contains_key(*name);
+    let audience = if found.audience_is_client() { "client_id" } else { "aud" };
+    let untold = ["exp", "iat", "nbf", "sub", "aud", audience].into_iter().filter(is_untold);
+    let untold = untold.map(Box::from).collect();
     let user = found
         .claims()
         .user(&claimed, engine.claims_read(), name, &Arc::from(found.issuer()))
@@ -125,5 +189,28 @@ pub(super) fn on_behalf_of(
     let actors = actors.iter().map(|actor| node_named(mesh.trust_domain, mesh.name, actor));
     let actors: Result<Vec<SpiffeId>, _> = actors.collect();
     let actors = actors.map_err(|bad| status::bad_field("actors", bad.message))?;
-    Ok(OnBehalfOf::User(Arc::new(Origin { user, actors })))
+    Ok((OnBehalfOf::User(Arc::new(Origin { user, actors })), untold))
 }
+
+/// Refuses a told audience with which no token of the issuer's is good.
+fn check_audience(claimed: &Map<String, Value>, issuer: &JwtIssuer) -> Result<(), Status> {
+    let by_client = issuer.audience_is_client().then_some("client_id");
+    for (name, told) in by_client.into_iter().chain(["aud"]).filter_map(|name| claimed.get_key_value(name)) {
+        let is_meant = |told: &Value| issuer.audiences().iter().any(|own| told == own.as_str());
+        let is_good = match told {
+            Value::Array(all) if name == "aud" => all.iter().any(is_meant),
+            one => is_meant(one),
+        };
+        if !is_good {
+            let audiences = issuer.audiences().join(", ");
+            let message = format!(
+                "a token whose {name:?} is {told} is refused: its issuer's must have one of {audiences}"
+            );
+            return Err(status::bad_field("claims", message));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -46,6 +46,7 @@ pub(super) fn agrees(
         host: gathered.host().filter(|_| is_given(4)).map(str::to_owned),
         headers: gathered.headers().iter().filter(|_| is_given(5)).cloned().collect(),
         made_for: Some(gathered.on_behalf_of().clone()).filter(|_| is_given(9)),
+        untold_claims: Vec::new(),
     };
     let (method, path) = match attempt {
         Attempt::Request { method, path, .. } => (Some(method), Some(path)),

@@ -117,7 +117,12 @@ fn an_admin_sees_a_gateways_agents_beside_those_of_nodes() {
         assert!(life.contains(id), "{life}");
     }
     let described = mesh.hauberk(&["describe", "virtualgateway", "edge"]).ok().stdout;
-    for fact in [GATEWAY, "Node::\"gateway/edge\"", "`hauberk what-can gateway/edge --mesh shop` tells what all of them permit", "gateway/edge"] {
+    for fact in [
+        GATEWAY,
+        "Node::\"gateway/edge\"",
+        "`hauberk what-can gateway/edge --mesh shop` tells what all of them permit",
+        "gateway/edge",
+    ] {
         assert!(described.contains(fact), "{fact}: {described}");
     }
     let tokens = mesh.hauberk_json(&["token", "list", "-o", "json"]);

@@ -142,7 +142,7 @@ pub(crate) fn reason(decision: &Decision) -> String {
         "user_token_unknown_issuer" => "the user's token is of no JwtIssuer of the mesh".to_owned(),
         "user_token_issuer_not_taken" => "the port takes no users of that issuer".to_owned(),
         "user_token_unknown_key" => {
-            "the user's token names a key that its issuer does not have, or no longer".to_owned()
+            "the user's token names no key that its issuer has, or none where several would fit".to_owned()
         }
         "user_token_algorithm" => {
             "the user's token is not signed with the one algorithm of its key".to_owned()
@@ -324,7 +324,7 @@ pub(crate) fn why_no_policies(detail: &DecisionDetail) -> &'static str {
         NoPolicies::Unspecified => "No policy concerns this target.",
         NoPolicies::NotAsked => "No policy was asked: it was decided before any could be.",
         NoPolicies::Shortened => {
-            "Which policies were looked at cannot be told: the query or the header fields were too long to be kept."
+            "Which policies were looked at cannot be told: the path, the query or the header fields were too long to be kept."
         }
         NoPolicies::Differs => {
             "Which policies were looked at cannot be told: asked again, they decide otherwise than was decided."

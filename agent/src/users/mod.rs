@@ -27,7 +27,9 @@ use aws_lc_rs::digest::{SHA256, digest};
 use hauberk_identity::UnixMillis;
 use hauberk_policy::{Origin, User};
 use hauberk_proto::convert::JwtIssuer;
-use hauberk_tls::jwt::{JwtKeySet, UserToken, UserTokens, unverified_issuer, unverified_key_id};
+use hauberk_tls::jwt::{
+    JwtBundleError, JwtKeySet, UserToken, UserTokens, unverified_issuer, unverified_key_id,
+};
 use http::{HeaderMap, HeaderValue};
 use zeroize::Zeroizing;
 
@@ -235,10 +237,15 @@ impl Users {
 impl Issuer {
     /// One whose keys cannot be read has none: nobody is believed to be a user of it.
     fn new(said: JwtIssuer) -> Self {
-        let keys = JwtKeySet::from_jwks(&said.jwks).unwrap_or_else(|error| {
+        let refused = |error| {
             tracing::error!(event = "issuer_keys_refused", issuer = %said.name, %error, "its tokens are refused");
-            JwtKeySet::default()
-        });
+            (JwtKeySet::default(), Vec::new())
+        };
+        // One that an earlier control plane takes, and we do not, takes no others with it.
+        let (keys, passed_over) = JwtKeySet::of_issuer(&said.jwks).unwrap_or_else(refused);
+        for error in passed_over.iter().filter(|error| !matches!(error, JwtBundleError::NoneForTokens(_))) {
+            tracing::warn!(event = "issuer_key_refused", issuer = %said.name, %error, "its tokens are refused");
+        }
         let place = place::place(said.token_header.as_deref());
         Self { url: said.issuer.as_str().into(), keys, place, said }
     }

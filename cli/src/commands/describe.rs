@@ -12,7 +12,7 @@ use owo_colors::OwoColorize as _;
 
 use crate::arguments::{Describe, Global};
 use crate::clock;
-use crate::commands::describe_policies::Stated;
+use crate::commands::describe_policies::{Asked, Stated};
 use crate::commands::would_deny::Audited;
 use crate::commands::{
     bundle, describe_groups, describe_instance, describe_policies, get, kind_and_name, programs_refused, rows,
@@ -162,7 +162,13 @@ async fn of_node(
             output::line(format_args!("    {}  {methods}{classes}{access}", route.path))?;
         }
     }
-    describe_policies::about(session, mesh, Some(&node), &service_names(&provided)).await?;
+    // A service comes before a node of its name, and may be another one, or at one of its ports.
+    let asked = match services.iter().any(|service| service.name == name) {
+        _ if spec.listeners.is_empty() => Some(Asked::WhatCan(name.to_owned())),
+        false => Some(Asked::WhoCan(name.to_owned())),
+        true => None,
+    };
+    describe_policies::about(session, mesh, Some(&node), &service_names(&provided), asked).await?;
     instances_of(session, mesh, &node).await
 }
 
@@ -187,7 +193,8 @@ async fn of_gateway(session: &Session, mesh: &str, name: &str) -> Result<(), Com
     let gateway = kinds::node_named(name, NodeName::Gateway)?;
     spiffe_id(session, mesh, &gateway)?;
     fact("In policies", &format!("Node::\"{gateway}\""))?;
-    describe_policies::about(session, mesh, Some(&gateway), &[]).await?;
+    let asked = Some(Asked::WhatCan(gateway.to_string()));
+    describe_policies::about(session, mesh, Some(&gateway), &[], asked).await?;
     instances_of(session, mesh, &gateway).await
 }
 
@@ -243,8 +250,9 @@ async fn of_service(
         .map(|resource| resource.name.clone())
         .collect();
     fact("Backend of", &none_or(callers.join(", ")))?;
+    let asked = node.map(|_| Asked::WhoCan(name.to_owned()));
     let node = node.and_then(|node| Name::parse(node).ok()).map(NodeName::Node);
-    describe_policies::about(session, mesh, node.as_ref(), &[name.to_owned()]).await?;
+    describe_policies::about(session, mesh, node.as_ref(), &[name.to_owned()], asked).await?;
     match &node {
         Some(node) => instances_of(session, mesh, node).await,
         None => Ok(()),

@@ -114,7 +114,7 @@ pub(super) async fn of_data_class(
             // Which of them are in it is the control plane's to read.
             if let Some(Description::Openapi(text)) =
                 listener.api.as_ref().and_then(|api| api.description.as_ref())
-                && inner.iter().any(|class| text.contains(class))
+                && inner.iter().any(|class| says_of(text, class))
             {
                 any = true;
                 let told =
@@ -146,6 +146,13 @@ pub(super) async fn of_data_class(
     let is_meant =
         |referent: &Referent| matches!(referent, Referent::DataClass(class) if class.as_str() == name);
     describe_policies::naming(session, mesh, is_meant).await
+}
+
+/// Whether a description seems to put some of its routes into a class.
+fn says_of(description: &str, class: &str) -> bool {
+    let Some((_, first)) = description.split_once("x-hauberk-data-classes") else { return false };
+    let is_of_name = |character: char| character.is_ascii_alphanumeric() || character == '-';
+    first.split(|character| !is_of_name(character)).any(|word| word == class)
 }
 
 /// A group and all that is within it.

@@ -171,6 +171,7 @@ pub(super) async fn about(
     mesh: &str,
     node: Option<&NodeName>,
     services: &[String],
+    asked: Option<Asked>,
 ) -> Result<(), CommandError> {
     heading("Policies")?;
     let mut any = false;
@@ -191,19 +192,32 @@ pub(super) async fn about(
     }
     // Roles, labels, data classes, the whole mesh or a listener in audit may let calls through all the same.
     let whose = if any { "with those that do not name it" } else { "none names it" };
-    let asks = all_together(mesh, node, services, session.of_context());
-    output::line(format_args!("  {whose}: `{asks}` tells what all of them permit"))
+    match asked {
+        Some(asked) => {
+            let asks = asked.command(mesh, session.of_context());
+            output::line(format_args!("  {whose}: `{asks}` tells what all of them permit"))
+        }
+        // Nobody can call it yet.
+        None if any => Ok(()),
+        None => output::line("  none names it"),
+    }
 }
 
-/// The command that tells what comes of all policies together: of a node or service who may call it, of a gateway, which
-/// nobody calls, what it may.
-fn all_together(mesh: &str, node: Option<&NodeName>, services: &[String], of_context: &str) -> String {
-    let (asks, of) = match (node, services.first()) {
-        (Some(gateway @ NodeName::Gateway(_)), _) => ("what-can", gateway.to_string()),
-        (Some(node), _) => ("who-can", node.to_string()),
-        (None, service) => ("who-can", service.cloned().unwrap_or_default()),
-    };
-    format!("hauberk {asks} {of} --mesh {mesh}{of_context}")
+/// What is asked about all policies together.
+pub(super) enum Asked {
+    /// Who may call this.
+    WhoCan(String),
+    /// What this may call.
+    WhatCan(String),
+}
+
+impl Asked {
+    fn command(&self, mesh: &str, of_context: &str) -> String {
+        match self {
+            Self::WhoCan(target) => format!("hauberk who-can {target} --mesh {mesh}{of_context}"),
+            Self::WhatCan(caller) => format!("hauberk what-can {caller} --mesh {mesh}{of_context}"),
+        }
+    }
 }
 
 /// Shows what an external service is, and which policies name it.
@@ -272,16 +286,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_all_policies_permit_is_asked_of_whom_it_is_about() {
-        let told = |node: Option<&str>, services: &[&str], of_context: &str| {
-            let node = node.map(|node| NodeName::parse(node).unwrap());
-            let services: Vec<String> = services.iter().map(|name| (*name).to_owned()).collect();
-            all_together("shop", node.as_ref(), &services, of_context)
-        };
-        assert_eq!(told(Some("orders"), &["api"], ""), "hauberk who-can orders --mesh shop");
-        assert_eq!(told(None, &["api"], ""), "hauberk who-can api --mesh shop");
+    fn what_all_policies_permit_is_asked_in_the_same_context() {
+        assert_eq!(Asked::WhoCan("api".to_owned()).command("shop", ""), "hauberk who-can api --mesh shop");
         assert_eq!(
-            told(Some("gateway/edge"), &[], " --context prod"),
+            Asked::WhatCan("gateway/edge".to_owned()).command("shop", " --context prod"),
             "hauberk what-can gateway/edge --mesh shop --context prod"
         );
     }

@@ -41,10 +41,9 @@ pub(super) async fn ports(
         GrantTarget::Node(name) => session.find(Kind::VirtualNode, mesh, name.as_str()).await?,
         GrantTarget::Service(name) => {
             let service = session.find(Kind::VirtualService, mesh, name.as_str()).await?;
-            match service.as_ref().and_then(provider) {
-                Some(node) => session.find(Kind::VirtualNode, mesh, node).await?,
-                None => None,
-            }
+            let Some((node, own)) = service.as_ref().and_then(provider) else { return Ok(Vec::new()) };
+            let found = session.find(Kind::VirtualNode, mesh, node).await?;
+            return Ok(found.map(|found| of_service(&found, own)).unwrap_or_default());
         }
     };
     Ok(found.as_ref().map(declared).unwrap_or_default())
@@ -80,11 +79,18 @@ pub(super) fn check(grant: &Grant, target: &str, served: &[Served]) -> Result<()
     Err(CommandError::Usage(format!("{options} about {wanted} of {target}, and {which}: it has {}", all())))
 }
 
-/// The node that serves a virtual service.
-fn provider(service: &Resource) -> Option<&str> {
+/// The node that serves a virtual service, and the port where it does so on one alone.
+fn provider(service: &Resource) -> Option<(&str, Option<u32>)> {
     let Some(Spec::VirtualService(spec)) = &service.spec else { return None };
     let Provider::VirtualNode(node) = spec.provider.as_ref()?.provider.as_ref()?;
-    Some(&node.virtual_node_name)
+    Some((&node.virtual_node_name, node.port))
+}
+
+/// The ports of a node at which a service is, which names one of them or is at all.
+fn of_service(node: &Resource, own: Option<u32>) -> Vec<Served> {
+    let mut served = declared(node);
+    served.retain(|one| own.is_none_or(|own| own == one.port));
+    served
 }
 
 fn declared(resource: &Resource) -> Vec<Served> {
@@ -162,7 +168,11 @@ mod tests {
         };
         let spec = VirtualNodeSpec { listeners: vec![listener(9090), listener(8080)], ..Default::default() };
         let node = Resource { spec: Some(Spec::VirtualNode(spec)), ..Resource::default() };
-        assert_eq!(declared(&node).iter().map(|one| one.port).collect::<Vec<_>>(), [9090, 8080]);
+        let ports = |served: Vec<Served>| served.iter().map(|one| one.port).collect::<Vec<_>>();
+        assert_eq!(ports(declared(&node)), [9090, 8080]);
         assert_eq!(provider(&node), None);
+        // A service that is at one of them has no other.
+        assert_eq!(ports(of_service(&node, None)), [9090, 8080]);
+        assert_eq!(ports(of_service(&node, Some(8080))), [8080]);
     }
 }

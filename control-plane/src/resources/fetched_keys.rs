@@ -89,7 +89,9 @@ impl FetchedKeys {
     pub fn from_stored(key: &ResourceKey, stored: &Stored) -> Result<Self, String> {
         let Record { uid, spec_digest, jwks, fetched_at } =
             document::from_stored(&Self::store_key(key), stored).map_err(|error| error.to_string())?;
-        let keys = JwtKeySet::from_jwks(jwks.as_bytes()).map_err(|error| error.to_string())?;
+        // Those that a former release took, and this one does not, take no others with them.
+        let (keys, _passed_over) =
+            JwtKeySet::of_issuer(jwks.as_bytes()).map_err(|error| error.to_string())?;
         Ok(Self {
             uid,
             spec_digest: spec_digest.try_into().map_err(|_| "its digest has the wrong length".to_owned())?,

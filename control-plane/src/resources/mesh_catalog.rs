@@ -263,15 +263,32 @@ impl MeshCatalog {
     ) -> impl Iterator<Item = (&Name, &FederatedTrustDomain, Option<&Arc<SpiffeBundle>>)> {
         self.federated.iter().filter_map(|(name, entry)| match entry.model() {
             Model::FederatedTrustDomain(followed) => {
-                let bundle = match self.fetched.get(name) {
-                    Some(None) => None,
-                    Some(Some(fetched)) if fetched.is_for(entry) => Some(fetched.bundle()),
-                    Some(Some(_)) | None => followed.initial(),
-                };
-                Some((name, followed, bundle))
+                Some((name, followed, self.bundle_of(name, entry, followed)))
             }
             _ => None,
         })
+    }
+
+    /// The bundle that counts of one of them; `None` where there is none yet, or no such trust domain.
+    pub fn bundle(&self, name: &Name) -> Option<&Arc<SpiffeBundle>> {
+        let entry = self.federated.get(name)?;
+        match entry.model() {
+            Model::FederatedTrustDomain(followed) => self.bundle_of(name, entry, followed),
+            _ => None,
+        }
+    }
+
+    fn bundle_of<'a>(
+        &'a self,
+        name: &Name,
+        entry: &Entry,
+        followed: &'a FederatedTrustDomain,
+    ) -> Option<&'a Arc<SpiffeBundle>> {
+        match self.fetched.get(name) {
+            Some(None) => None,
+            Some(Some(fetched)) if fetched.is_for(entry) => Some(fetched.bundle()),
+            Some(Some(_)) | None => followed.initial(),
+        }
     }
 
     /// All issuers of users' tokens, in order, each with the keys that count: our own where that is us, else the last good ones

@@ -4,6 +4,7 @@ use hauberk_identity::{InstanceId, Name, NodeName, Serial, SpiffeId, TrustDomain
 use serde::{Deserialize, Serialize};
 
 use super::denylist::Denial;
+use super::revocations::TOKENS_LIVE;
 use crate::registry::{Commit, Store, StoreError, document, keys};
 
 /// A revoked certificate; its serial number is in the key.
@@ -146,9 +147,9 @@ async fn check_absent(
 
 impl RevokedCertificate {
     /// Kept for an hour longer than it could be of use, so that a CRL which is made after its end names it once more
-    /// (RFC 5280 §3.3).
+    /// (RFC 5280 §3.3); and for as long as a token may be good that was made before.
     pub(super) fn is_over(&self, now: UnixMillis) -> bool {
-        is_over(self.not_after, now)
+        is_over(self.not_after.max(UnixMillis(self.at).plus(TOKENS_LIVE).0), now)
     }
 }
 

@@ -36,7 +36,10 @@ impl Near {
             Attempt::Stream => false,
         };
         for (compiled, note) in met {
-            near.is_for_users |= note.permits_something_there() && compiled.reads.facts.are_of_users();
+            // A stream is made for no user.
+            near.is_for_users |= !matches!(attempt, Attempt::Stream)
+                && note.permits_something_there()
+                && compiled.reads.facts.are_of_users();
             if !note.is_near() {
                 continue;
             }

@@ -70,8 +70,7 @@ fn by_another_bundle(
     (before, after): (&MeshCatalog, &MeshCatalog),
 ) -> Option<String> {
     let name = key.name.as_str();
-    let (_, _, former) = before.federated().find(|(name, ..)| **name == key.name)?;
-    let former = former?;
+    let former = before.bundle(&key.name)?;
     if after.fetched(name).is_some() {
         return None;
     }

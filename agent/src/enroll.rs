@@ -15,7 +15,9 @@ use hauberk_proto::agent::v1 as pb;
 use hauberk_proto::agent::v1::enrollment_client::EnrollmentClient;
 use hauberk_proto::refusal;
 use hauberk_tls::device::ChannelBinding;
-use hauberk_tls::{CertificateRequest, CsrError, Fingerprint, HandshakeError, KeyPair, SetupError};
+use hauberk_tls::{
+    CertificateRequest, CsrError, Fingerprint, HandshakeError, KeyPair, SetupError, bootstrap_connector,
+};
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
@@ -23,13 +25,14 @@ use tonic::transport::Channel;
 
 use crate::clock::{Clock, millis};
 use crate::config::{Config, EnrollmentName, Join};
+use crate::control_plane::{self, ConnectError};
 use crate::credentials::{CredentialsError, Issued};
 use crate::random::Backoff;
 use crate::skew;
 use crate::state::{State, StateError, TokenDigest};
 pub(crate) use anew::{Former, NotJoined, join_anew};
 use own_key::own_key;
-use pinned::{bootstrap_trust, contact};
+use pinned::bootstrap_trust;
 pub(crate) use shown::token_in;
 use shown::{Evidence, read_evidence};
 use stored::{Lack, stored};
@@ -242,19 +245,25 @@ impl Door {
     ) -> Result<Self, Attempt> {
         // What could be wrong on our side comes first, so that it is told whether or not the control plane is there.
         let credentials = former.map(|former| former.credentials);
-        let (known, otherwise) = bootstrap_trust(config, state, credentials)?;
+        let (trust, pin) = bootstrap_trust(config, state, credentials)?;
         let evidence = read_evidence(config, former.map_or(&[], |former| former.spent)).await?;
         let key = own_key(matches!(config.join, Some(Join::Evidence { .. })), state, credentials).await?;
         let csr = CertificateRequest::create(&key).map_err(EnrollError::Request)?;
+        let connector =
+            bootstrap_connector(trust.clone(), control_plane::ALPN, control_plane::HANDSHAKE_TIMEOUT)
+                .map_err(EnrollError::Setup)?;
         let address = &config.control_plane;
-        let mut pin = known.pin;
-        let (mut channel, name) = match (contact(address, known.trust, clock).await, otherwise) {
-            (Err(Attempt::Final(EnrollError::WrongControlPlane { .. })), Some(pinned)) => {
-                let pinned = pinned?;
-                pin = pinned.pin;
-                contact(address, pinned.trust, clock).await?
+        let (mut channel, name) = match control_plane::connect_named(address, &connector).await {
+            Ok(connected) => connected,
+            // A clock may yet be set, as while a host starts.
+            Err(ConnectError::Handshake(error)) if error.is_about_time() => {
+                let skew = skew::ask(address, trust, clock).await;
+                return Err(Attempt::Again(skew::named(skew, error.to_string())));
             }
-            (contacted, _) => contacted?,
+            Err(ConnectError::Handshake(source @ HandshakeError::PeerRefused(_))) => {
+                return Err(EnrollError::WrongControlPlane { address: address.authority(), source }.into());
+            }
+            Err(error) => return Err(Attempt::Again(error.to_string())),
         };
         // What is issued to a host whose clock is off is of no use, or of more than it should be.
         if let Some(skew) = skew::over(&mut channel, clock).await {

@@ -97,56 +97,6 @@ async fn an_expired_certificate_is_replaced_by_a_token_and_its_own_bundle() {
 }
 
 #[tokio::test]
-async fn what_was_trusted_last_comes_before_a_pin_and_a_pin_names_another_control_plane() {
-    let (first, authorities) = (Authorities::new(), Authorities::new());
-    let plane = ControlPlane::start(&authorities).await;
-    let now = crate::testing::now();
-    let expired = || hauberk_identity::Validity::new(now.minus(HOUR * 2), now.minus(HOUR)).unwrap();
-    let lapsed = |of: &Authorities| {
-        let newcomer = Newcomer::new();
-        let identity = of.identity("mesh/shop/node/orders", expired());
-        newcomer.state.keeping().unwrap().save_identity(&identity).unwrap();
-        newcomer.state.save_trust(&of.stored_trust()).unwrap();
-        newcomer
-    };
-    let bundle_file = |newcomer: &Newcomer, of: &Authorities| {
-        let path = newcomer.directory.path().join("bundle.pem");
-        std::fs::write(&path, of.issuing.root_bundle().to_pem()).unwrap();
-        format!("--bundle-file={}", path.display())
-    };
-    // It was let in by the first root, which was replaced since.
-    let newcomer = lapsed(&authorities);
-    for flag in [pin(&first), bundle_file(&newcomer, &first), "--bundle-file=/nonexistent".to_owned()] {
-        let config = newcomer.config(&plane, &[&flag]);
-        let issued = newcomer.obtain(&config).await.unwrap();
-        assert!(issued.identity.svid.validity().contains(now), "{flag}");
-        newcomer
-            .state
-            .keeping()
-            .unwrap()
-            .save_identity(&authorities.identity("mesh/shop/node/orders", expired()))
-            .unwrap();
-        // The same of whoever is running.
-        let former = Issued {
-            identity: authorities.identity("mesh/shop/node/orders", expired()),
-            trust: authorities.stored_trust(),
-        };
-        let instance = former.identity.instance;
-        let credentials = Credentials::new(former, Arc::clone(&newcomer.state)).unwrap();
-        let former = Former { credentials: &credentials, instance, spent: &[] };
-        let joined = Box::pin(join_anew(&config, &newcomer.state, Clock::system(), &former));
-        assert!(joined.await.unwrap().identity.svid.validity().contains(now), "{flag}");
-    }
-    // It is moved to another installation, which its pin names and what it trusted before does not.
-    for by_file in [false, true] {
-        let newcomer = lapsed(&first);
-        let flag = if by_file { bundle_file(&newcomer, &authorities) } else { pin(&authorities) };
-        let issued = newcomer.obtain(&newcomer.config(&plane, &[&flag])).await.unwrap();
-        assert_eq!(issued.trust.bundle, authorities.stored_trust().bundle, "{flag}");
-    }
-}
-
-#[tokio::test]
 async fn whoever_outlives_what_is_issued_waits_for_the_clock_and_joins_by_the_same_token() {
     let authorities = Authorities::new();
     let plane = ControlPlane::start(&authorities).await;

@@ -40,13 +40,14 @@ mod tests {
             return;
         }
         let name = "workloads::directory::tests::others_read_it_whatever_umask_it_is_made_under";
-        let status = std::process::Command::new("sh")
+        let output = std::process::Command::new("sh")
             .args(["-c", "umask 077 && exec \"$0\" --exact \"$1\""])
             .arg(std::env::current_exe().unwrap())
             .arg(name)
             .env(PART, "1")
-            .status()
+            .output()
             .unwrap();
-        assert!(status.success());
+        let told = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && told.contains("1 passed"), "{told}");
     }
 }

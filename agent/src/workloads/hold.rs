@@ -100,7 +100,8 @@ impl Held {
     /// Puts the next attempt off; gives by how much.
     pub(super) fn try_again_after(&mut self, now: UnixMillis) -> Duration {
         let wait = self.backoff.step();
-        (self.due, self.due_by, self.outlived) = (now.plus(wait), None, None);
+        // By steady time too: a clock that is set back meanwhile makes it no longer.
+        (self.due, self.due_by, self.outlived) = (now.plus(wait), Some(Instant::now() + wait), None);
         wait
     }
 

@@ -34,7 +34,6 @@ pub(crate) async fn run(global: &Global, command: AuthorityCommand) -> Result<()
     let session = Session::open(global).await?;
     let begun = Instant::now();
     let mut client = session.authorities();
-    let mut cut_off = None;
     let is_revocation = matches!(command, AuthorityCommand::Revoke { .. });
     let (answer, waiting) = match command {
         AuthorityCommand::List { output } => return list(&session, output).await,
@@ -54,7 +53,10 @@ pub(crate) async fn run(global: &Global, command: AuthorityCommand) -> Result<()
         AuthorityCommand::Activate { serial, waiting } => {
             let listed =
                 client.list_authorities(api::ListAuthoritiesRequest {}).await?.into_inner().authorities;
-            cut_off = whom_it_cuts_off(&serial, &listed, clock::now());
+            // Before it is done: there is no way back.
+            if let Some(cut_off) = whom_it_cuts_off(&serial, &listed, clock::now()) {
+                output::note(cut_off);
+            }
             let request = api::ActivateAuthorityRequest { serial: serial.clone() };
             let mut answer = client.activate_authority(request.clone()).await;
             if let (true, Some(timeout)) = (answer.as_ref().is_err_and(is_not_trusted_yet), waiting.wait) {
@@ -79,9 +81,6 @@ pub(crate) async fn run(global: &Global, command: AuthorityCommand) -> Result<()
     };
     let authority = answer?.into_inner().authority.unwrap_or_default();
     told(&authority)?;
-    if let Some(cut_off) = cut_off {
-        output::note(cut_off);
-    }
     if is_revocation && authority.kind() == api::AuthorityKind::Issuing {
         let listed = client.list_authorities(api::ListAuthoritiesRequest {}).await?.into_inner().authorities;
         output::note(believed_by_root(&authority, &listed, session.of_context()));
@@ -133,15 +132,24 @@ fn believed_by_root(revoked: &api::Authority, listed: &[api::Authority], of_cont
             && !["prepared", "retired"].contains(&root.state.as_str())
             && (is_own || may_have_crossed())
     };
-    let roots: Vec<_> = listed.iter().filter(vouches).collect();
-    if roots.is_empty() {
+    // Those before the active one first: another may have no room beside them.
+    let (active, former): (Vec<_>, Vec<_>) =
+        listed.iter().filter(vouches).partition(|root| root.state == "active");
+    if active.is_empty() && former.is_empty() {
         return format!("{reached}; no root is trusted any longer that vouches for it");
     }
     let mut steps = Vec::new();
-    if roots.iter().any(|root| root.state == "active") {
-        steps.push(format!("`hauberk authority rotate root --wait{of_context}`"));
-    }
-    for root in roots {
+    let replaced = active.iter().map(|root| match root.key.as_str() {
+        "elsewhere" => "have another root signed and made active (docs/identity.md)".to_owned(),
+        _ => format!("`hauberk authority rotate root --wait{of_context}`"),
+    });
+    let replaced: Vec<_> = replaced.collect();
+    for (root, before) in former
+        .into_iter()
+        .map(|root| (root, &[][..]))
+        .chain(active.into_iter().map(|root| (root, replaced.as_slice())))
+    {
+        steps.extend_from_slice(before);
         for (step, is_done) in [("taint", root.state == "tainted"), ("revoke", false)] {
             if !is_done {
                 steps.push(format!("`hauberk authority {step} {} --wait{of_context}`", root.serial));

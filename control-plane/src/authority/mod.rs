@@ -70,8 +70,7 @@ pub enum AuthorityError {
     #[error(
         "no other root can take the place of the active one before {from}: roots that were in use before it are still trusted, whoever knows \
          one of them alone is to find the control plane, and a chain of certificates has room for {room} of them. Wait until then, or take \
-         trust away from {oldest}, which cuts off whoever knows that one alone: `hauberk authority taint {oldest}`, then `hauberk \
-         authority revoke {oldest}`"
+         trust away from {oldest}, which cuts off whoever knows that one alone: `hauberk authority revoke {oldest}`"
     )]
     RootsInUse {
         /// The serial number of the oldest one.

@@ -4,15 +4,14 @@ use saphyr_parser::{Event, Parser, ScalarStyle, Span};
 use serde_json::{Map, Value};
 
 use super::Flaw;
-use super::openapi::{Part, SEVERAL_SEGMENTS};
+use super::openapi::Part;
 
 /// Nesting of what is kept, deeper than it needs.
 const MAX_DEPTH: usize = 64;
 
 /// Reads the one document of `text`, which is this part.
 pub(super) fn reduced(text: &str, part: Part) -> Result<Value, Flaw> {
-    let may_be_several = text.contains(SEVERAL_SEGMENTS);
-    let mut builder = Builder { part, may_be_several, document: None, open: Vec::new(), left_out: 0 };
+    let mut builder = Builder { part, document: None, open: Vec::new(), left_out: 0 };
     for event in Parser::new_from_str(text) {
         match event {
             Ok((event, span)) => builder.accept(event).map_err(|message| placed(span, message))?,
@@ -50,8 +49,6 @@ enum Key {
 
 struct Builder {
     part: Part,
-    /// Some parameter of the text may be several segments.
-    may_be_several: bool,
     document: Option<Value>,
     open: Vec<Open>,
     /// How deep we are in something that is left out.
@@ -94,12 +91,6 @@ impl Builder {
                 None => {}
             },
             Event::Alias(_) => match self.expected()? {
-                Some(Part::Parameters | Part::Parameter) if self.may_be_several => {
-                    return Err(format!(
-                        "aliases of parameters are not understood here where some have {SEVERAL_SEGMENTS}: write the parameter itself, or refer to \
-                         it by $ref"
-                    ));
-                }
                 // Those of most documents say nothing of routes. References count the items of a list.
                 Some(Part::Parameter) if self.is_in_list() => self.put(Value::Null),
                 Some(Part::Parameters | Part::Parameter) => self.passed_over(),

@@ -64,8 +64,12 @@ pub(super) fn all_before_another(
     intermediates: usize,
     at: Instants,
 ) -> Result<Vec<&Entry>, AuthorityError> {
-    let former: Vec<_> = book.in_use().filter(|root| may_vouch(root, at)).collect();
+    let mut former: Vec<_> = book.in_use().filter(|root| may_vouch(root, at)).collect();
     let room = make::room_for_former(intermediates);
+    if former.len() > room {
+        // Of a clock that has only been read for an hour some may be in use that most likely are not.
+        former.retain(|root| root.may_be_known_alone(at.likely_past));
+    }
     let too_many = former.len().saturating_sub(room);
     let ends =
         former.iter().take(too_many).map(|root| UnixMillis(root.record.changed_at).plus(OUTLIVED_AFTER));
@@ -88,9 +92,22 @@ fn may_vouch(root: &Entry, at: Instants) -> bool {
 }
 
 /// Former roots with their keys. They are opened before a key is made, which would stay in its token if there were no
-/// certificate for it.
+/// certificate for it. One that was in use before and cannot sign any longer holds up nothing that follows: its key may
+/// be gone for good, and what follows may be urgent.
 pub(super) fn vouching(former: &[&Entry], keys: &KeyStore) -> Result<Vec<RootAuthority>, AuthorityError> {
-    former.iter().map(|former| make::open_root(former, keys)).collect()
+    let open = |former: &&Entry| match make::open_root(former, keys) {
+        Err(error) if !former.is(State::Active) => {
+            tracing::warn!(
+                event = "former_root_vouches_not",
+                root = %former.serial,
+                %error,
+                "whoever knows this root alone will not find the control plane by what is made now"
+            );
+            None
+        }
+        opened => Some(opened),
+    };
+    former.iter().filter_map(open).collect()
 }
 
 /// An issuing authority's certificates by former roots. Of one of which there is none, whoever knows that root alone has to learn

@@ -330,7 +330,8 @@ impl Authorities {
                 let (serial, validity) = (waiting.serial.clone(), waiting.certificate.validity());
                 Err(LifecycleError::NotValidNow { serial, validity, now: at.now })
             }
-            None if self.parts.upstream.is_some() => {
+            // Where that can, nobody else has to, who may be away or have no room for another root.
+            None if self.parts.upstream.is_some() && !is_signed_here => {
                 self.prepare_upstream(Kind::Issuing, false, actor).await.map(drop)
             }
             Some(_) | None => Ok(()),

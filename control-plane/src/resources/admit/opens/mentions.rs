@@ -18,7 +18,6 @@ pub(super) struct Takes {
 }
 
 impl Takes {
-    pub(super) const NOTHING: Self = Self { policies: false, boundaries: false };
     pub(super) const POLICIES: Self = Self { policies: true, boundaries: false };
 
     /// Those and what touching the named takes.

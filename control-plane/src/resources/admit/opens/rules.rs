@@ -31,9 +31,11 @@ impl Comparison<'_> {
         if former.protocol != port.protocol {
             let (was, is) = (former.protocol.as_str(), port.protocol.as_str());
             let are_requests = |protocol| matches!(protocol, Protocol::Http | Protocol::Http2);
-            let is_for_policies_the_same = are_requests(former.protocol) && are_requests(port.protocol);
-            let then = if is_for_policies_the_same {
-                "policies hold there as before, and the app must speak it too".to_owned()
+            let speaks_requests_still = are_requests(former.protocol) && are_requests(port.protocol);
+            let then = if speaks_requests_still {
+                // They may look at the protocol itself, and http alone takes WebSockets in.
+                "policies hold there as before unless they look at the protocol, and the app must speak it too"
+                    .to_owned()
             } else {
                 let about = |protocol: Protocol| match protocol {
                     Protocol::Tcp => "streams",
@@ -49,8 +51,7 @@ impl Comparison<'_> {
             let message = format!("port {number} speaks {is} instead of {was}: {then}");
             // A boundary need not name the port to be about the requests of it.
             let speakers = self.mentions().of_port((id, number)).union(self.mentions().boundaries());
-            let takes = if is_for_policies_the_same { Takes::NOTHING } else { rules.and_of(&speakers) };
-            open("portMapping.protocol", message, takes);
+            open("portMapping.protocol", message, rules.and_of(&speakers));
         }
         // A request that another route takes, or none, is in the classes of neither before nor after.
         let classes: BTreeSet<_> =

@@ -54,7 +54,7 @@ pub(super) fn routes(
 ) -> Vec<DeclaredRoute> {
     let (field, read) = match (&api.description, protocol) {
         (Some(Description::Openapi(text)), Protocol::Http | Protocol::Http2) => {
-            (format!("{field}.openapi"), openapi::routes(text))
+            (format!("{field}.openapi"), openapi::routes(text, problems.are_of_stored()))
         }
         (Some(Description::Protobuf(bytes)), Protocol::Grpc) => {
             let read = protobuf::routes(bytes).map(|routes| Described { routes, shared: Vec::new() });

@@ -35,11 +35,13 @@ const CLASSES: &str = "x-hauberk-data-classes";
 type Fields<'d> = BTreeMap<&'d str, &'d Value>;
 
 /// The routes of a document, in its order: one for all methods of a path that are of the same servers' path and of the same data
-/// classes. Of paths that no request tells apart it is one as well.
-pub(super) fn routes(text: &str) -> Result<Described, Vec<Flaw>> {
+/// classes. Of paths that no request tells apart it is one as well. What `is_stored` is read as it was admitted, perhaps
+/// by an earlier release.
+pub(super) fn routes(text: &str, is_stored: bool) -> Result<Described, Vec<Flaw>> {
     let document = read(text).map_err(|flaw| vec![flaw])?;
     let references = References::within(&document);
-    let mut reader = Reader { references, routes: Vec::new(), taken: HashMap::new(), flaws: Vec::new() };
+    let mut reader =
+        Reader { references, is_stored, routes: Vec::new(), taken: HashMap::new(), flaws: Vec::new() };
     reader.read(&document);
     if reader.flaws.is_empty() { joined(reader.routes) } else { Err(reader.flaws) }
 }
@@ -52,6 +54,7 @@ fn read(text: &str) -> Result<Value, Flaw> {
 
 struct Reader<'d> {
     references: References<'d>,
+    is_stored: bool,
     routes: Vec<Said>,
     /// Each method with its path, and where that was said.
     taken: HashMap<String, String>,
@@ -174,17 +177,19 @@ impl<'d> Reader<'d> {
         Ok(false)
     }
 
-    /// Whether it is said that something is so. A value that is neither true nor false may have been meant for either,
-    /// and is refused: a route that is narrower than was meant leaves requests to what is said of others.
+    /// Whether it is said that something is so; of what is stored `true` alone says it. A new value that is neither true
+    /// nor false may have been meant for either, and is refused: a route that is narrower than was meant leaves requests
+    /// to what is said of others. So is `True`, which would be false once it is stored.
     fn is_true(&mut self, said: Option<&Value>, at: impl Fn() -> String) -> bool {
         match said {
             None => false,
             Some(Value::Bool(is_true)) => *is_true,
-            // Values of YAML are read as the texts that they are written as (YAML 1.2 §10.3.2).
-            Some(Value::String(text)) if matches!(text.as_str(), "true" | "True" | "TRUE") => true,
+            // Values of YAML are read as the texts that they are written as.
+            Some(Value::String(text)) if text == "true" => true,
+            Some(_) if self.is_stored => false,
             Some(Value::String(text)) if matches!(text.as_str(), "false" | "False" | "FALSE") => false,
             Some(_) => {
-                self.flaw(at(), "it is neither true nor false");
+                self.flaw(at(), "it is neither true nor false: write one of these");
                 false
             }
         }

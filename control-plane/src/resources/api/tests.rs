@@ -6,8 +6,9 @@ use prost_types::{
     FileDescriptorProto, FileDescriptorSet, MethodDescriptorProto, MethodOptions, ServiceDescriptorProto,
 };
 
+use crate::registry::{Stored, Version, keys};
 use crate::resources::testing::*;
-use crate::resources::{Catalog, Model};
+use crate::resources::{Catalog, Entry, Kind, Model};
 
 mod documents;
 
@@ -52,15 +53,27 @@ fn routes_of(listener: Listener) -> Result<Vec<String>, Vec<String>> {
             .map(|problem| format!("{}: {}", problem.field, problem.description()))
             .collect::<Vec<_>>()
     })?;
-    let Model::VirtualNode(node) = admission.after.get(&admission.changes[0].key).unwrap().model() else {
-        panic!("a node")
-    };
+    Ok(told_routes(admission.after.get(&admission.changes[0].key).unwrap()))
+}
+
+/// The same of one that is stored, and was admitted by whatever release.
+fn stored(openapi: &str) -> Vec<String> {
+    let orders =
+        node("orders", [described(listener(8080, "http"), Description::Openapi(openapi.to_owned()))]);
+    let stored = Stored { version: Version::default(), value: orders.encode_to_vec().into() };
+    let mut catalog = catalog();
+    catalog.write(&keys::resource("VirtualNode", "shop", "orders"), Some(&stored), &trust_domain());
+    told_routes(&catalog.mesh("shop").unwrap().of_kind(Kind::VirtualNode)["orders"])
+}
+
+fn told_routes(entry: &Entry) -> Vec<String> {
+    let Model::VirtualNode(node) = entry.model() else { panic!("a node: {:?}", entry.model()) };
     let routes = node.listeners()[0].routes().iter().map(|route| {
         let classes: Vec<_> = route.classes.iter().map(ToString::to_string).collect();
         let reads = if route.access == MethodAccess::Read { " reads" } else { "" };
         format!("{} [{}]{reads}", route.template, classes.join(" "))
     });
-    Ok(routes.collect())
+    routes.collect()
 }
 
 fn openapi(text: &str) -> Result<Vec<String>, Vec<String>> {

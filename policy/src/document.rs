@@ -219,10 +219,18 @@ impl PolicyDocument {
     /// Whether a permit of it is for workloads of whatever trust domain: neither its scope nor a condition says of
     /// which.
     pub fn permits_all_workloads(&self) -> bool {
-        let reaches_all = |policy: &Policy| matches!(policy.principal_constraint(), PrincipalConstraint::Is(kind) if Kind::parse(&kind.to_string()) == Some(Kind::Workload));
-        let is_one =
-            |policy: &Policy| permits(policy) && reaches_all(policy) && !origin::demands_trust_domain(policy);
-        self.statements.iter().any(|statement| is_one(&statement.policy))
+        self.permits_for_workloads().any(|policy| !origin::demands_trust_domain(policy))
+    }
+
+    /// Whether the scope of a permit of it is all workloads, of which its conditions may leave some.
+    pub fn permits_some_workloads(&self) -> bool {
+        self.permits_for_workloads().next().is_some()
+    }
+
+    fn permits_for_workloads(&self) -> impl Iterator<Item = &Policy> {
+        let is_for_all = |policy: &&Policy| matches!(policy.principal_constraint(), PrincipalConstraint::Is(kind) if Kind::parse(&kind.to_string()) == Some(Kind::Workload));
+        let statements = self.statements.iter().map(|statement| &statement.policy);
+        statements.filter(|policy| permits(policy)).filter(is_for_all)
     }
 
     /// How many bytes each of its statements has with full names, as agents get them.

@@ -337,9 +337,14 @@ async fn of_followed(
         let named = document.references().iter().filter(|reference| names_it(&reference.referent));
         let mut texts: Vec<&str> = named.map(|reference| reference.text.as_str()).collect();
         texts.dedup();
-        if !texts.is_empty() || document.permits_all_workloads() {
+        if !texts.is_empty() || document.permits_some_workloads() {
             any = true;
-            let about = if texts.is_empty() { "all workloads".to_owned() } else { texts.join(", ") };
+            let about = match (texts.is_empty(), document.permits_all_workloads()) {
+                (false, _) => texts.join(", "),
+                (true, true) => "all workloads".to_owned(),
+                // Which those are its conditions say, and may well say of others.
+                (true, false) => "workloads, by its conditions".to_owned(),
+            };
             output::line(format_args!("  {label}  {about}"))?;
         }
     }

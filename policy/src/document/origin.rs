@@ -114,12 +114,13 @@ mod tests {
 
     #[test]
     fn a_permit_for_workloads_of_certain_trust_domains_is_not_for_all() {
-        let reaches_all = |rest: &str| {
+        let parsed = |rest: &str| {
             let text = format!(
                 "permit(principal is Workload, action in Action::\"http\", resource in Service::\"orders\") {rest};"
             );
-            parse(&text).unwrap_or_else(|problems| panic!("{text}: {problems:?}")).permits_all_workloads()
+            parse(&text).unwrap_or_else(|problems| panic!("{text}: {problems:?}"))
         };
+        let reaches_all = |rest: &str| parsed(rest).permits_all_workloads();
         let lab = "principal in TrustDomain::\"lab.example\"";
         for some in [
             format!("when {{ {lab} }}"),
@@ -138,6 +139,8 @@ mod tests {
             "unless { context.peer.federated }".to_owned(),
         ] {
             assert!(!reaches_all(&some), "{some}");
+            // It is for some of them all the same.
+            assert!(parsed(&some).permits_some_workloads(), "{some}");
         }
         for all in [
             String::new(),

@@ -195,9 +195,14 @@ impl Step<'_> {
     /// `did you mean "orders"?`. It is looked for a few times: all other changes wait meanwhile, and thousands of names that are
     /// wrong are so for one reason.
     fn nearest<'k>(&self, word: &str, known: impl IntoIterator<Item = &'k str>) -> Option<String> {
+        self.hint(|| did_you_mean(word, known))
+    }
+
+    /// What is found, while there is something left to look for.
+    fn hint(&self, find: impl FnOnce() -> Option<String>) -> Option<String> {
         let left = self.hints.get().checked_sub(1)?;
         self.hints.set(left);
-        did_you_mean(word, known)
+        find()
     }
 }
 

@@ -107,17 +107,16 @@ fn is_missing(mesh: &MeshCatalog, referent: &Referent) -> bool {
 /// The route of the same path, of several the one with most of the methods: a method more or less makes it another
 /// route, and its requests are these.
 pub(crate) fn of_same_path<'r>(template: &str, declared: impl Iterator<Item = &'r str>) -> Option<&'r str> {
-    let parts = |template: &'_ str| -> (BTreeSet<String>, String) {
-        let (methods, path) = template.split_once(' ').unwrap_or(("", template));
-        let methods = methods.split(',').filter(|method| !method.is_empty()).map(str::to_owned).collect();
-        (methods, without_names(path))
-    };
-    let (methods, path) = parts(template);
+    let (methods, path) = template.split_once(' ').unwrap_or(("", template));
+    let methods: BTreeSet<&str> = methods.split(',').filter(|method| !method.is_empty()).collect();
     let mut best: Option<(usize, &str)> = None;
     for route in declared {
-        let (others, other) = parts(route);
-        let common = others.intersection(&methods).count();
-        if other == path && best.is_none_or(|(most, _)| common > most) {
+        let (others, other) = route.split_once(' ').unwrap_or(("", route));
+        if !without_names(other).eq(without_names(path)) {
+            continue;
+        }
+        let common = others.split(',').filter(|method| methods.contains(method)).count();
+        if best.is_none_or(|(most, _)| common > most) {
             best = Some((common, route));
         }
     }
@@ -125,17 +124,14 @@ pub(crate) fn of_same_path<'r>(template: &str, declared: impl Iterator<Item = &'
 }
 
 /// A path without the names of its parameters, by which no request is told apart.
-fn without_names(path: &str) -> String {
-    let mut plain = String::new();
+fn without_names(path: &str) -> impl Iterator<Item = char> {
     let mut is_name = false;
-    for char in path.chars() {
-        is_name &= char != '}' && char != '.';
-        if !is_name {
-            plain.push(char);
-        }
-        is_name |= char == '{';
-    }
-    plain
+    path.chars().filter(move |char| {
+        is_name &= !matches!(char, '}' | '.');
+        let is_kept = !is_name;
+        is_name |= *char == '{';
+        is_kept
+    })
 }
 
 #[cfg(test)]

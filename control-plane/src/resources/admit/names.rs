@@ -5,6 +5,7 @@ use hauberk_identity::{Name, NodeName, SpiffeId};
 use hauberk_policy::{Effect, PolicyDocument, Reference, Referent, UNDECLARED};
 
 use super::Step;
+use crate::resources::did_you_mean;
 use crate::resources::idle_forbids::of_same_path;
 use crate::resources::key::{Kind, ResourceKey};
 use crate::resources::problem::Problems;
@@ -122,8 +123,12 @@ impl Step<'_> {
             return None;
         }
         let why = format!("port {port} of virtual node {:?} declares no such route", node.name());
-        let same_path = of_same_path(template, declared()).map(|route| format!("did you mean {route:?}?"));
-        let hint = same_path.or_else(|| self.nearest(template, declared()));
+        let hint = self.hint(|| {
+            let same_path = of_same_path(template, declared());
+            same_path
+                .map(|route| format!("did you mean {route:?}?"))
+                .or_else(|| did_you_mean(template, declared()))
+        });
         let hint = hint.unwrap_or_else(|| match declared().next() {
             None => "it declares none: match context.path, or declare it".to_owned(),
             Some(_) => {

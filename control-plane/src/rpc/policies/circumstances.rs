@@ -1,6 +1,6 @@
 //! What a question about policies says of the caller's connection, the time and the request's head.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -87,6 +87,9 @@ impl Circumstances {
 /// What the node's agents would gather of such a request.
 pub(super) fn gathered(request: &CheckRequest, engine: &Engine, port: u16) -> Gathered {
     let CheckRequest { host, headers, .. } = request;
+    // Whoever asks for an address of IPv6 writes it in brackets (RFC 3986 §3.2.2).
+    let bracketed = host.parse::<Ipv6Addr>().is_ok().then(|| format!("[{host}]"));
+    let host = bracketed.as_ref().unwrap_or(host);
     let lines = headers.iter().flat_map(|lines| {
         let unreadable = lines.unreadable.then_some(&b"\xff"[..]);
         let values = lines.values.iter().map(String::as_bytes).chain(unreadable);
@@ -129,6 +132,9 @@ pub(super) fn check_host(told: &str, external: &Name, mesh: &Mesh<'_>) -> Result
     let found = mesh.resources.externals().find(|(name, _)| *name == external);
     let Some((_, service)) = found.filter(|_| !told.is_empty()) else { return Ok(()) };
     let host = canonical_host(told);
+    // As agents find the service by it: addresses in their one spelling, those of IPv6 without brackets.
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(&host);
+    let host = bare.parse::<IpAddr>().map_or(bare.to_owned(), |address| address.to_canonical().to_string());
     if service.hosts().contains(&host) {
         return Ok(());
     }

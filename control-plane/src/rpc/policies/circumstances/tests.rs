@@ -108,6 +108,25 @@ fn what_contradicts_itself_is_refused() {
 }
 
 #[test]
+fn an_address_of_ipv6_is_asked_for_with_brackets_or_without() {
+    let mut shop = shop_where("context.host == \"[2001:db8::1]\"");
+    let ports = vec![ExternalPort { port: Some(80), protocol: "http".to_owned() }];
+    let hosts = vec!["2001:db8::1".to_owned()];
+    let spec = ExternalServiceSpec { hosts, ports, ..ExternalServiceSpec::default() };
+    shop.push(resource("shop", "far", Spec::ExternalService(spec)));
+    for target in ["orders", "external/far"] {
+        for host in ["[2001:db8::1]", "2001:db8::1", "[2001:db8::1]:80", "2001:DB8::1"] {
+            let (target, host, without_user) = (target.to_owned(), host.to_owned(), true);
+            let answer = ask(&shop, CheckRequest { target, host, without_user, ..CheckRequest::default() });
+            let answer = answer.unwrap();
+            assert_eq!(answer.prospects[0].outlook(), Outlook::Always, "{answer:?}");
+        }
+    }
+    let (target, host) = ("external/far".to_owned(), "[2001:db8::2]".to_owned());
+    ask(&shop, CheckRequest { target, host, ..CheckRequest::default() }).unwrap_err();
+}
+
+#[test]
 fn a_host_that_was_not_told_is_not_made_up() {
     for host in ["orders", "other"] {
         let answer =

@@ -155,6 +155,15 @@ impl RouteTemplate {
         found.next().is_none()
     }
 
+    /// Whether some request may match both.
+    pub fn shares_requests_with(&self, other: &Self) -> bool {
+        let takes_some = |one: &Self, of: &Self| of.methods.iter().any(|method| one.is_for(method));
+        let shares_methods = self.methods.is_empty() && other.methods.is_empty()
+            || takes_some(self, other)
+            || takes_some(other, self);
+        shares_methods && self.may_meet(other)
+    }
+
     /// Whether some path may match both, their methods aside.
     pub(crate) fn may_meet(&self, other: &Self) -> bool {
         for (own, others) in self.segments.iter().zip(&*other.segments) {

@@ -1,13 +1,15 @@
-//! Forbids that stop nothing, because the route, port or service that they name is not there: whoever wrote them goes
-//! on trusting in them, and what they forbade is let through wherever a policy permits it.
+//! Forbids that stop nothing, because the route or service that they are about is not there: whoever wrote them goes on
+//! trusting in them, and what they forbade is let through wherever a policy permits it. Where the port or the node is
+//! gone too, nothing is let through; and what conditions name may be excepted by them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use hauberk_identity::SpiffeId;
-use hauberk_policy::{Effect, Mode, Referent, UNDECLARED};
+use hauberk_policy::{Effect, Mode, Referent, RouteTemplate, UNDECLARED, Undeclared};
 
 use super::key::Kind;
 use super::mesh_catalog::MeshCatalog;
+use super::virtual_node::Listener;
 
 /// The most policies of which it is told.
 const MOST_TOLD: usize = 5;
@@ -20,9 +22,6 @@ pub(crate) const MEND: &str =
 #[derive(Debug)]
 pub(crate) struct IdleForbid<'a> {
     pub(crate) referent: &'a Referent,
-    /// What a statement is about as a whole, so that it stops nothing; otherwise a condition names it, and may say that
-    /// something is excepted.
-    pub(crate) is_whole: bool,
     by: BTreeSet<String>,
 }
 
@@ -31,20 +30,18 @@ pub(crate) fn idle_forbids<'a>(
     mesh: &'a MeshCatalog,
     is_asked: impl Fn(&Referent) -> bool,
 ) -> Vec<IdleForbid<'a>> {
-    let mut looked_at: BTreeMap<&Referent, bool> = BTreeMap::new();
-    let mut found: BTreeMap<(&Referent, bool), BTreeSet<String>> = BTreeMap::new();
+    // What is there has nobody.
+    let mut looked_at: BTreeMap<&Referent, Option<BTreeSet<String>>> = BTreeMap::new();
     for document in mesh.policies().filter(|document| document.mode() != Mode::Audit) {
-        let forbidding = document.references().iter().filter(|reference| reference.effect == Effect::Deny);
-        for referent in forbidding.map(|reference| &reference.referent).filter(|referent| is_asked(referent))
-        {
-            if *looked_at.entry(referent).or_insert_with(|| is_missing(mesh, referent)) {
-                let is_whole = document.resources(Effect::Deny).any(|of| of == Some(referent));
-                found.entry((referent, !is_whole)).or_default().insert(document.label());
+        for referent in document.resources(Effect::Deny).flatten().filter(|referent| is_asked(referent)) {
+            let is_idle = || is_missing(mesh, referent).then(BTreeSet::new);
+            if let Some(by) = looked_at.entry(referent).or_insert_with(is_idle) {
+                by.insert(document.label());
             }
         }
     }
-    let found = found.into_iter();
-    found.map(|((referent, is_part), by)| IdleForbid { referent, is_whole: !is_part, by }).collect()
+    let found = looked_at.into_iter().filter_map(|(referent, by)| Some((referent, by?)));
+    found.map(|(referent, by)| IdleForbid { referent, by }).collect()
 }
 
 impl IdleForbid<'_> {
@@ -56,7 +53,6 @@ impl IdleForbid<'_> {
         };
         match self.referent {
             Referent::Service(service) => format!("virtual service {service}"),
-            Referent::Port { node: of, number } => format!("port {number} of {}", node(of)),
             Referent::Route { node: of, port, template } => {
                 format!("route {template:?} of port {port} of {}", node(of))
             }
@@ -83,25 +79,30 @@ impl IdleForbid<'_> {
     }
 }
 
-/// Whether a route, port or service is not there.
+/// Whether a service is not there, or a route whose requests a listener takes all the same.
 fn is_missing(mesh: &MeshCatalog, referent: &Referent) -> bool {
-    let (node, number, template) = match referent {
-        Referent::Service(service) => return !mesh.of_kind(Kind::VirtualService).contains_key(service),
-        Referent::Port { node, number } => (node, *number, None),
-        Referent::Route { node, port, template } => (node, *port, Some(template.as_str())),
-        _ => return false,
-    };
-    let Some((_, node)) = node.mesh_and_node() else { return false };
-    if !mesh.of_kind(Kind::of_node(&node)).contains_key(node.name()) {
-        return true;
+    match referent {
+        Referent::Service(service) => !mesh.of_kind(Kind::VirtualService).contains_key(service),
+        Referent::Route { node, port, template } => {
+            // Where there is no such node or port nothing is let through, and of a node that cannot be read nothing is
+            // known.
+            let found = node.mesh_and_node().and_then(|(_, node)| mesh.node_or_gateway(&node));
+            let listener = found.and_then(|found| found.listener(*port));
+            listener.is_some_and(|listener| takes_undeclared(listener, template))
+        }
+        _ => false,
     }
-    // Of one that cannot be read nothing is known.
-    let Some(found) = mesh.node_or_gateway(&node) else { return false };
-    let Some(listener) = found.listener(number) else { return true };
-    template.is_some_and(|template| {
-        let mut declared = listener.routes().iter().map(|route| route.template.as_str());
-        template != UNDECLARED && !declared.any(|route| route == template)
-    })
+}
+
+/// Whether a listener does not declare a route, and policies decide about its requests nevertheless.
+fn takes_undeclared(listener: &Listener, template: &str) -> bool {
+    let declared = || listener.routes().iter().map(|route| &route.template);
+    if template == UNDECLARED || declared().any(|route| route.as_str() == template) {
+        return false;
+    }
+    listener.undeclared() == Undeclared::Decide
+        || RouteTemplate::parse(template)
+            .is_ok_and(|template| declared().any(|route| route.shares_requests_with(&template)))
 }
 
 /// The route of the same path, of several the one with most of the methods: a method more or less makes it another
@@ -144,11 +145,15 @@ mod tests {
         let scoped = "forbid(principal, action, resource == Route::\"orders:8080 GET /x\");";
         let batch = [
             mesh("shop"),
-            node("orders", [routes(listener(8080, "http"), &["GET /x", "/y"]), listener(9090, "http")]),
+            node(
+                "orders",
+                [routes(listener(8080, "http"), &["GET /x", "/y"]), routes(listener(9090, "http"), &["/z"])],
+            ),
             service("orders", "orders", None),
             policy("no-x", scoped),
             boundary("no-x", scoped),
             policy("no-admin", "forbid(principal, action, resource in Port::\"orders:9090\");"),
+            policy("no-z", "forbid(principal, action, resource == Route::\"orders:9090 /z\");"),
             policy("no-orders", "forbid(principal, action, resource in Service::\"orders\");"),
             policy(
                 "but-y",
@@ -162,11 +167,12 @@ mod tests {
             let found = idle_forbids(shop, |_| true);
             let one = |idle: &IdleForbid<'_>| {
                 let instead = idle.instead(shop).unwrap_or_default();
-                format!("{} {} by {} {instead}", idle.is_whole, idle.place(), idle.by())
+                format!("{} by {} {instead}", idle.place(), idle.by())
             };
             found.iter().map(one).collect()
         };
         assert_eq!(told(&catalog), [""; 0]);
+        // Of port 9090 nothing is let through any longer, and what is excepted no longer is forbidden.
         let changed = node("orders", [routes(listener(8080, "http"), &["GET,PUT /x"])]);
         let changed = try_admit(&catalog, &[changed], EVERYTHING).unwrap().after;
         let changed = once_gone(&changed, Kind::VirtualService, "orders");
@@ -175,13 +181,37 @@ mod tests {
         assert_eq!(
             found,
             [
-                "false route \"/y\" of port 8080 of virtual node orders by but-y ",
-                "true port 9090 of virtual node orders by no-admin ",
-                "true route \"GET /x\" of port 8080 of virtual node orders by boundary:no-x, no-x \
+                "route \"GET /x\" of port 8080 of virtual node orders by boundary:no-x, no-x \
                  did you mean \"GET,PUT /x\"?",
-                "true virtual service orders by no-orders ",
+                "virtual service orders by no-orders ",
             ]
         );
+        assert_eq!(
+            told(&once_gone(&changed, Kind::VirtualNode, "orders")),
+            ["virtual service orders by no-orders "]
+        );
+    }
+
+    #[test]
+    fn a_route_that_no_other_takes_the_requests_of_is_denied_where_what_is_undeclared_is() {
+        let orders = |undeclared: &str, declared: &[&str]| {
+            let mut listener = routes(listener(8080, "http"), declared);
+            listener.undeclared = Some(undeclared.to_owned());
+            node("orders", [listener])
+        };
+        let no_x = "forbid(principal, action, resource == Route::\"orders:8080 GET /x\");";
+        let catalog = catalog_of(&[mesh("shop"), orders("DENY", &["GET /x", "/y"]), policy("no-x", no_x)]);
+        let is_told = |undeclared: &str, declared: &[&str]| {
+            let after = try_admit(&catalog, &[orders(undeclared, declared)], EVERYTHING).unwrap().after;
+            !idle_forbids(after.mesh("shop").unwrap(), |_| true).is_empty()
+        };
+        for declared in [&["/y"][..], &["PUT /x", "/x/y"]] {
+            assert!(!is_told("DENY", declared), "{declared:?}");
+            assert!(is_told("DECIDE", declared), "{declared:?}");
+        }
+        for declared in [&["GET,PUT /x"][..], &["HEAD /x"], &["/x"], &["/y", "GET /{one}"], &["/{rest...}"]] {
+            assert!(is_told("DENY", declared), "{declared:?}");
+        }
     }
 
     #[test]

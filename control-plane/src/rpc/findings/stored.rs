@@ -38,13 +38,9 @@ pub(super) fn stored(catalog: &Catalog, heavy: &[HeavyPatterns]) -> Vec<Finding>
         idle_forbids(resources, |_| true).into_iter().map(move |idle| {
             let instead = idle.instead(resources).map(|instead| format!("; {instead}")).unwrap_or_default();
             let (place, by) = (idle.place(), idle.by());
-            let summary = |may| {
-                format!("mesh {mesh}: what forbids by {place} in {by} {may} nothing: there is none{instead}")
-            };
-            match idle.is_whole {
-                true => error(summary("stops"), IDLE_FORBID_MEND),
-                false => warning(summary("may stop"), IDLE_FORBID_MEND),
-            }
+            let summary =
+                format!("mesh {mesh}: what forbids by {place} in {by} stops nothing: there is none{instead}");
+            error(summary, IDLE_FORBID_MEND)
         })
     });
     let mut findings = each(left_out, "stored resources are left out", LEFT_OUT);

@@ -2,11 +2,13 @@
 
 mod detours;
 mod followed;
+mod idle;
 mod lists;
 mod stored;
 mod tokens;
 
 pub(super) use detours::ToldDetours;
+pub(super) use idle::ToldIdle;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -69,6 +71,7 @@ pub(super) struct Facts<'a> {
     pub(super) catalog: &'a Catalog,
     pub(super) heavy: &'a [HeavyPatterns],
     pub(super) detours: &'a ToldDetours,
+    pub(super) idle: &'a ToldIdle,
     pub(super) rollout: &'a Rollout,
     pub(super) reports: &'a [Report],
     pub(super) followed: &'a [Followed],
@@ -120,7 +123,7 @@ pub(super) fn collect(facts: &Facts<'_>) -> Vec<Finding> {
             &finding.fix,
         )
     }));
-    findings.extend(stored::stored(facts.catalog, facts.heavy));
+    findings.extend(stored::stored(facts.catalog, facts.heavy, facts.idle));
     let laggards = facts.rollout.laggards.iter().map(laggard);
     findings.extend(each(laggards, "instances do not enforce the latest", ALL_INSTANCES));
     let live = || facts.reports.iter().filter(|report| facts.now <= report.certificate.not_after);

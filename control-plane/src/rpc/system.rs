@@ -86,6 +86,7 @@ impl System for SystemService {
             catalog: &catalog,
             heavy: &found.heavy,
             detours: &found.detours,
+            idle: &found.idle,
             rollout: &self.push.instances().rollout(&compilation, compilation.revision, None, now),
             reports: &self.push.instances().reports(|_| true),
             followed: &self.federation.followed(&catalog),

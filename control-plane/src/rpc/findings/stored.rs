@@ -2,9 +2,9 @@
 
 use hauberk_proto::admin::v1::Finding;
 
-use super::{each, error, warning};
+use super::{ToldIdle, each, error, warning};
 use crate::compile::HeavyPatterns;
-use crate::resources::{Catalog, IDLE_FORBID_MEND, idle_forbids};
+use crate::resources::Catalog;
 
 const LEFT_OUT: &str = "apply it again, corrected, or delete it: until then nothing is let through by it";
 const OUTDATED: &str = "apply it again, corrected: until then a change of it is refused";
@@ -12,7 +12,7 @@ const HEAVY: &str = "nothing is refused for what stands, but a change that adds 
 
 /// Resources that are left out, others of which new ones would be refused, forbids that stop nothing, and nodes whose
 /// patterns make too much work.
-pub(super) fn stored(catalog: &Catalog, heavy: &[HeavyPatterns]) -> Vec<Finding> {
+pub(super) fn stored(catalog: &Catalog, heavy: &[HeavyPatterns], idle: &ToldIdle) -> Vec<Finding> {
     let meshes = || catalog.meshes().iter();
     let left_out = meshes().flat_map(|(mesh, resources)| {
         resources.left_out().map(move |(kind, name, reason)| {
@@ -34,17 +34,8 @@ pub(super) fn stored(catalog: &Catalog, heavy: &[HeavyPatterns]) -> Vec<Finding>
         })
     });
     let heavy = heavy.iter().map(|heavy| warning(heavy.to_string(), HEAVY));
-    let idle = meshes().flat_map(|(mesh, resources)| {
-        idle_forbids(resources, |_| true).into_iter().map(move |idle| {
-            let instead = idle.instead(resources).map(|instead| format!("; {instead}")).unwrap_or_default();
-            let (place, by) = (idle.place(), idle.by());
-            let summary =
-                format!("mesh {mesh}: what forbids by {place} in {by} stops nothing: there is none{instead}");
-            error(summary, IDLE_FORBID_MEND)
-        })
-    });
     let mut findings = each(left_out, "stored resources are left out", LEFT_OUT);
-    findings.extend(each(idle, "things are named by forbids and not there", IDLE_FORBID_MEND));
+    findings.extend(idle.findings());
     findings.extend(each(outdated, "stored resources would be refused today", OUTDATED));
     findings.extend(each(heavy, "nodes have patterns that make too much work", HEAVY));
     findings

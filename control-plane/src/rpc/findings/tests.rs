@@ -122,6 +122,7 @@ impl World {
             catalog: &self.catalog,
             heavy: &heavy_patterns(self.own_keys.trust_domain(), &self.catalog),
             detours: &ToldDetours::of(&self.catalog),
+            idle: &ToldIdle::of(&self.catalog),
             rollout: &self.rollout,
             reports: &self.reports,
             followed: &self.followed,

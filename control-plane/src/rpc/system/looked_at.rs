@@ -9,7 +9,7 @@ use crate::bulkhead::Bulkhead;
 use crate::compile::{HeavyPatterns, heavy_patterns};
 use crate::registry::Revision;
 use crate::resources::Catalog;
-use crate::rpc::findings::ToldDetours;
+use crate::rpc::findings::{ToldDetours, ToldIdle};
 use crate::rpc::status;
 
 /// What is found.
@@ -19,6 +19,8 @@ pub(super) struct Found {
     pub(super) heavy: Vec<HeavyPatterns>,
     /// Listeners at which what is said of some routes is gone round.
     pub(super) detours: ToldDetours,
+    /// Forbids that stop nothing.
+    pub(super) idle: ToldIdle,
 }
 
 /// Finds it out, and knows what was found last.
@@ -57,7 +59,8 @@ impl Looker {
             // Whose turn came before has found out the same.
             known(&last, &catalog).unwrap_or_else(|| {
                 let heavy = heavy_patterns(&trust_domain, &catalog);
-                let found = Arc::new(Found { heavy, detours: ToldDetours::of(&catalog) });
+                let (detours, idle) = (ToldDetours::of(&catalog), ToldIdle::of(&catalog));
+                let found = Arc::new(Found { heavy, detours, idle });
                 let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
                 // Whoever asks next asks of the newest.
                 if last.1 <= catalog.revision() {

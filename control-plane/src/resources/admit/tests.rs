@@ -136,6 +136,15 @@ fn what_was_meant_is_looked_for_a_few_times() {
     let problems = refused(&catalog_of(&shop()), &[web], EVERYTHING);
     let hints = problems.iter().filter(|problem| problem.ends_with("did you mean \"orders\"?")).count();
     assert_eq!((problems.len(), hints), (200, 50));
+    // Of routes it is looked for the same path no more often.
+    let orders = node("orders", [routes(listener(8080, "http"), &["GET,PUT /x"])]);
+    let forbids = (100..300).map(|number| {
+        let text = "forbid(principal, action, resource == Route::\"orders:8080 GET /x\");";
+        policy(&format!("no-{number}"), text)
+    });
+    let problems = refused(&catalog_of(&[mesh("shop"), orders]), &forbids.collect::<Vec<_>>(), EVERYTHING);
+    let hints = problems.iter().filter(|problem| problem.contains("did you mean \"GET,PUT /x\"?")).count();
+    assert_eq!((problems.len(), hints), (200, 50));
 }
 
 #[test]

@@ -5,24 +5,51 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 use zeroize::Zeroizing;
 
 /// How long to wait for the text, and for the turn to read it, before it is tried again.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+/// How long one who reads may keep all others out: its disk may be gone for good, and another one be there since.
+const HUNG: Duration = Duration::from_secs(60);
 
 /// The file. Clones take turns at reading it.
 #[derive(Debug, Clone)]
 pub struct SecretFile {
     path: PathBuf,
-    /// Of the one that reads: while the disk does not answer it nobody else asks, and no more than one thread waits.
-    turn: Arc<Semaphore>,
+    turns: Arc<Turns>,
+}
+
+/// While the disk does not answer the one that reads nobody else asks, but for one more where it seems to be hung. So
+/// no more than two threads wait.
+#[derive(Debug)]
+struct Turns {
+    first: Arc<Semaphore>,
+    /// Who has the first has it since then.
+    since: Mutex<Instant>,
+    second: Arc<Semaphore>,
+}
+
+impl Turns {
+    async fn take(&self) -> io::Result<OwnedSemaphorePermit> {
+        let is_hung = self.first.available_permits() == 0 && self.since().elapsed() >= HUNG;
+        let one = if is_hung { &self.second } else { &self.first };
+        let turn = Arc::clone(one).acquire_owned().await.map_err(io::Error::other)?;
+        if !is_hung {
+            *self.since() = Instant::now();
+        }
+        Ok(turn)
+    }
+
+    fn since(&self) -> MutexGuard<'_, Instant> {
+        self.since.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl SecretFile {
@@ -36,14 +63,13 @@ impl SecretFile {
     /// # Errors
     /// As the system says; `InvalidData` where that is no text, and `TimedOut` where nothing answers for [`PATIENCE`].
     pub(crate) async fn read(&self, most: u64) -> io::Result<Zeroizing<String>> {
-        let until = Instant::now() + PATIENCE;
         let reading = async {
-            let turn = Arc::clone(&self.turn).acquire_owned().await.map_err(io::Error::other)?;
+            let turn = self.turns.take().await?;
             let path = self.path.clone();
             let read = tokio::task::spawn_blocking(move || {
                 // Kept by whoever reads, also when nobody waits for it any longer.
                 let _turn = turn;
-                read_text(&path, most, until)
+                read_text(&path, most)
             });
             read.await.unwrap_or_else(|error| Err(io::Error::other(error)))
         };
@@ -53,7 +79,11 @@ impl SecretFile {
 
 impl From<PathBuf> for SecretFile {
     fn from(path: PathBuf) -> Self {
-        Self { path, turn: Arc::new(Semaphore::new(1)) }
+        let one = || Arc::new(Semaphore::new(1));
+        Self {
+            path,
+            turns: Arc::new(Turns { first: one(), since: Mutex::new(Instant::now()), second: one() }),
+        }
     }
 }
 
@@ -66,7 +96,8 @@ impl PartialEq for SecretFile {
 impl Eq for SecretFile {}
 
 /// A FIFO, as a shell's `<(…)` makes one, is read to its end; one that nobody writes to is empty.
-fn read_text(path: &Path, most: u64, until: Instant) -> io::Result<Zeroizing<String>> {
+fn read_text(path: &Path, most: u64) -> io::Result<Zeroizing<String>> {
+    let until = now() + PATIENCE;
     // Otherwise whoever opens a FIFO that nobody writes to waits for a writer.
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
     // Never made larger, which would leave copies of what it holds behind.
@@ -88,8 +119,8 @@ fn read_text(path: &Path, most: u64, until: Instant) -> io::Result<Zeroizing<Str
 const NO_TEXT: &str = "it is no text in UTF-8";
 
 /// Waits until there is more to read, or the end.
-fn wait(file: &File, until: Instant) -> io::Result<()> {
-    let left = until.saturating_duration_since(Instant::now());
+fn wait(file: &File, until: std::time::Instant) -> io::Result<()> {
+    let left = until.saturating_duration_since(now());
     let left = Timespec::try_from(left).map_err(io::Error::other)?;
     let mut awaited = [PollFd::new(file, PollFlags::IN)];
     match poll(&mut awaited, Some(&left)) {
@@ -97,6 +128,11 @@ fn wait(file: &File, until: Instant) -> io::Result<()> {
         Ok(_) | Err(Errno::INTR) => Ok(()),
         Err(error) => Err(error.into()),
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the kernel waits by no clock that a test can pause")]
+fn now() -> std::time::Instant {
+    std::time::Instant::now()
 }
 
 fn silent() -> io::Error {
@@ -123,12 +159,33 @@ mod tests {
             // The second waits for its turn: the thread of the first has it still.
             let (read, ()) = tokio::join!(file.read(MOST), tokio::time::advance(2 * PATIENCE));
             assert_eq!(read.unwrap_err().kind(), io::ErrorKind::TimedOut);
-            assert_eq!(file.turn.available_permits(), 0);
+            assert_eq!(file.turns.first.available_permits(), 0);
+            assert_eq!(file.turns.second.available_permits(), 1);
         }
         tokio::time::resume();
         drop(silent);
         std::fs::write(file.path(), "hbk1-secret").unwrap();
         assert_eq!(*file.read(MOST).await.unwrap(), "hbk1-secret");
+    }
+
+    #[tokio::test]
+    async fn one_who_is_hung_does_not_keep_all_others_out() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = SecretFile::from(directory.path().join("token"));
+        std::fs::write(file.path(), "hbk1-secret").unwrap();
+        tokio::time::pause();
+        let hung = file.turns.take().await.unwrap();
+        let (read, ()) = tokio::join!(file.read(MOST), tokio::time::advance(PATIENCE));
+        assert_eq!(read.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        tokio::time::advance(HUNG).await;
+        tokio::time::resume();
+        assert_eq!(*file.read(MOST).await.unwrap(), "hbk1-secret");
+        // Nobody else goes after the second.
+        let second = file.turns.take().await.unwrap();
+        tokio::time::pause();
+        let (read, ()) = tokio::join!(file.read(MOST), tokio::time::advance(PATIENCE));
+        assert_eq!(read.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        drop((hung, second));
     }
 
     #[tokio::test]

@@ -178,7 +178,7 @@ async fn pass_on(
         forward::address_http1(&mut request, head);
         // By the far agent they would be refused as well: those that are added to them here count there.
         let identity = usize::from(head.identity.is_some());
-        if request.headers().len() + identity >= MAX_FIELDS {
+        if request.headers().len() + identity > MAX_FIELDS {
             let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
             let text =
                 format!("with those of the agent the request has more than {MAX_FIELDS} header fields");

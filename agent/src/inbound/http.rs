@@ -285,11 +285,12 @@ async fn pass_on(
         Protocol::Http2 | Protocol::Grpc => {
             send_http2(caller, request, &head).await.map(|(response, via)| (response, via, None))
         }
-        Protocol::Http | Protocol::Tcp => send_http1(caller, unanswered, request, &head, &meter).await,
+        Protocol::Http | Protocol::Tcp => send_http1(caller, request, &head, &meter).await,
     };
     let (mut response, via, in_use) = match sent {
         Ok(sent) => sent,
-        Err(failure) => {
+        Err(error) => {
+            let failure = AppFailure::of(unanswered.unsent(error).await);
             let failure = meter.left().map_or(failure, AppFailure::CallerLeft);
             let answer = failure.answer(form, &caller.port);
             passage.answered(&answer);
@@ -326,12 +327,14 @@ async fn pass_on(
 
 async fn send_http1(
     caller: &Caller,
-    unanswered: Unanswered,
     mut request: Request<RequestBody>,
     head: &RequestHead,
     meter: &Meter,
-) -> Result<(Response<Incoming>, Via, Option<InUse>), AppFailure> {
-    let in_use = caller.guest.use_one().map_err(AppFailure::NoConnection)?;
+) -> Result<(Response<Incoming>, Via, Option<InUse>), SendError<AppFailure>> {
+    let in_use = match caller.guest.use_one() {
+        Ok(in_use) => in_use,
+        Err(failure) => return Err(SendError::Connect(AppFailure::NoConnection(failure), request)),
+    };
     let port = &caller.port;
     forward::address_http1(&mut request, head);
     let (has_content, hides_content) = (!request.body().is_empty(), forward::hides_content(&request));
@@ -342,14 +345,7 @@ async fn send_http1(
         let (stream, place) = app::dial(port).await.map_err(AppFailure::NoConnection)?;
         Link::open(Transport::plain(stream, place), None).await.map_err(|_| AppFailure::Unspoken)
     };
-    let (response, link) = match http1::send(&port.links, request, connect).await {
-        Ok(answered) => answered,
-        Err(SendError::Connect(failure, mut unsent)) => {
-            unanswered.unsent(&mut unsent).await;
-            return Err(failure);
-        }
-        Err(error) => return Err(AppFailure::of(error)),
-    };
+    let (response, link) = http1::send(&port.links, request, connect).await?;
     // An app that answers before it can have read all may never read the rest, and take it for the next request.
     let is_early = has_content && !meter.is_sent();
     let via = match hides_content || is_early {
@@ -363,7 +359,7 @@ async fn send_http2(
     caller: &Caller,
     mut request: Request<RequestBody>,
     head: &RequestHead,
-) -> Result<(Response<Incoming>, Via), AppFailure> {
+) -> Result<(Response<Incoming>, Via), SendError<AppFailure>> {
     let port = &caller.port;
     forward::address_http2(&mut request, head);
     let connect = || async {
@@ -373,6 +369,6 @@ async fn send_http2(
     };
     let claim = || caller.guest.use_one().map(Some).map_err(AppFailure::NoConnection);
     let pool = caller.multiplexed.get_or_init(|| port.multiplexed.of(caller.guest.connection().peer().id()));
-    let (response, lease) = http2::send(pool, request, claim, connect).await.map_err(AppFailure::of)?;
+    let (response, lease) = http2::send(pool, request, claim, connect).await?;
     Ok((response, Via::Stream { _lease: lease }))
 }

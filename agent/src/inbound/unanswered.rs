@@ -5,15 +5,15 @@ use std::task::Poll;
 use std::time::Duration;
 
 use hauberk_policy::Protocol;
-use http::{Request, Response, Version, header};
+use http::{Request, Response};
 use hyper::body::{Body, Incoming};
 
 use crate::wire::answer::{self, Form};
-use crate::wire::body::{BodyError, RequestBody, ResponseBody};
-use crate::wire::headers::CLOSE;
+use crate::wire::body::{BodyError, ResponseBody};
+use crate::wire::http1::SendError;
 use crate::wire::meter::{Meter, until_cut};
 use crate::wire::strict::Opaque;
-use crate::wire::unread::discard;
+use crate::wire::unread::Content;
 
 /// How long an app over HTTP/2 that takes nothing may delay the end of a request.
 const PATIENCE: Duration = Duration::from_millis(50);
@@ -21,27 +21,19 @@ const PATIENCE: Duration = Duration::from_millis(50);
 /// A request that the app has not answered.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Unanswered {
+    content: Content,
     has_content: bool,
-    is_from_http1: bool,
     is_to_http2: bool,
-    /// Its caller waits for a word before it sends the content.
-    is_held_back: bool,
 }
 
 impl Unanswered {
     /// This one, as it came; it goes on by `protocol`.
     pub(super) fn of(request: &Request<Incoming>, protocol: Protocol) -> Self {
         Self {
+            content: Content::of(request),
             has_content: !request.body().is_end_stream(),
-            is_from_http1: request.version() < Version::HTTP_2,
             is_to_http2: matches!(protocol, Protocol::Http2 | Protocol::Grpc),
-            is_held_back: request.headers().contains_key(header::EXPECT),
         }
-    }
-
-    /// Content of it that is left unread would end its connection, of which the caller's agent had to be told.
-    fn may_be_unread(self) -> bool {
-        self.has_content && self.is_from_http1
     }
 
     /// Completes an answer of our own to a request whose content nobody reads.
@@ -50,24 +42,22 @@ impl Unanswered {
         request: &mut Request<Incoming>,
         mut answer: Response<ResponseBody<G>>,
     ) -> Response<ResponseBody<G>> {
-        if self.may_be_unread() && (self.is_held_back || !Box::pin(discard(request.body_mut())).await) {
-            answer.headers_mut().insert(header::CONNECTION, CLOSE);
-        }
+        let is_read = self.content.throw_away(request).await;
+        self.content.answered(&mut answer, is_read);
         answer
     }
 
-    /// Reads what could not be sent to the app, as far as it is worth a connection.
-    pub(super) async fn unsent(self, request: &mut Request<RequestBody>) {
-        if self.may_be_unread() && !self.is_held_back {
-            Box::pin(discard(request.body_mut())).await;
+    /// Reads what could not be sent to the app, as far as it is worth a connection. Says why it could not.
+    pub(super) async fn unsent<E>(self, mut error: SendError<E>) -> SendError<E> {
+        if let SendError::Connect(_, unsent) | SendError::Unsent(_, unsent) = &mut error {
+            self.content.throw_away(unsent).await;
         }
+        error
     }
 
     /// Completes the answer to a request that was passed on: of ours the content may be unread.
     pub(super) fn answered<G>(self, answer: &mut Response<ResponseBody<G>>, meter: &Meter) {
-        if self.may_be_unread() && matches!(answer.body(), ResponseBody::Own(_)) && !meter.is_whole() {
-            answer.headers_mut().insert(header::CONNECTION, CLOSE);
-        }
+        self.content.answered(answer, meter.is_whole());
     }
 
     /// Its answer once it was cut, with the exchange still there.

@@ -24,8 +24,10 @@ use crate::wire::exchange::Link;
 use crate::wire::headers::{self, CLOSE, DECISION, ERROR, IDENTITY, RequestHead, SERVICE, UNKNOWN_CODING};
 use crate::wire::http1::SendError;
 use crate::wire::http2::Multiplexed;
+use crate::wire::meter::Meter;
 use crate::wire::origin::Origin;
 use crate::wire::strict::{MAX_FIELDS, TOO_MANY_FIELDS};
+use crate::wire::unread::Content;
 use crate::wire::{forward, http1, http2, upgrade};
 
 /// The most endpoints that one request is tried at.
@@ -63,19 +65,18 @@ pub(super) async fn handle(
     connection: Arc<AppConnection>,
     request: Request<Incoming>,
 ) -> Answer {
-    let may_be_unread = request.version() < Version::HTTP_2 && !request.body().is_end_stream();
-    let mut answer = respond(outbound, connection, request).await;
-    if may_be_unread && matches!(answer.body(), ResponseBody::Own(_)) {
-        // What we leave unread ends the connection, and the app is not to send its next request on it.
-        answer.headers_mut().insert(header::CONNECTION, CLOSE);
-    }
+    let (content, mut meter) = (Content::of(&request), None);
+    let mut answer = respond(outbound, connection, (request, content), &mut meter).await;
+    content.answered(&mut answer, meter.is_some_and(|meter| meter.is_whole()));
     answer
 }
 
+/// `known` becomes what knows whether all of the content was read.
 async fn respond(
     outbound: Arc<Outbound>,
     connection: Arc<AppConnection>,
-    mut request: Request<Incoming>,
+    (mut request, content): (Request<Incoming>, Content),
+    known: &mut Option<Arc<Meter>>,
 ) -> Answer {
     if request.method() == Method::CONNECT {
         return super::connect::begin(&outbound, connection, request).await;
@@ -92,6 +93,7 @@ async fn respond(
     let head = match scrubbed {
         Ok(head) => head,
         Err(problem) => {
+            throw_away(content, &mut request, known.insert(call.meter())).await;
             return Failure::new(StatusCode::BAD_REQUEST, "bad_request", problem.to_string())
                 .answer(form, call);
         }
@@ -102,18 +104,23 @@ async fn respond(
             Ok(found) => Ok(found),
             Err(failure) => match egress::unnamed(&failure, &head.host, HTTP_PORT, connection.app) {
                 Some(to) => Err(to),
-                None => return failure.answer(form, call),
+                None => {
+                    throw_away(content, &mut request, known.insert(call.meter())).await;
+                    return failure.answer(form, call);
+                }
             },
         },
     };
     let found = match found {
         Ok(found) => found,
         Err(to) => {
-            return egress::http::answer(&outbound, connection, request, (&head, form), to, call).await;
+            return egress::http::answer(&outbound, connection, request, (&head, form), to, call, known)
+                .await;
         }
     };
     let from_app = head.upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
-    match pass_on(&outbound, request, &head, found, &mut call).await {
+    known.replace(call.meter());
+    match pass_on(&outbound, (request, content), &head, found, &mut call).await {
         Ok((response, via)) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
             switch(&outbound, connection, response, via.into_link().zip(from_app), call)
         }
@@ -132,6 +139,13 @@ async fn respond(
             response.map(|body| ResponseBody::relay(body, meter, via, call, origin))
         }
         Err(failure) => failure.answer(form, call),
+    }
+}
+
+/// Reads content that nobody is going to read, as far as it is worth a connection.
+async fn throw_away(content: Content, request: &mut Request<Incoming>, meter: &Meter) {
+    if content.throw_away(request).await {
+        meter.note_whole();
     }
 }
 
@@ -164,7 +178,7 @@ pub(super) fn switch(
 
 async fn pass_on(
     outbound: &Arc<Outbound>,
-    mut request: Request<Incoming>,
+    (mut request, content): (Request<Incoming>, Content),
     head: &RequestHead,
     (route, group): (Route, Arc<Group>),
     call: &mut Call,
@@ -179,6 +193,7 @@ async fn pass_on(
         // By the far agent they would be refused as well: those that are added to them here count there.
         let identity = usize::from(head.identity.is_some());
         if request.headers().len() + identity > MAX_FIELDS {
+            content.throw_away(&mut request).await;
             let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
             let text =
                 format!("with those of the agent the request has more than {MAX_FIELDS} header fields");
@@ -187,7 +202,7 @@ async fn pass_on(
     } else {
         forward::address_http2(&mut request, head);
     }
-    send(outbound, &group, protocol, request, head.identity.as_ref(), call).await
+    send(outbound, &group, protocol, (request, content), head.identity.as_ref(), call).await
 }
 
 /// Sends a request to one endpoint after another, for as long as nothing of it was sent; for the user of the app's
@@ -196,7 +211,7 @@ async fn send(
     outbound: &Arc<Outbound>,
     group: &Group,
     protocol: Protocol,
-    mut request: Request<RequestBody>,
+    (mut request, content): (Request<RequestBody>, Content),
     handle: Option<&HeaderValue>,
     call: &mut Call,
 ) -> Result<(Response<Incoming>, Via), Failure> {
@@ -208,7 +223,15 @@ async fn send(
         if let Some(handle) = handle {
             let connections = &outbound.connections;
             let passed_on = connections.handles().pass_on(handle, peer.id(), connections.context());
-            request.headers_mut().insert(IDENTITY, passed_on.map_err(not_passed_on)?);
+            match passed_on {
+                Ok(passed_on) => {
+                    request.headers_mut().insert(IDENTITY, passed_on);
+                }
+                Err(reason) => {
+                    last = Some(not_passed_on(reason));
+                    break;
+                }
+            }
         }
         call.try_at(&peer);
         let sent = match protocol {
@@ -241,6 +264,8 @@ async fn send(
         }
         tried.push(peer);
     }
+    // The meter has it where that is all of it.
+    content.throw_away(&mut request).await;
     Err(last.unwrap_or_else(no_endpoints))
 }
 

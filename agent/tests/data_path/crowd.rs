@@ -134,6 +134,12 @@ async fn requests_of_one_identity_leave_connections_to_the_app_for_others() {
     until("all are under way", || orders.figure(allowed) == 3.0).await;
     let refused = call(&mut sender.clone(), "http://orders/echo", b"").await;
     assert_eq!(refused.header("hauberk-error"), "too_many_of_one_identity");
+    let mut one = over(tls(&web, &orders.id, inbound, &[b"http/1.1"]).await.unwrap(), &mut tasks).await;
+    for _ in 0..2 {
+        let refused = ask(&mut one, "POST", "orders", "/echo", b"x").await;
+        assert_eq!(refused.header("hauberk-error"), "too_many_of_one_identity");
+        assert_eq!(refused.header("connection"), "", "it goes on");
+    }
     let stream = tls(&other, &orders.id, inbound, &[b"http/1.1"]).await.unwrap();
     let mut client = over(stream, &mut tasks).await;
     for _ in 0..5 {

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::apps::{http1_app, http2_app, tcp_app};
-use crate::clients::{ask, http1, http2, tls};
+use crate::clients::{ask, http1, http2, over, tls};
 use crate::world::{self, Agent, PATIENCE, World, until};
 
 const EVERYTHING: &str = r#"permit(principal == Node::"web", action, resource in Service::"orders");"#;
@@ -284,6 +284,38 @@ async fn an_answer_of_an_agent_says_that_its_connection_ends_where_content_is_un
             let head = head_of(&mut stream).await.to_ascii_lowercase();
             assert!(head.starts_with(&format!("http/1.1 {status}")), "{head}");
             assert_eq!(head.contains("\r\nconnection: close\r\n"), is_close, "{rest}: {head}");
+        }
+    }
+}
+
+/// Where nobody listens.
+async fn nobody() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+}
+
+#[tokio::test]
+async fn connections_outlive_answers_of_an_agent_to_requests_whose_content_has_come() {
+    for protocol in [Protocol::Http, Protocol::Http2, Protocol::Grpc] {
+        let world = World::new();
+        let (mut web, mut orders) = (world.agent("web"), world.agent("orders"));
+        orders.apply(world.view(&orders.id, "orders", &[(8080, protocol)], &[EVERYTHING])).await;
+        let inbound = orders.listen(8080, nobody().await).await;
+        web.knows("gone", &orders.id, 8080, protocol, &[nobody().await]);
+        let (identity, mut tasks) = (world.identity(&web.id, LONG), JoinSet::new());
+        let stream = tls(&identity, &orders.id, inbound, &[b"http/1.1"]).await.unwrap();
+        let mut foreign = over(stream, &mut tasks).await;
+        let mut local = http1(web.open_http().await, &mut tasks).await;
+        for _ in 0..2 {
+            let answer = ask(&mut foreign, "POST", "orders", "/", b"hello").await;
+            assert_eq!(
+                (answer.header("hauberk-error"), answer.header("connection")),
+                ("app_unreachable", "")
+            );
+            for host in ["gone", "unknown"] {
+                let answer = ask(&mut local, "POST", host, "/", b"hello").await;
+                assert_ne!(answer.header("hauberk-error"), "");
+                assert_eq!(answer.header("connection"), "", "{answer:?}");
+            }
         }
     }
 }

@@ -34,7 +34,7 @@ pub(in super::super) const HTTP_PORT: u16 = 80;
 /// What reasons begin with that are the handle's.
 const HANDLE: &str = "identity_handle_";
 
-/// Answers one request of a local app.
+/// Answers one request of a local app. `known` becomes what knows whether all of its content was read.
 pub(in super::super) async fn answer(
     outbound: &Arc<Outbound>,
     connection: Arc<AppConnection>,
@@ -42,6 +42,7 @@ pub(in super::super) async fn answer(
     (head, form): (&RequestHead, Form),
     to: Destination,
     mut call: Call,
+    known: &mut Option<Arc<Meter>>,
 ) -> Answer {
     let bad_request = |name, text: String| Failure::new(StatusCode::BAD_REQUEST, name, text);
     if request.uri().scheme().is_some_and(|scheme| *scheme == Scheme::HTTPS) {
@@ -89,6 +90,7 @@ pub(in super::super) async fn answer(
     };
     *request.uri_mut() = Uri::from(target);
     let meter = Arc::clone(leave.meter());
+    known.replace(Arc::clone(&meter));
     let dialled = until_cut(&meter, dial(outbound, &external, &to)).await;
     // The exchange may take days, in which other rules come.
     drop(external);

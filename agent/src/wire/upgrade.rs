@@ -6,7 +6,7 @@ use hyper_util::rt::TokioIo;
 
 use super::exchange::Link;
 use super::meter::{Meter, until_cut};
-use super::pump::pump;
+use super::pump::Pump;
 use super::transport::Transport;
 
 /// Completes the head of a 101 that is passed on.
@@ -19,7 +19,7 @@ pub(crate) fn answer(headers: &mut HeaderMap, protocol: Option<HeaderValue>) {
 
 /// Carries the other protocol's bytes both ways until it ends or is cut. `link` is where the 101 came from. Where it
 /// does not end well, the server's side is reset, and `break_off` is called while the caller's is still open, so that
-/// nobody takes the part that came for the whole.
+/// nobody takes the part that came for the whole. Neither where that side has come to its end already.
 pub(crate) async fn carry(
     from_caller: OnUpgrade,
     from_server: OnUpgrade,
@@ -46,15 +46,20 @@ pub(crate) async fn carry(
             None => std::future::pending().await,
         }
     };
+    let mut pump = Pump::default();
     tokio::select! {
-        outcome = pump(&mut caller, &mut server, meter) => match outcome {
+        outcome = pump.run(&mut caller, &mut server, meter) => match outcome {
             Ok(()) => return,
             Err(error) => tracing::debug!(event = "stream_broken", %error),
         },
         () = cut => {}
     }
-    break_off();
-    if let Ok(parts) = server.into_inner().downcast::<TokioIo<Transport>>() {
+    if !pump.caller_has_end() {
+        break_off();
+    }
+    if !pump.app_has_end()
+        && let Ok(parts) = server.into_inner().downcast::<TokioIo<Transport>>()
+    {
         parts.io.inner().break_off();
     }
 }

@@ -156,6 +156,38 @@ async fn a_stream_of_a_client_without_an_agent_that_is_cut_does_not_end_cleanly(
 }
 
 #[tokio::test]
+async fn an_answer_that_has_ended_reaches_a_slow_client_without_an_agent_that_sends_on() {
+    const MUCH: usize = 1 << 20;
+    let world = World::new();
+    let (web, mut redis) = (world.agent("web"), world.agent("redis"));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    redis.apply(world.view(&redis.id, "redis", &[(6379, Protocol::Tcp)], &[POLICY])).await;
+    let inbound = redis.listen(6379, listener.local_addr().unwrap()).await;
+    let web = world.identity(&web.id, Duration::from_secs(60));
+    let mut stream = tls(&web, &redis.id, inbound, &[]).await.unwrap();
+    let mut app = listener.accept().await.unwrap().0;
+    app.write_all(&vec![1; MUCH]).await.unwrap();
+    // Closes both ways. What had not left it yet, its own kernel would take back.
+    drop(app);
+    let out = "hauberk_inbound_bytes_total{listener=\"6379\",direction=\"out\"}";
+    until("all is on its way to the client", || redis.figure(out) == MUCH as f64).await;
+    for _ in 0..2 {
+        stream.write_all(b"more").await.unwrap();
+        stream.flush().await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    let (mut received, mut piece) = (0, vec![0; 4 << 10]);
+    loop {
+        match tokio::time::timeout(PATIENCE, stream.read(&mut piece)).await.unwrap().unwrap() {
+            0 => break,
+            read => received += read,
+        }
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(received, MUCH);
+}
+
+#[tokio::test]
 async fn a_proxy_client_connects_by_name() {
     let mut pair = pair().await;
     let proxy = pair.web.open_http().await;

@@ -21,7 +21,7 @@ use super::{PATIENCE, counters, label};
 use crate::connections::{ADDRESS_REFUSED, Destination, Leave, NOT_TLS, Subject};
 use crate::wire::budget::SocketPlace;
 use crate::wire::meter::{Direction, until_cut};
-use crate::wire::pump::pump;
+use crate::wire::pump::Pump;
 
 /// A stream that was let out.
 #[derive(Debug)]
@@ -124,11 +124,17 @@ pub(in super::super) async fn carry(mut app: TcpStream, early: Bytes, opened: Op
         }
         None => return,
     }
-    if let Err(error) = pump(&mut app, &mut outside, &meter).await {
+    let mut pump = Pump::default();
+    if let Err(error) = pump.run(&mut app, &mut outside, &meter).await {
         tracing::debug!(event = "stream_broken", %error);
-        // Nobody shall take the part that came for the whole, unless either is gone anyhow.
-        let _ = app.set_zero_linger();
-        let _ = outside.set_zero_linger();
+        // Nobody shall take the part that came for the whole, unless either is gone anyhow; whoever has come to the end
+        // shall have all of it.
+        if !pump.caller_has_end() {
+            let _ = app.set_zero_linger();
+        }
+        if !pump.app_has_end() {
+            let _ = outside.set_zero_linger();
+        }
     }
     drop((leave, call));
 }

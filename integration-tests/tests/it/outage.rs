@@ -72,6 +72,8 @@ fn a_restart_of_the_control_plane_fails_no_call() {
     let (mut mesh, _app, _orders, web) = shop::trading_by("all", WEB_MAY_ALL);
     get_until(&web, "orders", "/", 200);
     let load = Load::start(web.outbound(), "orders");
+    // What an agent has registered is written within a tenth of a second: one that is killed before forgets it.
+    load.wait_for(1_000);
     for _ in 0..3 {
         load.wait_for(50);
         mesh.restart_control_plane();

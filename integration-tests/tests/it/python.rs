@@ -64,6 +64,8 @@ fn a_stock_python_client_finds_the_control_plane_while_one_root_follows_another(
     let (mesh, former) = exported();
     let target = mesh.admin_address().replace("127.0.0.1", "localhost");
     mesh.hauberk(&["authority", "rotate", "root", "--wait=60s"]).ok();
+    // A context learns of a new root with the next command.
+    mesh.hauberk(&["get", "virtualnodes", "-m", "shop"]).ok();
     let all = mesh.folder().join("exported-later");
     mesh.hauberk(&["context", "export", "--dir", all.to_str().unwrap()]).ok();
     for (folder, roots) in [(former, 1), (all, 2)] {

@@ -17,7 +17,7 @@ use crate::app::ControlPlane;
 use crate::compile::Compilation;
 use crate::instances;
 use crate::push::Push;
-use crate::resources::{Catalog, Resources, did_you_mean};
+use crate::resources::{Resources, did_you_mean};
 
 /// Progress is not told more often than this; the end is told at once.
 const PROGRESS_EVERY: Duration = Duration::from_millis(100);
@@ -86,16 +86,14 @@ impl RolloutService {
     /// Fails for a mesh in which nobody can be late: that all of nobody enforce something would be said of any misspelt
     /// name. One that was deleted is waited for as long as instances of it live.
     async fn check(&self, mesh: &Name) -> Result<(), Status> {
-        let compilation = Arc::clone(&self.push.compilation().borrow());
-        let today = self.control.clock.now();
-        let live = || self.push.instances().rollout(&compilation, compilation.revision, Some(mesh), today);
-        let is_there = |catalog: &Catalog| catalog.mesh(mesh.as_str()).is_some();
-        // Most are known, also while resources cannot be read.
-        if is_there(&self.resources.catalogs().subscribe().borrow()) {
+        let catalog = self.resources.catalogs().current().await.map_err(|error| status::of_store(&error))?;
+        if catalog.mesh(mesh.as_str()).is_some() {
             return Ok(());
         }
-        let catalog = self.resources.catalogs().current().await.map_err(|error| status::of_store(&error))?;
-        if is_there(&catalog) || live().concerned > 0 {
+        let compilation = Arc::clone(&self.push.compilation().borrow());
+        let today = self.control.clock.now();
+        let live = self.push.instances().rollout(&compilation, compilation.revision, Some(mesh), today);
+        if live.concerned > 0 {
             return Ok(());
         }
         let hint = did_you_mean(mesh.as_str(), catalog.meshes().keys().map(Name::as_str));

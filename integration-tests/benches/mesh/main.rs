@@ -20,7 +20,7 @@ mod views;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use hauberk_integration_tests::{Agent, AgentOptions, MeshBox, get};
+use hauberk_integration_tests::{Agent, AgentOptions, MeshBox, eventually, get};
 use tokio::runtime::Runtime;
 
 const SPAN: Duration = Duration::from_secs(3);
@@ -193,7 +193,10 @@ fn authorization(runtime: &Runtime, backend: SocketAddr) {
         let server = mesh.agent("server", quiet().app(8080, backend).app(9000, backend));
         let client = mesh.agent("client", quiet());
         mesh.wait_enforced();
-        assert_eq!(get(client.outbound(), "server", "/").unwrap().status, 200);
+        // Where the server is, the client hears a moment after its rules.
+        eventually("the first call", Duration::from_secs(10), || {
+            (get(client.outbound(), "server", "/").unwrap().status == 200).then_some(())
+        });
         (client, server, mesh)
     });
     println!(

@@ -67,6 +67,12 @@ impl Agent {
         std::fs::write(self.directory.path().join("token"), token).unwrap();
     }
 
+    /// Joins anew by this token, which is put where one is looked for.
+    async fn joins_by(&mut self, token: &str) {
+        self.put_token(token);
+        within(Box::pin(self.renewal.renew_once())).await.unwrap();
+    }
+
     /// What a restart would know of its revocation.
     fn restarted(&self) -> Revocation {
         Revocation::new(
@@ -499,8 +505,7 @@ async fn whoever_is_revoked_and_had_no_token_comes_back_by_the_first_that_is_mad
             let problem = agent.refused().await;
             assert!(problem.contains("token: "), "{problem}");
         }
-        agent.put_token("hbk1-made");
-        within(Box::pin(agent.renewal.renew_once())).await.unwrap();
+        agent.joins_by("hbk1-made").await;
         assert_eq!(shown(&plane)[before..], ["hbk1-made"]);
     }
 }
@@ -521,8 +526,7 @@ async fn what_lay_there_when_we_were_revoked_does_not_undo_that() {
     agent.put_token("hbk1-of-all");
     assert!(agent.refused().await.contains("another one is needed"));
     assert!(shown(&plane).is_empty());
-    agent.put_token("hbk1-made");
-    within(Box::pin(agent.renewal.renew_once())).await.unwrap();
+    agent.joins_by("hbk1-made").await;
     assert_eq!(shown(&plane), ["hbk1-made"]);
 }
 
@@ -593,16 +597,14 @@ async fn a_token_that_could_not_be_read_when_we_were_revoked_does_not_undo_that_
     agent.put_token("hbk1-secret");
     assert!(agent.refused().await.contains("another one is needed"));
     assert!(shown(&plane).is_empty());
-    agent.put_token("hbk1-made");
-    within(Box::pin(agent.renewal.renew_once())).await.unwrap();
+    agent.joins_by("hbk1-made").await;
     assert_eq!(shown(&plane), ["hbk1-made"]);
     // What is no text was none.
     std::fs::write(&path, [0xff]).unwrap();
     agent.renewal.used_token = None;
     agent.revoke();
     assert!(agent.refused().await.contains("token: "));
-    agent.put_token("hbk1-next");
-    within(Box::pin(agent.renewal.renew_once())).await.unwrap();
+    agent.joins_by("hbk1-next").await;
     assert_eq!(shown(&plane), ["hbk1-made", "hbk1-next"]);
 }
 
@@ -629,8 +631,7 @@ async fn a_token_that_no_disk_answers_for_holds_up_nobody_and_does_not_undo_a_re
     agent.put_token("hbk1-secret");
     assert!(agent.refused().await.contains("another one is needed"));
     assert!(shown(&plane).is_empty());
-    agent.put_token("hbk1-made");
-    within(Box::pin(agent.renewal.renew_once())).await.unwrap();
+    agent.joins_by("hbk1-made").await;
     assert_eq!(shown(&plane), ["hbk1-made"]);
 }
 

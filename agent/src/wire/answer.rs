@@ -15,37 +15,16 @@ pub(crate) enum Form {
     Http,
     /// HTTP status 200, and the outcome in `grpc-status`.
     Grpc,
-    /// The same to a browser, whose gRPC has types of its own: this one.
-    GrpcWeb(&'static str),
 }
-
-/// The types of gRPC-Web that are answered in themselves.
-const OF_GRPC_WEB: [&str; 4] = [
-    "application/grpc-web",
-    "application/grpc-web+proto",
-    "application/grpc-web-text",
-    "application/grpc-web-text+proto",
-];
 
 impl Form {
     /// The form that fits a request. That of gRPC, whose status is 200 whatever comes of the call, fits calls of gRPC
-    /// alone: of anything else it would tell everybody who looks at the status that it went well.
+    /// alone: of anything else it would tell everybody who looks at the status that it went well. That is why it is not
+    /// that of gRPC-Web either, which any caller over HTTP/1.1 may claim; its clients understand the status.
     pub(crate) fn of<B>(request: &Request<B>) -> Self {
         let kind = request.headers().get(CONTENT_TYPE).filter(|_| request.method() == Method::POST);
         let Some(kind) = kind.map(HeaderValue::as_bytes) else { return Self::Http };
-        if is_grpc(kind) && request.version() == Version::HTTP_2 {
-            return Self::Grpc;
-        }
-        OF_GRPC_WEB.into_iter().find(|own| own.as_bytes() == kind).map_or(Self::Http, Self::GrpcWeb)
-    }
-
-    /// The type of an answer that has the status of HTTP always.
-    fn grpc_type(self) -> Option<&'static str> {
-        match self {
-            Self::Http => None,
-            Self::Grpc => Some("application/grpc"),
-            Self::GrpcWeb(kind) => Some(kind),
-        }
+        if is_grpc(kind) && request.version() == Version::HTTP_2 { Self::Grpc } else { Self::Http }
     }
 }
 
@@ -56,9 +35,9 @@ pub(crate) fn error<G>(
     name: &'static str,
     text: &str,
 ) -> Response<ResponseBody<G>> {
-    let mut response = match form.grpc_type() {
-        Some(kind) => grpc(kind, grpc_status(status), if text.is_empty() { name } else { text }),
-        None => plain(status, text),
+    let mut response = match form {
+        Form::Grpc => grpc(grpc_status(status), if text.is_empty() { name } else { text }),
+        Form::Http => plain(status, text),
     };
     response.headers_mut().insert(ERROR, HeaderValue::from_static(name));
     response
@@ -66,9 +45,9 @@ pub(crate) fn error<G>(
 
 /// A denial. The caller learns the decision's id and nothing else; what is shown of an answer is often its content alone.
 pub(crate) fn denial<G>(form: Form, decision: &str) -> Response<ResponseBody<G>> {
-    let mut response = match form.grpc_type() {
-        Some(kind) => grpc(kind, "7", "denied"),
-        None => plain(
+    let mut response = match form {
+        Form::Grpc => grpc("7", "denied"),
+        Form::Http => plain(
             StatusCode::FORBIDDEN,
             &format!("denied: `hauberk explain {decision}` tells an admin of the mesh why"),
         ),
@@ -115,10 +94,10 @@ fn plain<G>(status: StatusCode, text: &str) -> Response<ResponseBody<G>> {
 }
 
 /// A response of nothing but trailers, sent as its head.
-fn grpc<G>(kind: &'static str, status: &'static str, message: &str) -> Response<ResponseBody<G>> {
+fn grpc<G>(status: &'static str, message: &str) -> Response<ResponseBody<G>> {
     let mut response = Response::new(ResponseBody::empty());
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     headers.insert(GRPC_STATUS, HeaderValue::from_static(status));
     if let Ok(message) = HeaderValue::from_str(&percent_encoded(message)) {
         headers.insert(GRPC_MESSAGE, message);
@@ -181,19 +160,15 @@ mod tests {
             assert_eq!(form(Method::GET, Version::HTTP_2, kind), Form::Http, "{kind}");
             assert_eq!(form(Method::POST, Version::HTTP_11, kind), Form::Http, "{kind}");
         }
-        for kind in ["application/grpcfoo", "application/grpc-webfoo", "text/plain", ""] {
+        for kind in
+            ["application/grpcfoo", "application/grpc-web", "application/grpc-web+proto", "text/plain", ""]
+        {
             assert_eq!(form(Method::POST, Version::HTTP_2, kind), Form::Http, "{kind}");
         }
         assert_eq!(Form::of(&Request::post("/").body(()).unwrap()), Form::Http);
-        for (method, is_call) in [(Method::POST, true), (Method::GET, false)] {
-            for version in [Version::HTTP_11, Version::HTTP_2] {
-                let kind = "application/grpc-web+proto";
-                let response: Response<ResponseBody<()>> =
-                    denial(form(method.clone(), version, kind), "abc-1");
-                assert_eq!(response.status(), if is_call { 200 } else { 403 });
-                assert_eq!(response.headers()["content-type"] == kind, is_call);
-            }
-        }
+        let claimed = form(Method::POST, Version::HTTP_11, "application/grpc-web");
+        let denied: Response<ResponseBody<()>> = denial(claimed, "abc-1");
+        assert_eq!(denied.status(), StatusCode::FORBIDDEN);
     }
 
     #[test]
